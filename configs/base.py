@@ -1,0 +1,47 @@
+"""Every field there is, with its meaning. The other configs change what differs; a run has exactly these fields."""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+  """Returns the fields of every run, at the values of the embedded digits."""
+  config = ConfigDict()
+  config.seed = 0  # initial parameters, order of the records, dropout and owned noise
+
+  config.data = ConfigDict()
+  config.data.source = "digits"  # digits, a prepared TFDS name, a folder of images (./dir), or a .npz file
+  config.data.data_dir = ""  # where TFDS sets are prepared; empty: TFDS_DATA_DIR, then ~/tensorflow_datasets
+  config.data.image_size = 0  # folders: resize to this side; 0 refuses mixed sizes
+  config.data.train_split = "train"  # slices such as train[:1000] work for every source
+  config.data.test_split = "test"
+
+  config.disguise = ConfigDict()
+  config.disguise.scheme = "plain"  # plain, permutation or rmt; the fields below serve those that take them
+  config.disguise.block_size = 2  # side in pixels
+  config.disguise.permute = True
+  config.disguise.matrix = "orthogonal"  # or projection: random invertible
+  config.disguise.mix = "rows"  # or block: the flattened block
+  config.disguise.per_channel = False
+  config.disguise.noise_level = 0.0  # the paper's N, on the 0..255 scale
+  config.disguise.noise_place = "before"  # or after the projection
+  config.disguise.experiment_seed = 0  # the public key of an experiment, where --key gives no real one
+
+  config.model = ConfigDict()
+  config.model.name = "cnn"  # a name in train.models.MODELS
+  config.model.width = 32  # channels of the first layer
+  config.model.dropout = 0.0
+  config.model.dtype = "float32"  # or bfloat16, for the layers; parameters and loss stay float32
+
+  config.optimizer = ConfigDict()
+  config.optimizer.name = "adamw"  # or sgd, with Nesterov momentum
+  config.optimizer.learning_rate = 2e-3  # at its peak
+  config.optimizer.schedule = "cosine"  # or constant, both after the warm-up
+  config.optimizer.warmup_epochs = 1.0
+  config.optimizer.weight_decay = 1e-4  # on kernels, not on biases and scales
+  config.optimizer.momentum = 0.9  # sgd only
+
+  config.train = ConfigDict()
+  config.train.epochs = 15
+  config.train.batch_size = 64
+  config.train.checkpoint_every_steps = 500  # and at the end of every epoch
+  return config

@@ -1,0 +1,27 @@
+"""CIFAR-10 under the paper's gentlest RMT setting: 2x2 blocks, not permuted, N = 25. For a GPU.
+
+python -m djax prepare cifar10 && python -m train --config=cifar10_rmt
+
+Not run yet: no GPU was at hand. A ResNet-18 epoch takes hours on two CPU cores.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base
+
+
+def get_config() -> ConfigDict:
+  """Returns CIFAR-10, RMT 2x2 without permutation, N = 25, ResNet-18."""
+  config = base.get_config()
+  config.data.source = "cifar10"
+  config.disguise.scheme = "rmt"
+  config.disguise.permute = False
+  config.disguise.noise_level = 25.0
+  config.model.name = "resnet18"
+  config.model.width = 64
+  config.model.dtype = "bfloat16"
+  config.optimizer.name = "sgd"
+  config.optimizer.learning_rate = 0.1
+  config.optimizer.weight_decay = 5e-4
+  config.train.batch_size = 128
+  return config

@@ -1,0 +1,23 @@
+"""MNIST under the paper's RMT setting: 7x7 blocks, permuted, N = 100.
+
+python -m djax prepare mnist && python -m train --config=mnist_rmt
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base
+
+
+def get_config() -> ConfigDict:
+  """Returns MNIST, RMT 7x7, permuted, N = 100."""
+  config = base.get_config()
+  config.data.source = "mnist"
+  config.disguise.scheme = "rmt"
+  config.disguise.block_size = 7
+  config.disguise.noise_level = 100.0
+  config.model.width = 32
+  config.model.dropout = 0.5
+  config.optimizer.learning_rate = 1e-3
+  config.train.epochs = 8
+  config.train.batch_size = 128
+  return config

@@ -1,0 +1,407 @@
+"""Key files: one master secret in a small text file, perhaps under a passphrase.
+
+Argon2id turns the passphrase into a key for ChaCha20-Poly1305; everything above the payload is its associated data. The
+format is specified in docs/key-format.md and pinned by golden vectors.
+"""
+
+import base64
+import binascii
+import datetime
+import getpass
+import hashlib
+import hmac
+import os
+import re
+import secrets
+import shlex
+import stat
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from cryptography.exceptions import InvalidTag, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
+
+from djax import keys
+from djax.errors import ConfigError, KeyFileError, UnsafeError, WrongPassphraseError
+
+__all__ = ["ENVIRONMENT", "VERSION", "KeyInfo", "find_passphrase", "inspect", "read", "write"]
+
+ENVIRONMENT = "DJAX_PASSPHRASE"
+VERSION = 1
+
+_MAGIC = b"# djax key file\n"
+_IN_THE_CLEAR = (
+  "# No passphrase: the secret below is in the clear. Whoever reads this file has the key.\n"
+)
+_MAX_BYTES = 1 << 16
+_SALT_BYTES = 16
+_NONCE_BYTES = 12
+_TAG_BYTES = 16
+_CHECKSUM = re.compile(rb"checksum: ([0-9a-f]{64})\n")
+_CHECKSUM_BYTES = len("checksum: \n") + 64
+_FORMAT = re.compile(
+  r"(?P<header>(?:#.*\n)+?"
+  r"# created: (?P<created>[0-9TZ:-]+)\n"
+  r"(?:#.*\n)*"
+  r"version: [0-9]+\n"
+  r"expansion: [a-z0-9]+\n"
+  r"fingerprint: (?P<fingerprint>djx1-[a-z2-7]{16})\n"
+  r"kdf: (?:none|argon2id t=(?P<t>[0-9]{1,9}) m=(?P<m>[0-9]{1,9}) p=(?P<p>[0-9]{1,9})"
+  r" salt=(?P<salt>[A-Za-z0-9+/=]+)\n"
+  r"nonce: (?P<nonce>[A-Za-z0-9+/=]+))\n)"
+  r"payload: (?P<payload>[A-Za-z0-9+/=]+)\n"
+)
+
+_Path = str | os.PathLike[str]
+
+
+class _Cost(NamedTuple):
+  """Argon2id's passes, KiB of memory and lanes."""
+
+  t: int
+  m: int
+  p: int
+
+
+_COST = _Cost(t=3, m=1 << 16, p=4)
+_MOST = _Cost(t=16, m=1 << 20, p=16)
+
+
+@dataclass(frozen=True)
+class KeyInfo:
+  """What a key file says without its passphrase.
+
+  Attributes:
+    fingerprint: public name of the key.
+    expansion: version of the derivation.
+    version: version of the file format.
+    created: UTC time in ISO 8601.
+    protected: whether a passphrase is needed.
+  """
+
+  fingerprint: str
+  expansion: str
+  version: int
+  created: str
+  protected: bool
+
+
+class _Parsed(NamedTuple):
+  """A whole and well-formed key file, not opened yet."""
+
+  info: KeyInfo
+  header: bytes
+  cost: _Cost | None
+  salt: bytes
+  nonce: bytes
+  payload: bytes
+
+  def __repr__(self) -> str:
+    return f"_Parsed({self.info})"
+
+
+def write(path: _Path, master: keys.Master, *, passphrase: str | None) -> None:
+  """Writes a new key file, mode 0600, and reads it back before it returns.
+
+  Args:
+    path: where; must not exist.
+    master: the secret.
+    passphrase: what protects the file, or None to keep the secret in it in the clear.
+
+  Raises:
+    UnsafeError: if ``path`` exists, or ``master`` is an experiment's.
+    ConfigError: if ``passphrase`` is empty.
+    KeyFileError: if the file read back is not what was written. A failed write leaves no file.
+    OSError: if the file cannot be written.
+  """
+  path = os.fspath(path)
+  if master.experiment_seed is not None:
+    raise UnsafeError(
+      f"key file {path}: an experiment's key comes from a public seed and protects nothing, so it is not "
+      "written. Make a key with keygen."
+    )
+  if passphrase == "":
+    raise ConfigError(f"key file {path}: a passphrase must not be empty.")
+  content = _render(master, passphrase)
+  try:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+  except FileExistsError:
+    raise UnsafeError(
+      f"key file {path}: exists already and is never overwritten. Choose another name."
+    ) from None
+  try:
+    with os.fdopen(descriptor, "wb") as file:
+      if os.name == "posix":
+        os.fchmod(file.fileno(), 0o600)  # the umask may have taken the owner's rights
+      file.write(content)
+      file.flush()
+      os.fsync(file.fileno())
+    back = read(path, passphrase=None if passphrase is None else lambda: passphrase)
+    if not hmac.compare_digest(back._secret, master._secret):
+      raise KeyFileError(f"key file {path}: read back as another key than was written.")
+    _sync_folder(path)
+  except BaseException:
+    os.unlink(path)
+    raise
+
+
+def read(path: _Path, *, passphrase: Callable[[], str] | None) -> keys.Master:
+  """Opens a key file.
+
+  Args:
+    path: the file; a symbolic link is followed.
+    passphrase: called once if the file is protected, see ``find_passphrase``; None if there is none to give.
+
+  Returns:
+    The master secret.
+
+  Raises:
+    KeyFileError: if the file is missing, damaged, readable by others, of a newer version, too costly to open, or
+      needs a passphrase and ``passphrase`` is None.
+    WrongPassphraseError: if the file is whole and the passphrase does not open it.
+  """
+  path = os.fspath(path)
+  parsed = _parse(path)
+  if parsed.cost is None:
+    return _master(path, parsed.payload, parsed.info)
+  if passphrase is None:
+    raise KeyFileError(f"key file {path}: is protected, and no passphrase was given.")
+  key = _stretch(path, passphrase(), parsed.cost, parsed.salt)
+  try:
+    secret = ChaCha20Poly1305(key).decrypt(parsed.nonce, parsed.payload, parsed.header)
+  except InvalidTag:
+    raise WrongPassphraseError(
+      f"key file {path}: wrong passphrase. The file itself is whole (its checksum holds)."
+    ) from None
+  return _master(path, secret, parsed.info)
+
+
+def inspect(path: _Path) -> KeyInfo:
+  """Reads what a key file says of itself, without its passphrase.
+
+  A protected file's header is vouched for only when the passphrase opens it.
+
+  Args:
+    path: the file; a symbolic link is followed.
+
+  Raises:
+    KeyFileError: as ``read``.
+  """
+  path = os.fspath(path)
+  parsed = _parse(path)
+  if parsed.cost is None:
+    _master(path, parsed.payload, parsed.info)
+  return parsed.info
+
+
+def find_passphrase(passphrase_file: _Path | None, *, new: bool = False) -> Callable[[], str]:
+  """Says where a passphrase comes from: a file, else ``DJAX_PASSPHRASE``, else a prompt on the terminal.
+
+  Args:
+    passphrase_file: file that holds it, one trailing newline aside; or None.
+    new: whether it is being set, so that a prompt asks twice.
+
+  Returns:
+    A function that gets it when called, and raises ``KeyFileError`` if there is none, it is empty, or its file is
+    missing or readable by others.
+  """
+
+  def find() -> str:
+    if passphrase_file is not None:
+      name = f"passphrase file {os.fspath(passphrase_file)}"
+      found = _read_private(passphrase_file, name).decode("utf-8", "surrogateescape")
+      found = found.removesuffix("\n").removesuffix("\r")
+    elif ENVIRONMENT in os.environ:
+      name, found = f"environment variable {ENVIRONMENT}", os.environ[ENVIRONMENT]
+    elif sys.stdin is not None and sys.stdin.isatty():
+      name, found = "passphrase", _prompt(new)
+    else:
+      raise KeyFileError(
+        f"a passphrase is needed: give --passphrase-file, or set {ENVIRONMENT}, or run on a terminal to be asked."
+      )
+    if not found:
+      raise KeyFileError(f"{name}: must not be empty.")
+    return found
+
+  return find
+
+
+def _prompt(new: bool) -> str:
+  """Asks on the terminal, twice for a new passphrase."""
+  try:
+    found = getpass.getpass("New passphrase: " if new else "Passphrase: ")
+    if new and found and getpass.getpass("The same again: ") != found:
+      raise KeyFileError("passphrase: the two entries differ. Nothing was written; start again.")
+  except EOFError:
+    raise KeyFileError("passphrase: none was entered.") from None
+  return found
+
+
+def _render(master: keys.Master, passphrase: str | None) -> bytes:
+  """Returns the bytes of a key file."""
+  created = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+  salt, nonce = secrets.token_bytes(_SALT_BYTES), secrets.token_bytes(_NONCE_BYTES)
+  if passphrase is None:
+    protection = "kdf: none\n"
+  else:
+    cost = " ".join(f"{name}={value}" for name, value in _COST._asdict().items())
+    protection = f"kdf: argon2id {cost} salt={_base64(salt)}\nnonce: {_base64(nonce)}\n"
+  header = (
+    f"{_MAGIC.decode()}"
+    f"# created: {created}\n"
+    f"# fingerprint: {master.fingerprint}\n"
+    f"{_IN_THE_CLEAR if passphrase is None else ''}"
+    f"version: {VERSION}\n"
+    f"expansion: {keys.EXPANSION}\n"
+    f"fingerprint: {master.fingerprint}\n"
+    f"{protection}"
+  ).encode()
+  payload = master._secret
+  if passphrase is not None:
+    key = _stretch("new", passphrase, _COST, salt)
+    payload = ChaCha20Poly1305(key).encrypt(nonce, payload, header)
+  body = header + f"payload: {_base64(payload)}\n".encode()
+  return body + f"checksum: {hashlib.sha256(body).hexdigest()}\n".encode()
+
+
+def _parse(path: str) -> _Parsed:
+  """Reads a key file and checks all that needs no passphrase."""
+  name = f"key file {path}"
+  content = _read_private(path, name)
+  if not content:
+    raise KeyFileError(f"{name}: is empty.")
+  if not content.startswith(_MAGIC):
+    why = "it does not begin with '# djax key file'" if content.isascii() else "it is not text"
+    raise KeyFileError(f"{name}: is not a djax key file, {why}.")
+  body, last = content[:-_CHECKSUM_BYTES], _CHECKSUM.fullmatch(content[-_CHECKSUM_BYTES:])
+  if last is None:
+    raise KeyFileError(
+      f"{name}: is damaged, it does not end with its checksum line. Use a copy of the file."
+    )
+  if hashlib.sha256(body).hexdigest() != last[1].decode():
+    raise KeyFileError(f"{name}: is damaged, its checksum does not hold. Use a copy of the file.")
+  text = body.decode("ascii", "replace")
+  version = _number(name, text, r"version: ([0-9]{1,9})")
+  if version > VERSION:
+    raise KeyFileError(
+      f"{name}: has format version {version}, this djax reads up to {VERSION}. Update djax."
+    )
+  expansion = _number(name, text, r"expansion: djx([0-9]{1,9})")
+  if expansion > int(keys.EXPANSION.removeprefix("djx")):
+    raise KeyFileError(
+      f"{name}: has expansion djx{expansion}, this djax knows up to {keys.EXPANSION}. Update djax."
+    )
+  fields = _FORMAT.fullmatch(text)
+  if version != VERSION or f"djx{expansion}" != keys.EXPANSION or fields is None:
+    raise _malformed(name)
+  protected = fields["t"] is not None
+  info = KeyInfo(
+    fields["fingerprint"], keys.EXPANSION, version, fields["created"], protected=protected
+  )
+  header = fields["header"].encode("ascii", "replace")
+  if not protected:
+    payload = _bytes(name, fields["payload"], keys.MASTER_BYTES)
+    return _Parsed(info, header, None, b"", b"", payload)
+  cost = _Cost(*(int(fields[part]) for part in _Cost._fields))
+  if any(asked > most for asked, most in zip(cost, _MOST, strict=True)):
+    raise KeyFileError(
+      f"{name}: asks for Argon2id t={cost.t} m={cost.m} p={cost.p}, more than this djax spends "
+      f"(t={_MOST.t} m={_MOST.m} p={_MOST.p})."
+    )
+  if cost.t < 1 or cost.p < 1 or cost.m < 8 * cost.p:
+    raise _malformed(name)
+  return _Parsed(
+    info,
+    header,
+    cost,
+    _bytes(name, fields["salt"], _SALT_BYTES),
+    _bytes(name, fields["nonce"], _NONCE_BYTES),
+    _bytes(name, fields["payload"], keys.MASTER_BYTES + _TAG_BYTES),
+  )
+
+
+def _read_private(path: _Path, name: str) -> bytes:
+  """Returns the bytes of a small regular file that nobody else may read."""
+  try:
+    # Without waiting: a pipe of that name would otherwise hold us.
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    with os.fdopen(descriptor, "rb") as file:
+      status = os.fstat(descriptor)
+      if not stat.S_ISREG(status.st_mode):
+        raise KeyFileError(f"{name}: is not a regular file.")
+      mode = stat.S_IMODE(status.st_mode)
+      if os.name == "posix" and mode & 0o077:
+        raise KeyFileError(
+          f"{name}: is open to others (mode {mode:04o}). Run: chmod 600 {shlex.quote(os.fspath(path))}"
+        )
+      content = file.read(_MAX_BYTES + 1)
+  except FileNotFoundError:
+    raise KeyFileError(f"{name}: does not exist.") from None
+  except IsADirectoryError:
+    raise KeyFileError(f"{name}: is not a regular file.") from None
+  except OSError as error:
+    raise KeyFileError(f"{name}: cannot be read: {error.strerror}.") from None
+  if len(content) > _MAX_BYTES:
+    raise KeyFileError(f"{name}: is larger than {_MAX_BYTES} bytes.")
+  return content
+
+
+def _number(name: str, text: str, line: str) -> int:
+  """Returns the number in the one line of that form."""
+  found = re.search(f"^{line}$", text, re.MULTILINE)
+  if found is None:
+    raise _malformed(name)
+  return int(found[1])
+
+
+def _bytes(name: str, encoded: str, length: int) -> bytes:
+  """Decodes base64 of a known length."""
+  try:
+    decoded = base64.b64decode(encoded, validate=True)
+  except binascii.Error:
+    raise _malformed(name) from None
+  if len(decoded) != length:
+    raise _malformed(name)
+  return decoded
+
+
+def _malformed(name: str) -> KeyFileError:
+  return KeyFileError(f"{name}: its checksum holds, but it is not of the form of version 1.")
+
+
+def _master(path: str, secret: bytes, info: KeyInfo) -> keys.Master:
+  """Makes the master and holds it against the fingerprint in the file."""
+  master = keys.Master(secret)
+  if master.fingerprint != info.fingerprint:
+    raise KeyFileError(
+      f"key file {path}: names {info.fingerprint}, but holds the key {master.fingerprint}."
+    )
+  return master
+
+
+def _stretch(path: str, passphrase: str, cost: _Cost, salt: bytes) -> bytes:
+  """Derives 32 bytes from a passphrase by Argon2id."""
+  try:
+    kdf = Argon2id(salt=salt, length=32, iterations=cost.t, lanes=cost.p, memory_cost=cost.m)
+  except UnsupportedAlgorithm:
+    raise KeyFileError(
+      f"key file {path}: this build of cryptography has no Argon2id. Install its wheel from PyPI."
+    ) from None
+  return kdf.derive(passphrase.encode("utf-8", "surrogateescape"))
+
+
+def _base64(data: bytes) -> str:
+  return base64.b64encode(data).decode()
+
+
+def _sync_folder(path: str) -> None:
+  """Makes the new name itself survive a power cut."""
+  if os.name == "posix":
+    descriptor = os.open(os.path.dirname(path) or ".", os.O_RDONLY)
+    try:
+      os.fsync(descriptor)
+    finally:
+      os.close(descriptor)

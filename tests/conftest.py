@@ -1,0 +1,64 @@
+"""Eight CPU devices, strict JAX promotion in the core's tests, seeded hypothesis, and what is left out by default."""
+
+import contextlib
+import os
+import pathlib
+
+# Before anything imports jax.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+  flags = os.environ.get("XLA_FLAGS", "")
+  os.environ["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count=8".strip()
+
+import hypothesis
+import pytest
+
+# Training code leans on libraries that do not bear strict promotion; the core does.
+STRICT_MODULES = {
+  "test_blocks",
+  "test_metrics",
+  "test_noise",
+  "test_permutation",
+  "test_rmt",
+  "test_schemes",
+}
+
+hypothesis.settings.register_profile(
+  "djax", deadline=None, derandomize=True, max_examples=15, database=None
+)
+hypothesis.settings.load_profile("djax")
+
+
+def pytest_addoption(parser):
+  parser.addoption("--slow", action="store_true", help="run the tests marked slow as well")
+
+
+def pytest_collection_modifyitems(config, items):
+  if config.getoption("--slow"):
+    return
+  for item in items:
+    if "slow" in item.keywords:
+      item.add_marker(pytest.mark.skip(reason="takes minutes; give --slow to run it"))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def strict_promotion(request):
+  """Raises on mixed dtypes and on implicit rank promotion, in the core's tests."""
+  if request.module.__name__.rpartition(".")[2] not in STRICT_MODULES:
+    yield
+    return
+  import jax
+
+  with contextlib.ExitStack() as stack:
+    stack.enter_context(jax.numpy_dtype_promotion("strict"))
+    stack.enter_context(jax.numpy_rank_promotion("raise"))
+    yield
+
+
+@pytest.fixture(scope="session")
+def tfds_dir() -> pathlib.Path:
+  """The folder of prepared TFDS sets, or a skip."""
+  folder = os.environ.get("TFDS_DATA_DIR")
+  if not folder or not pathlib.Path(folder).is_dir():
+    pytest.skip("needs prepared data sets: set TFDS_DATA_DIR to their folder")
+  return pathlib.Path(folder)

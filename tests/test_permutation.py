@@ -1,0 +1,103 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from djax import permutation
+
+
+def slow_permute(perm, cut):
+  """METHOD section 1: disguised position p holds original position perm[p]."""
+  moved = np.zeros_like(cut)
+  for p in range(len(perm)):
+    moved[..., p, :, :, :] = cut[..., perm[p], :, :, :]
+  return moved
+
+
+def blocks_of(seed, shape, dtype):
+  return np.random.default_rng(seed).uniform(0, 256, shape).astype(dtype)
+
+
+def assert_same(result, expected):
+  assert result.dtype == expected.dtype
+  np.testing.assert_array_equal(np.asarray(result), expected)
+
+
+@given(
+  st.integers(0, 99),
+  st.sampled_from([(), (2,), (2, 3)]),
+  st.integers(1, 30),
+  st.integers(1, 4),
+  st.integers(1, 4),
+  st.sampled_from([np.uint8, np.float32, np.float16, np.int32]),
+)
+def test_permuting_agrees_with_a_loop_and_is_undone_bit_for_bit(seed, leading, p, b, c, dtype):
+  cut = blocks_of(seed, (*leading, p, b, b, c), dtype)
+  perm = np.random.default_rng(seed).permutation(p).astype(np.int32)
+  moved = permutation.permute(perm, cut)
+  assert_same(moved, slow_permute(perm, cut))
+  assert_same(permutation.invert(perm, moved), cut)
+  assert_same(permutation.permute(perm, permutation.invert(perm, cut)), cut)
+
+
+def test_special_values_keep_their_bits():
+  cut = np.array([np.nan, -0.0, np.inf, 1e-45], np.float32).reshape(4, 1, 1, 1)
+  moved = permutation.permute(np.array([2, 0, 3, 1]), cut)
+  expected = np.array([np.inf, np.nan, 1e-45, -0.0], np.float32).view(np.uint32)
+  np.testing.assert_array_equal(np.asarray(moved).reshape(-1).view(np.uint32), expected)
+
+
+def test_plain_jit_vmap_and_leading_axes_agree():
+  cut = blocks_of(1, (2, 3, 5, 2, 2, 3), np.uint8)
+  perm = np.array([3, 0, 4, 1, 2], np.int32)
+  for function in (permutation.permute, permutation.invert):
+    plain = np.asarray(function(perm, cut))
+    assert_same(jax.jit(function)(perm, cut), plain)
+    over_images = jax.vmap(function, in_axes=(None, 0))
+    assert_same(jax.vmap(over_images, in_axes=(None, 0))(perm, cut), plain)
+    assert_same(function(perm, cut[1, 2]), plain[1, 2])
+
+
+def test_other_permutations_give_other_blocks_and_a_wrong_one_does_not_restore():
+  cut = blocks_of(2, (16, 2, 2, 1), np.uint8)
+  right, wrong = (np.random.default_rng(seed).permutation(16) for seed in (1, 2))
+  moved = permutation.permute(right, cut)
+  assert (np.asarray(moved) != np.asarray(permutation.permute(wrong, cut))).mean() > 0.5
+  assert (np.asarray(permutation.invert(wrong, moved)) != cut).mean() > 0.5
+
+
+def test_gradient_goes_back_to_where_the_blocks_came_from():
+  cut = jnp.asarray(blocks_of(3, (5, 2, 2, 1), np.float32))
+  weights = blocks_of(4, (5, 2, 2, 1), np.float32)
+  perm = np.array([3, 0, 4, 1, 2], np.int32)
+  gradient = jax.grad(lambda x: (permutation.permute(perm, x) * weights).sum())(cut)
+  expected = np.zeros_like(weights)
+  for p in range(5):
+    expected[perm[p]] = weights[p]
+  assert_same(gradient, expected)
+
+
+def test_second_call_with_another_key_compiles_nothing():
+  traced = []
+
+  @jax.jit
+  def move(perm, x):
+    traced.append(x.shape)
+    return permutation.permute(perm, x)
+
+  cut = blocks_of(5, (4, 2, 2, 1), np.uint8)
+  first = move(np.array([1, 2, 3, 0], np.int32), cut)
+  second = move(np.array([3, 2, 0, 1], np.int32), cut)
+  assert len(traced) == 1
+  assert (np.asarray(first) != np.asarray(second)).any()
+
+
+@pytest.mark.parametrize(
+  ("perm_shape", "blocks_shape"), [((5,), (4, 2, 2, 1)), ((4, 1), (4, 2, 2, 1)), ((4,), (4, 2, 2))]
+)
+def test_keys_of_another_length_are_refused(perm_shape, blocks_shape):
+  for function in (permutation.permute, permutation.invert):
+    with pytest.raises(ValueError, match=rf"{function.__name__}: perm must be \[P\].*Use the key"):
+      function(np.zeros(perm_shape, np.int32), np.zeros(blocks_shape, np.uint8))

@@ -1,0 +1,141 @@
+"""``python -m train``: flags to config to run. ``--help`` lists every field with its value."""
+
+import argparse
+import json
+import logging
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from djax.errors import ConfigError, DjaxError, nearest
+
+_FLAGS = ("--config", "--workdir", "--key", "--passphrase-file", "--json", "--help")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Parses flags, trains, prints what came of it.
+
+  Args:
+    argv: arguments without the program's name; ``sys.argv`` by default.
+
+  Returns:
+    Exit code: 0 ok, 1 failed, 2 usage or config, 3 key, 4 data, 5 refused for safety, 143/130 after a signal.
+  """
+  logging.getLogger("absl").setLevel(logging.ERROR)
+  try:
+    return _main(sys.argv[1:] if argv is None else list(argv))
+  except DjaxError as error:
+    print(f"error: {error}", file=sys.stderr)
+    return error.exit_code
+  except KeyboardInterrupt:
+    return 130
+  except Exception as error:
+    # Orbax wraps what the file system says in types of its own.
+    if not isinstance(error, OSError) and "No space left" not in str(error):
+      raise
+    reason = "no space left on the disk" if "No space left" in str(error) else error
+    print(
+      f"error: the run directory must be writable, got: {reason}. Make room and give the same command again.",
+      file=sys.stderr,
+    )
+    return 1
+
+
+def _main(argv: list[str]) -> int:
+  from train import config as config_lib
+
+  flags, assignments = _parse(argv)
+  config = config_lib.load(flags.config)
+  config_lib.override(config, assignments)
+  if flags.help:
+    print(_help(flags.config, config_lib.leaves(config)))
+    return 0
+  config_lib.check(config)
+  master = None
+  if flags.key and config.disguise.scheme != "plain":
+    from djax import keyfile
+
+    master = keyfile.read(flags.key, passphrase=keyfile.find_passphrase(flags.passphrase_file))
+  stem = Path(flags.config).stem
+  workdir = Path(flags.workdir or f"runs/{time.strftime('%Y%m%d-%H%M%S')}_{stem}")
+  print(f"run directory: {workdir}", file=sys.stderr)
+
+  import train
+
+  result = train.run(config, workdir, master=master)
+  print(json.dumps(result, indent=2) if flags.json else _summary(result, workdir))
+  return 0
+
+
+def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
+  """Splits the arguments into flags and ``group.name=value`` assignments."""
+  assignments, rest = [], []
+  words = iter(argv)
+  for word in words:
+    if word.startswith("--config."):
+      name = word.removeprefix("--config.")
+      assignments.append(name if "=" in name else f"{name}={next(words, '')}")
+    else:
+      rest.append(word)
+  parser = argparse.ArgumentParser(
+    prog="python -m train", add_help=False, allow_abbrev=False, exit_on_error=False
+  )
+  parser.add_argument("--config", default="digits_rmt")
+  parser.add_argument("--workdir", default="")
+  parser.add_argument("--key", default="")
+  parser.add_argument("--passphrase-file", default=None)
+  parser.add_argument("--json", action="store_true")
+  parser.add_argument("-h", "--help", action="store_true")
+  try:
+    flags, stray = parser.parse_known_args(rest)
+  except argparse.ArgumentError as error:
+    raise ConfigError(f"{error}. See --help.") from None
+  if stray:
+    raise ConfigError(
+      f"unknown argument {stray[0]!r}.{nearest(stray[0].partition('=')[0], _FLAGS)} See --help."
+    )
+  return flags, assignments
+
+
+def _help(name: str, leaves) -> str:
+  lines = [
+    "usage: python -m train [--config=NAME_OR_FILE] [--workdir=DIR] [--config.FIELD=VALUE ...]",
+    "                       [--key=FILE [--passphrase-file=FILE]] [--json]",
+    "",
+    "  --config           a shipped config or a Python file with get_config()",
+    "  --workdir          run directory; a run found there goes on (default runs/<time>_<config>)",
+    "  --key              the owner's key file; without it the public key of disguise.experiment_seed",
+    "  --passphrase-file  where the key's passphrase stands; else DJAX_PASSPHRASE, else a prompt",
+    "  --json             print result.json instead of a summary",
+    "",
+    f"fields of {name}:",
+  ]
+  return "\n".join([*lines, *(f"  --config.{field}={value!r}" for field, value in leaves)])
+
+
+def _summary(result: dict, workdir: Path) -> str:
+  fingerprint = result["key_fingerprint"]
+  chance = 1 / result["classes"]
+  lines = []
+  if fingerprint is None:
+    lines.append(f"plain test accuracy      {result['test_accuracy']:.2%} (no disguise)")
+  else:
+    lines.append(f"disguised test accuracy  {result['test_accuracy']:.2%}")
+    lines.append(
+      f"plain accuracy           {result['plain_accuracy']:.2%} (the same network misused on plain images; "
+      f"chance {chance:.0%})"
+    )
+    lines.append(f"key                      {fingerprint}")
+    if fingerprint.startswith("experiment"):
+      lines.append("                         EXPERIMENT: made from a public seed, protects nothing")
+  lines.append(
+    f"training                 {result['seconds']:.1f} s, {result['steps_per_second']:.1f} steps/s"
+  )
+  lines.append(f"originals and disguises  {workdir / 'preview.png'}  (shows originals: keep it)")
+  lines.append(f"everything else          {workdir}")
+  return "\n".join(lines)
+
+
+if __name__ == "__main__":
+  sys.exit(main())

@@ -1,0 +1,213 @@
+"""From names, paths and overrides to a checked config. ``configs/base.py`` is the schema."""
+
+import difflib
+import importlib
+import importlib.util
+import inspect
+import pkgutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+import configs
+from configs import base
+from djax import schemes
+from djax.errors import ConfigError, DataError, nearest
+from djax.sources import Images
+
+__all__ = ["check", "check_data", "leaves", "load", "make_scheme", "override", "shipped"]
+
+
+def shipped() -> list[str]:
+  """Returns the names of the configs that come with the package."""
+  return sorted(m.name for m in pkgutil.iter_modules(configs.__path__) if m.name != "base")
+
+
+def load(name: str) -> ConfigDict:
+  """Reads a config.
+
+  Args:
+    name: a shipped name such as ``digits_rmt``, or the path of a Python file with ``get_config()``.
+
+  Raises:
+    ConfigError: if there is no such config or the file does not give one.
+  """
+  if name in shipped():
+    return importlib.import_module(f"configs.{name}").get_config()
+  path = Path(name).expanduser()
+  if not path.is_file():
+    raise ConfigError(
+      f"config must be a shipped name ({', '.join(shipped())}) or a Python file, got {name!r}."
+      f"{nearest(name, shipped())}"
+    )
+  spec = importlib.util.spec_from_file_location("_djax_config", path)
+  if spec is None or spec.loader is None:
+    raise ConfigError(f"config must be a Python file (.py), got {name!r}.")
+  module = importlib.util.module_from_spec(spec)
+  try:
+    spec.loader.exec_module(module)
+    config = module.get_config()
+  except Exception as error:
+    detail = f"{type(error).__name__}: {error}".splitlines()[0]
+    raise ConfigError(f"config {name} must define get_config(): {detail}.") from error
+  if not isinstance(config, ConfigDict):
+    raise ConfigError(
+      f"config {name}: get_config() must return an ml_collections.ConfigDict, got {type(config).__name__}."
+    )
+  return config
+
+
+def leaves(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
+  """Yields every field as ``("group.name", value)``.
+
+  Args:
+    config: the config.
+    prefix: put before each name.
+  """
+  for name, value in config.items():
+    if isinstance(value, ConfigDict):
+      yield from leaves(value, f"{prefix}{name}.")
+    else:
+      yield prefix + name, value
+
+
+def override(config: ConfigDict, assignments: Sequence[str]) -> None:
+  """Sets fields from ``group.name=value`` texts; a value is read as the type the field has.
+
+  Args:
+    config: changed in place.
+    assignments: such as ``train.epochs=3``.
+
+  Raises:
+    ConfigError: for an unknown field (with the nearest name) or a value of another type.
+  """
+  known = dict(leaves(config))
+  for assignment in assignments:
+    name, equals, text = assignment.partition("=")
+    if name not in known:
+      raise ConfigError(f"unknown config field 'config.{name}'.{_nearest_field(name, known)}")
+    if not equals:
+      raise ConfigError(
+        f"config.{name} needs a value: --config.{name}={_shown(known[name])} is its default."
+      )
+    try:
+      value = _parse(text, type(known[name]))
+    except ValueError:
+      raise ConfigError(
+        f"config.{name} must be {_type_name(known[name])} such as {_shown(known[name])}, got {text!r}."
+      ) from None
+    group, _, field = name.rpartition(".")
+    (config[group] if group else config)[field] = value
+
+
+def check(config: ConfigDict) -> None:
+  """Refuses a config that has other fields than ``configs/base.py``, or values that cannot work.
+
+  Args:
+    config: the config; integers where floats are expected are turned into floats.
+
+  Raises:
+    ConfigError: with the first thing that is wrong.
+  """
+  schema, given = dict(leaves(base.get_config())), dict(leaves(config))
+  for name in given:
+    if name not in schema:
+      raise ConfigError(f"unknown config field 'config.{name}'.{_nearest_field(name, schema)}")
+  for name, default in schema.items():
+    if name not in given:
+      raise ConfigError(f"config lacks the field 'config.{name}'; {_shown(default)} is its usual value.")
+    if type(given[name]) is not type(default):
+      raise ConfigError(
+        f"config.{name} must be {_type_name(default)} such as {_shown(default)}, got {given[name]!r}."
+      )
+  for name, low in {
+    "seed": 0, "data.image_size": 0, "disguise.experiment_seed": 0, "model.width": 1, "optimizer.warmup_epochs": 0,
+    "optimizer.weight_decay": 0, "train.epochs": 1, "train.batch_size": 1, "train.checkpoint_every_steps": 1,
+  }.items():
+    if not given[name] >= low:
+      raise ConfigError(f"config.{name} must be at least {low}, got {given[name]}.")
+  if not given["optimizer.learning_rate"] > 0:
+    raise ConfigError(
+      f"config.optimizer.learning_rate must be above 0, got {given['optimizer.learning_rate']}."
+    )
+  for name in ("model.dropout", "optimizer.momentum"):
+    if not 0 <= given[name] < 1:
+      raise ConfigError(f"config.{name} must lie in [0, 1), got {given[name]}.")
+  from train.models import MODELS
+
+  for name, choices in {
+    "disguise.scheme": schemes.SCHEMES, "model.name": MODELS, "model.dtype": ("float32", "bfloat16"),
+    "optimizer.name": ("adamw", "sgd"), "optimizer.schedule": ("cosine", "constant"),
+  }.items():
+    if given[name] not in choices:
+      raise ConfigError(
+        f"config.{name} must be one of {', '.join(choices)}, got {given[name]!r}.{nearest(given[name], choices)}"
+      )
+
+
+def check_data(train: Images, test: Images) -> None:
+  """Refuses splits that are empty or do not belong together.
+
+  Args:
+    train: the training split.
+    test: the test split.
+
+  Raises:
+    DataError: with what differs.
+  """
+  for name, split in (("training", train), ("test", test)):
+    if not len(split.images):
+      raise DataError(f"the {name} split must hold at least one image, got none.")
+  if train.images.shape[1:] != test.images.shape[1:] or train.class_names != test.class_names:
+    raise DataError(
+      "training and test split must have one image shape and the same classes, got "
+      f"{train.images.shape[1:]} with {len(train.class_names)} classes and {test.images.shape[1:]} with "
+      f"{len(test.class_names)}."
+    )
+
+
+def make_scheme(config: ConfigDict, image_shape: tuple[int, ...]) -> schemes.Scheme:
+  """Makes the scheme of ``config.disguise`` from the fields it takes.
+
+  Args:
+    config: the config.
+    image_shape: ``(H, W, C)`` of the source.
+
+  Raises:
+    ConfigError: if the options do not fit together or do not fit the images.
+  """
+  name = config.disguise.scheme
+  taken = inspect.signature(schemes.SCHEMES[name]).parameters
+  options = {k: v for k, v in config.disguise.items() if k in taken}
+  try:
+    return schemes.from_spec({"scheme": name, "image_shape": image_shape, **options})
+  except ValueError as error:
+    raise ConfigError(f"config.disguise: {error}") from error
+
+
+def _parse(text: str, kind: type) -> Any:
+  if kind is bool:
+    if text.lower() not in ("true", "false"):
+      raise ValueError
+    return text.lower() == "true"
+  return kind(text)
+
+
+def _shown(value: Any) -> str:
+  return str(value).lower() if isinstance(value, bool) else repr(value) if value == "" else str(value)
+
+
+def _type_name(value: Any) -> str:
+  names = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+  return names[type(value)]
+
+
+def _nearest_field(name: str, known: dict[str, Any]) -> str:
+  """Suggests the field with the nearest name, or with the nearest last part in another group."""
+  last = {k.rpartition(".")[2]: k for k in known}
+  part = name.rpartition(".")[2]
+  close = difflib.get_close_matches(part, last, n=1, cutoff=0.6)
+  match = difflib.get_close_matches(name, known, n=1, cutoff=0.7) or [last[c] for c in close]
+  return f" Did you mean 'config.{match[0]}'?" if match else " --help lists the fields."

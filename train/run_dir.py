@@ -1,0 +1,159 @@
+"""The run directory: config, environment, public facts of the disguise, metrics, result. Never a key."""
+
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from djax.errors import ConfigError, DjaxError, KeyMismatchError
+from train import config as config_lib
+
+__all__ = ["Metrics", "open_run", "write_json"]
+
+_PACKAGES = ("djax", "jax", "jaxlib", "flax", "optax", "numpy", "orbax-checkpoint")
+
+
+def open_run(workdir: Path, config: ConfigDict, disguise: dict[str, Any]) -> None:
+  """Makes a run directory, or checks that the one there belongs to the same run.
+
+  Args:
+    workdir: the directory.
+    config: the run's config.
+    disguise: public facts: the scheme's spec, the key's fingerprint and the hash of the source.
+
+  Raises:
+    ConfigError: if the directory holds a run of another config or source.
+    KeyMismatchError: if it holds a run with another key.
+    DjaxError: if the directory cannot be written.
+  """
+  try:
+    workdir.mkdir(parents=True, exist_ok=True)
+    if (workdir / "config.json").exists():
+      _check_same(workdir, config, disguise)
+    else:
+      write_json(workdir / "disguise.json", disguise)
+      write_json(workdir / "config.json", config.to_dict())
+    write_json(workdir / "environment.json", _environment())
+  except OSError as error:
+    raise DjaxError(
+      f"the run directory must be writable, got {error.strerror} for {workdir}. Give another --workdir."
+    ) from error
+
+
+def write_json(path: Path, value: Any) -> None:
+  """Writes JSON under a temporary name, then renames it into place.
+
+  Args:
+    path: the file.
+    value: JSON types.
+  """
+  temporary = path.with_name(path.name + ".tmp")
+  try:
+    temporary.write_text(json.dumps(value, indent=2) + "\n")
+    os.replace(temporary, path)
+  except OSError:
+    temporary.unlink(missing_ok=True)
+    raise
+
+
+class Metrics:
+  """Appends metrics to ``metrics.jsonl`` and to TensorBoard event files.
+
+  Args:
+    workdir: the run directory.
+    step: steps already done; later lines of an interrupted run are dropped.
+  """
+
+  def __init__(self, workdir: Path, *, step: int):
+    from tensorboardX import SummaryWriter
+
+    self._path = workdir / "metrics.jsonl"
+    kept = [row for row in _rows(self._path) if row["step"] <= step]
+    temporary = self._path.with_name("metrics.jsonl.tmp")
+    temporary.write_text("".join(json.dumps(row) + "\n" for row in kept))
+    os.replace(temporary, self._path)
+    self._events = SummaryWriter(str(workdir / "events"), purge_step=step + 1)
+
+  def write(self, step: int, values: dict[str, float]) -> None:
+    """Adds one line.
+
+    Args:
+      step: steps done.
+      values: metrics by name.
+    """
+    with self._path.open("a") as file:
+      file.write(json.dumps({"step": step, **values}) + "\n")
+    for name, value in values.items():
+      self._events.add_scalar(name, value, step)
+
+  def close(self) -> None:
+    """Flushes the event files."""
+    self._events.close()
+
+
+def _check_same(workdir: Path, config: ConfigDict, disguise: dict[str, Any]) -> None:
+  """Refuses to go on with a run of another config, source or key."""
+  try:
+    old_config = ConfigDict(json.loads((workdir / "config.json").read_text()))
+    old = json.loads((workdir / "disguise.json").read_text())
+  except (ValueError, FileNotFoundError) as error:
+    raise ConfigError(
+      f"{workdir} must hold a whole run to go on with, got a damaged config.json or disguise.json. "
+      "Give another --workdir."
+    ) from error
+  before, now = dict(config_lib.leaves(old_config)), dict(config_lib.leaves(config))
+  changed = [
+    f"{name} was {before.get(name)!r}, now {now.get(name)!r}"
+    for name in sorted(before.keys() | now.keys())
+    if before.get(name) != now.get(name)
+  ]
+  if changed:
+    raise ConfigError(
+      f"{workdir} holds a run of another config ({'; '.join(changed)}). Give another --workdir, or the old config."
+    )
+  if old["key_fingerprint"] != disguise["key_fingerprint"]:
+    raise KeyMismatchError(
+      f"{workdir} holds a run with the key {old['key_fingerprint']}, got {disguise['key_fingerprint']}. "
+      "Give that key, or another --workdir."
+    )
+  if old != disguise:
+    raise ConfigError(
+      f"{workdir} holds a run on other images than {config.data.source} has now. Give another --workdir."
+    )
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+  """Reads metrics back, up to a line that a killed run left half written."""
+  rows: list[dict[str, Any]] = []
+  if path.exists():
+    for line in path.read_text().splitlines():
+      try:
+        rows.append(json.loads(line))
+      except ValueError:
+        break
+  return rows
+
+
+def _environment() -> dict[str, Any]:
+  """Returns versions, devices and the revision of the code."""
+  revision = subprocess.run(
+    ["git", "rev-parse", "HEAD"],
+    cwd=Path(__file__).parent,
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  return {
+    "python": platform.python_version(),
+    "platform": platform.platform(),
+    "cpus": os.cpu_count(),
+    "devices": [device.device_kind for device in jax.devices()],
+    "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
+    "revision": revision.stdout.strip() or None,
+  }
