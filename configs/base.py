@@ -9,14 +9,20 @@ def get_config() -> ConfigDict:
   config.seed = 0  # initial parameters, order of the records, dropout and owned noise
 
   config.data = ConfigDict()
-  config.data.source = "digits"  # digits, a prepared TFDS name, a folder of images (./dir), or a .npz file
-  config.data.data_dir = ""  # where TFDS sets are prepared; empty: TFDS_DATA_DIR, then ~/tensorflow_datasets
+  config.data.source = (
+    "digits"  # digits, a prepared TFDS name, a folder of images (./dir), or a .npz file
+  )
+  config.data.data_dir = (
+    ""  # where TFDS sets are prepared; empty: TFDS_DATA_DIR, then ~/tensorflow_datasets
+  )
   config.data.image_size = 0  # folders: resize to this side; 0 refuses mixed sizes
   config.data.train_split = "train"  # slices such as train[:1000] work for every source
   config.data.test_split = "test"
 
   config.disguise = ConfigDict()
-  config.disguise.scheme = "plain"  # plain, permutation or rmt; the fields below serve those that take them
+  config.disguise.scheme = (
+    "plain"  # plain, permutation or rmt; the fields below serve those that take them
+  )
   config.disguise.block_size = 2  # side in pixels
   config.disguise.permute = True
   config.disguise.matrix = "orthogonal"  # or projection: random invertible
@@ -24,11 +30,13 @@ def get_config() -> ConfigDict:
   config.disguise.per_channel = False
   config.disguise.noise_level = 0.0  # the paper's N, on the 0..255 scale
   config.disguise.noise_place = "before"  # or after the projection
-  config.disguise.experiment_seed = 0  # the public key of an experiment, where --key gives no real one
+  config.disguise.experiment_seed = (
+    0  # the public key of an experiment, where --key gives no real one
+  )
 
   config.model = ConfigDict()
   config.model.name = "cnn"  # a name in train.models.MODELS
-  config.model.width = 32  # channels of the first layer
+  config.model.width = 16  # channels of the first layer
   config.model.dropout = 0.0
   config.model.dtype = "float32"  # or bfloat16, for the layers; parameters and loss stay float32
 

@@ -15,9 +15,8 @@ def get_config() -> ConfigDict:
   config.disguise.scheme = "rmt"
   config.disguise.block_size = 7
   config.disguise.noise_level = 100.0
-  config.model.width = 32
-  config.model.dropout = 0.5
+  config.model.dropout = 0.4
   config.optimizer.learning_rate = 1e-3
-  config.train.epochs = 8
+  config.train.epochs = 20
   config.train.batch_size = 128
   return config

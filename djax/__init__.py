@@ -9,21 +9,32 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-_MODULES = ("blocks", "metrics", "noise", "permutation", "rmt", "schemes")
-_NAMES = {
-  "Scheme": "schemes",
-  "SchemeSpec": "schemes",
-  "blockify": "blocks",
-  "crop": "blocks",
-  "from_spec": "schemes",
-  "mse": "metrics",
-  "pad_to_blocks": "blocks",
-  "psnr": "metrics",
-  "ssim": "metrics",
-  "unblockify": "blocks",
-}
+__all__ = [
+  "Scheme",
+  "SchemeSpec",
+  "__version__",
+  "blockify",
+  "blocks",
+  "crop",
+  "from_spec",
+  "metrics",
+  "mse",
+  "noise",
+  "pad_to_blocks",
+  "permutation",
+  "psnr",
+  "rmt",
+  "schemes",
+  "ssim",
+  "unblockify",
+]
 
-__all__ = ["__version__", *_MODULES, *_NAMES]  # noqa: PLE0604
+_MODULES = ("blocks", "metrics", "noise", "permutation", "rmt", "schemes")
+_HOMES = {
+  "blocks": ("blockify", "crop", "pad_to_blocks", "unblockify"),
+  "metrics": ("mse", "psnr", "ssim"),
+  "schemes": ("Scheme", "SchemeSpec", "from_spec"),
+}
 
 if TYPE_CHECKING:
   from djax import blocks, metrics, noise, permutation, rmt, schemes
@@ -35,8 +46,9 @@ if TYPE_CHECKING:
 def __getattr__(name: str) -> Any:
   if name in _MODULES:
     return importlib.import_module(f"djax.{name}")
-  if name in _NAMES:
-    return getattr(importlib.import_module(f"djax.{_NAMES[name]}"), name)
+  for module, names in _HOMES.items():
+    if name in names:
+      return getattr(importlib.import_module(f"djax.{module}"), name)
   raise AttributeError(f"module 'djax' has no attribute {name!r}")
 
 

@@ -1,11 +1,12 @@
 """Key files: one master secret in a small text file, perhaps under a passphrase.
 
-Argon2id turns the passphrase into a key for ChaCha20-Poly1305; everything above the payload is its associated data. The
-format is specified in docs/key-format.md and pinned by golden vectors.
+Argon2id turns the passphrase into a key for ChaCha20-Poly1305; everything above the payload is its
+associated data. The format is specified in docs/key-format.md and pinned by golden vectors.
 """
 
 import base64
 import binascii
+import contextlib
 import datetime
 import getpass
 import hashlib
@@ -120,12 +121,12 @@ def write(path: _Path, master: keys.Master, *, passphrase: str | None) -> None:
   path = os.fspath(path)
   if master.experiment_seed is not None:
     raise UnsafeError(
-      f"key file {path}: an experiment's key comes from a public seed and protects nothing, so it is not "
-      "written. Make a key with keygen."
+      f"key file {path}: an experiment's key comes from a public seed and protects nothing, "
+      "so it is not written. Make a key with keygen."
     )
   if passphrase == "":
     raise ConfigError(f"key file {path}: a passphrase must not be empty.")
-  content = _render(master, passphrase)
+  content = _render(path, master, passphrase)
   try:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
   except FileExistsError:
@@ -153,14 +154,15 @@ def read(path: _Path, *, passphrase: Callable[[], str] | None) -> keys.Master:
 
   Args:
     path: the file; a symbolic link is followed.
-    passphrase: called once if the file is protected, see ``find_passphrase``; None if there is none to give.
+    passphrase: called once if the file is protected, see ``find_passphrase``; None if there is none
+      to give.
 
   Returns:
     The master secret.
 
   Raises:
-    KeyFileError: if the file is missing, damaged, readable by others, of a newer version, too costly to open, or
-      needs a passphrase and ``passphrase`` is None.
+    KeyFileError: if the file is missing, damaged, open to others, of a newer version, too costly to
+      open, or needs a passphrase and ``passphrase`` is None.
     WrongPassphraseError: if the file is whole and the passphrase does not open it.
   """
   path = os.fspath(path)
@@ -198,15 +200,15 @@ def inspect(path: _Path) -> KeyInfo:
 
 
 def find_passphrase(passphrase_file: _Path | None, *, new: bool = False) -> Callable[[], str]:
-  """Says where a passphrase comes from: a file, else ``DJAX_PASSPHRASE``, else a prompt on the terminal.
+  """Says where a passphrase comes from: a file, else ``DJAX_PASSPHRASE``, else a prompt.
 
   Args:
     passphrase_file: file that holds it, one trailing newline aside; or None.
     new: whether it is being set, so that a prompt asks twice.
 
   Returns:
-    A function that gets it when called, and raises ``KeyFileError`` if there is none, it is empty, or its file is
-    missing or readable by others.
+    A function that gets it when called, and raises ``KeyFileError`` if there is none, it is empty,
+    or its file is missing or open to others.
   """
 
   def find() -> str:
@@ -220,7 +222,8 @@ def find_passphrase(passphrase_file: _Path | None, *, new: bool = False) -> Call
       name, found = "passphrase", _prompt(new)
     else:
       raise KeyFileError(
-        f"a passphrase is needed: give --passphrase-file, or set {ENVIRONMENT}, or run on a terminal to be asked."
+        f"a passphrase is needed: give --passphrase-file, or set {ENVIRONMENT}, "
+        "or run on a terminal to be asked."
       )
     if not found:
       raise KeyFileError(f"{name}: must not be empty.")
@@ -240,7 +243,7 @@ def _prompt(new: bool) -> str:
   return found
 
 
-def _render(master: keys.Master, passphrase: str | None) -> bytes:
+def _render(path: str, master: keys.Master, passphrase: str | None) -> bytes:
   """Returns the bytes of a key file."""
   created = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
   salt, nonce = secrets.token_bytes(_SALT_BYTES), secrets.token_bytes(_NONCE_BYTES)
@@ -261,7 +264,7 @@ def _render(master: keys.Master, passphrase: str | None) -> bytes:
   ).encode()
   payload = master._secret
   if passphrase is not None:
-    key = _stretch("new", passphrase, _COST, salt)
+    key = _stretch(path, passphrase, _COST, salt)
     payload = ChaCha20Poly1305(key).encrypt(nonce, payload, header)
   body = header + f"payload: {_base64(payload)}\n".encode()
   return body + f"checksum: {hashlib.sha256(body).hexdigest()}\n".encode()
@@ -335,7 +338,8 @@ def _read_private(path: _Path, name: str) -> bytes:
       mode = stat.S_IMODE(status.st_mode)
       if os.name == "posix" and mode & 0o077:
         raise KeyFileError(
-          f"{name}: is open to others (mode {mode:04o}). Run: chmod 600 {shlex.quote(os.fspath(path))}"
+          f"{name}: is open to others (mode {mode:04o}). "
+          f"Run: chmod 600 {shlex.quote(os.fspath(path))}"
         )
       content = file.read(_MAX_BYTES + 1)
   except FileNotFoundError:
@@ -398,8 +402,8 @@ def _base64(data: bytes) -> str:
 
 
 def _sync_folder(path: str) -> None:
-  """Makes the new name itself survive a power cut."""
-  if os.name == "posix":
+  """Makes the new name itself survive a power cut, on file systems that can."""
+  with contextlib.suppress(OSError):
     descriptor = os.open(os.path.dirname(path) or ".", os.O_RDONLY)
     try:
       os.fsync(descriptor)

@@ -42,8 +42,8 @@ class Key:
     matrices: float32 of ``rmt.matrix_shape``, or None where pixels stay as they are.
   """
 
-  perm: jax.Array | None = None
-  matrices: jax.Array | None = None
+  perm: jax.Array | np.ndarray | None = None
+  matrices: jax.Array | np.ndarray | None = None
 
   def __repr__(self) -> str:
     fields = ((f.name, getattr(self, f.name)) for f in dataclasses.fields(self))
@@ -75,7 +75,7 @@ class SchemeSpec(NamedTuple):
 
   def to_dict(self) -> dict[str, Any]:
     """Returns what ``from_spec`` takes: JSON types only."""
-    facts = {"scheme": self.scheme, "image_shape": list(self.image_shape)}
+    facts: dict[str, Any] = {"scheme": self.scheme, "image_shape": list(self.image_shape)}
     if self.block_size is not None:
       facts["block_size"] = self.block_size
     return {**facts, **self.options}
@@ -190,9 +190,7 @@ def rmt_scheme(
     raise ValueError(
       f"rmt: noise_level must be a finite number of at least 0 on the 0..255 scale, got {noise_level}."
     )
-  matrix_shape = rmt.matrix_shape(
-    positions, block_size, shape[2], mix=mix, per_channel=per_channel
-  )
+  matrix_shape = rmt.matrix_shape(positions, block_size, shape[2], mix=mix, per_channel=per_channel)
   if matrix_shape[-1] == 1:
     raise ValueError(
       "rmt: a matrix must be larger than 1 x 1, which would only scale a pixel; got "
@@ -280,9 +278,7 @@ def from_spec(spec: Mapping[str, Any]) -> Scheme:
         f"scheme {name!r} has no parameter {option!r}.{nearest(option, parameters)} "
         f"It takes {', '.join(parameters)}."
       )
-  missing = [
-    p.name for p in parameters.values() if p.default is p.empty and p.name not in options
-  ]
+  missing = [p.name for p in parameters.values() if p.default is p.empty and p.name not in options]
   if missing:
     raise ConfigError(f"scheme {name!r} needs {', '.join(missing)}.")
   return SCHEMES[name](**options)

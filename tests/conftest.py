@@ -1,4 +1,4 @@
-"""Eight CPU devices, strict JAX promotion in the core's tests, seeded hypothesis, and what is left out by default."""
+"""Two CPU devices, strict JAX promotion in the core's tests, seeded hypothesis, ``--slow``."""
 
 import contextlib
 import os
@@ -8,7 +8,7 @@ import pathlib
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
   flags = os.environ.get("XLA_FLAGS", "")
-  os.environ["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count=8".strip()
+  os.environ["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count=2".strip()
 
 import hypothesis
 import pytest

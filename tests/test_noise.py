@@ -10,7 +10,7 @@ ALPHA = 1e-6  # false alarms of each statistical test, were its seed drawn afres
 
 
 def uniform_p(draws, noise_level):
-  """Smallest p-value that ``draws`` are i.i.d. uniform on [0, N), corrected for the number of tests."""
+  """Smallest corrected p-value that ``draws`` are i.i.d. uniform on [0, N)."""
   draws = np.asarray(draws, np.float64).reshape(-1)
   if draws.min() < 0 or draws.max() >= noise_level:
     return 0.0

@@ -11,7 +11,7 @@ KINDS = ("rows", "rows per channel", "block")
 
 
 def slow_project(matrices, cut, mix):
-  """METHOD section 1, in float64: Y_i = X_i R_i, every channel's block times the position's matrix."""
+  """METHOD section 1, in float64: Y_i = X_i R_i, each channel's block times its matrix."""
   cut = cut.astype(np.float64)
   *leading, positions, b, _, channels = cut.shape
   result = np.zeros_like(cut)
@@ -144,7 +144,7 @@ def test_gradient_is_the_transpose_and_matches_finite_differences(kind):
 
 
 def test_gradient_reaches_the_matrices():
-  """A chosen-image attack fits the matrices by gradient descent; the inverse is differentiable too."""
+  """Attacks fit the matrices by gradient descent; the inverse is differentiable too."""
   matrices = matrices_of(5, "rows", 2, 3, 1, orthogonal=False)
   cut = pixels(5, (2, 3, 3, 1), np.float32) / 255
 
@@ -215,5 +215,5 @@ def test_unknown_mixes_and_impossible_shapes_are_refused():
     ((4, 12, 12), "rows"),
   ):
     for function in (rmt.project, rmt.unproject):
-      with pytest.raises(ValueError, match="must fit together.*Use the key"):
+      with pytest.raises(ValueError, match=r"must fit together.*Use the key"):
         function(np.zeros(shape, np.float32), cut, mix=mix)

@@ -4,6 +4,7 @@ import argparse
 import json
 import logging
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +23,9 @@ def main(argv: Sequence[str] | None = None) -> int:
   Returns:
     Exit code: 0 ok, 1 failed, 2 usage or config, 3 key, 4 data, 5 refused for safety, 143/130 after a signal.
   """
-  logging.getLogger("absl").setLevel(logging.ERROR)
+  logging.getLogger("absl").setLevel(logging.CRITICAL)
+  # Orbax writes in threads and raises again here what fails there: one line is enough.
+  threading.excepthook = _quiet_on_full_disk
   try:
     return _main(sys.argv[1:] if argv is None else list(argv))
   except DjaxError as error:
@@ -32,14 +35,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 130
   except Exception as error:
     # Orbax wraps what the file system says in types of its own.
-    if not isinstance(error, OSError) and "No space left" not in str(error):
+    full = "No space left" in _chain(error)
+    if not full and not isinstance(error, OSError):
       raise
-    reason = "no space left on the disk" if "No space left" in str(error) else error
+    reason = "no space left on the disk" if full else error
     print(
       f"error: the run directory must be writable, got: {reason}. Make room and give the same command again.",
       file=sys.stderr,
     )
     return 1
+
+
+def _chain(error: BaseException | None) -> str:
+  """Returns the texts of an error and of what led to it."""
+  texts = []
+  while error is not None:
+    texts.append(str(error))
+    error = error.__cause__ or error.__context__
+  return " ".join(texts)
+
+
+def _quiet_on_full_disk(args: threading.ExceptHookArgs) -> None:
+  if "No space left" not in _chain(args.exc_value):
+    threading.__excepthook__(args)
 
 
 def _main(argv: list[str]) -> int:

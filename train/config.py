@@ -5,7 +5,7 @@ import importlib
 import importlib.util
 import inspect
 import pkgutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -117,14 +117,23 @@ def check(config: ConfigDict) -> None:
       raise ConfigError(f"unknown config field 'config.{name}'.{_nearest_field(name, schema)}")
   for name, default in schema.items():
     if name not in given:
-      raise ConfigError(f"config lacks the field 'config.{name}'; {_shown(default)} is its usual value.")
+      raise ConfigError(
+        f"config lacks the field 'config.{name}'; {_shown(default)} is its usual value."
+      )
     if type(given[name]) is not type(default):
       raise ConfigError(
         f"config.{name} must be {_type_name(default)} such as {_shown(default)}, got {given[name]!r}."
       )
   for name, low in {
-    "seed": 0, "data.image_size": 0, "disguise.experiment_seed": 0, "model.width": 1, "optimizer.warmup_epochs": 0,
-    "optimizer.weight_decay": 0, "train.epochs": 1, "train.batch_size": 1, "train.checkpoint_every_steps": 1,
+    "seed": 0,
+    "data.image_size": 0,
+    "disguise.experiment_seed": 0,
+    "model.width": 1,
+    "optimizer.warmup_epochs": 0,
+    "optimizer.weight_decay": 0,
+    "train.epochs": 1,
+    "train.batch_size": 1,
+    "train.checkpoint_every_steps": 1,
   }.items():
     if not given[name] >= low:
       raise ConfigError(f"config.{name} must be at least {low}, got {given[name]}.")
@@ -137,10 +146,14 @@ def check(config: ConfigDict) -> None:
       raise ConfigError(f"config.{name} must lie in [0, 1), got {given[name]}.")
   from train.models import MODELS
 
-  for name, choices in {
-    "disguise.scheme": schemes.SCHEMES, "model.name": MODELS, "model.dtype": ("float32", "bfloat16"),
-    "optimizer.name": ("adamw", "sgd"), "optimizer.schedule": ("cosine", "constant"),
-  }.items():
+  choices_of: dict[str, Collection[str]] = {
+    "disguise.scheme": schemes.SCHEMES,
+    "model.name": MODELS,
+    "model.dtype": ("float32", "bfloat16"),
+    "optimizer.name": ("adamw", "sgd"),
+    "optimizer.schedule": ("cosine", "constant"),
+  }
+  for name, choices in choices_of.items():
     if given[name] not in choices:
       raise ConfigError(
         f"config.{name} must be one of {', '.join(choices)}, got {given[name]!r}.{nearest(given[name], choices)}"
@@ -196,7 +209,9 @@ def _parse(text: str, kind: type) -> Any:
 
 
 def _shown(value: Any) -> str:
-  return str(value).lower() if isinstance(value, bool) else repr(value) if value == "" else str(value)
+  return (
+    str(value).lower() if isinstance(value, bool) else repr(value) if value == "" else str(value)
+  )
 
 
 def _type_name(value: Any) -> str:

@@ -136,7 +136,9 @@ def epoch_order(count: int, *, seed: int, epoch: int) -> np.ndarray:
     seed: of the run.
     epoch: counted from 0.
   """
-  return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, epoch]))).permutation(count)
+  return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, epoch]))).permutation(
+    count
+  )
 
 
 def _per_record(scheme: Scheme) -> Callable[..., tuple[jax.Array, jax.Array]]:

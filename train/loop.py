@@ -239,7 +239,7 @@ def _step(
 
 def _count(model: nn.Module, state: State, batch: Batch) -> tuple[jax.Array, jax.Array]:
   """Returns how many images of a batch are recognised, and the sum of their losses."""
-  logits = model.apply(
+  logits: Any = model.apply(
     {"params": state.params, "batch_stats": state.batch_stats},
     (batch.images - state.mean) / state.scale,
     train=False,
@@ -331,9 +331,7 @@ def _restore(checkpoints: ocp.CheckpointManager, state: State) -> tuple[State, f
   abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, state._asdict())
   restored = checkpoints.restore(
     step,
-    args=ocp.args.Composite(
-      state=ocp.args.StandardRestore(abstract), meta=ocp.args.JsonRestore()
-    ),
+    args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract), meta=ocp.args.JsonRestore()),
   )
   return State(**restored["state"]), restored["meta"]["seconds"]
 
@@ -365,7 +363,7 @@ def _padded(data: Images, scheme: Scheme) -> Images:
   """Pads originals to the shape the network was made for."""
   if scheme.spec.block_size is None:
     return data
-  padded = blocks.pad_to_blocks(data.images, block_size=scheme.spec.block_size)
+  padded = blocks.pad_to_blocks(jnp.asarray(data.images), block_size=scheme.spec.block_size)
   return Images(np.asarray(padded), data.labels, data.class_names)
 
 
@@ -400,8 +398,9 @@ def _signals() -> Iterator[list[int]]:
     received.append(number)
     signal.signal(number, previous[number])
 
+  numbers: tuple[int, ...] = (signal.SIGTERM, signal.SIGINT)
   try:
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in numbers:
       previous[number] = signal.signal(number, note)
   except ValueError:  # not the main thread: its owner handles signals
     previous.clear()
@@ -421,7 +420,12 @@ def _progress(total: int, done: int, label: str) -> Iterator[Callable[[], None]]
   from rich.console import Console
   from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-  columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+  columns = (
+    TextColumn("{task.description}"),
+    BarColumn(),
+    MofNCompleteColumn(),
+    TimeRemainingColumn(),
+  )
   with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
     task = progress.add_task(label, total=total, completed=done)
     yield lambda: progress.advance(task)

@@ -43,6 +43,8 @@ def _picture(image: np.ndarray) -> Image.Image:
   """Returns the first one or three channels as a picture of the cell's size."""
   pixels = np.clip(np.rint(image), 0, 255).astype(np.uint8)
   channels = 3 if image.shape[-1] >= 3 else 1
-  picture = Image.fromarray(pixels[..., :channels].squeeze(-1) if channels == 1 else pixels[..., :3])
+  picture = Image.fromarray(
+    pixels[..., :channels].squeeze(-1) if channels == 1 else pixels[..., :3]
+  )
   enlarge = Image.Resampling.NEAREST if max(image.shape[:2]) <= _CELL else Image.Resampling.BOX
   return picture.convert("RGB").resize((_CELL, _CELL), enlarge)

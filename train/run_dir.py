@@ -5,6 +5,7 @@ import json
 import os
 import platform
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 class Metrics:
-  """Appends metrics to ``metrics.jsonl`` and to TensorBoard event files.
+  """Appends metrics to ``metrics.jsonl`` and to a TensorBoard event file.
 
   Args:
     workdir: the run directory.
@@ -71,14 +72,20 @@ class Metrics:
   """
 
   def __init__(self, workdir: Path, *, step: int):
-    from tensorboardX import SummaryWriter
+    # The record writer by itself: tensorboardX's SummaryWriter works in a thread, where a full disk cannot be caught.
+    from tensorboardX.record_writer import RecordWriter
 
     self._path = workdir / "metrics.jsonl"
     kept = [row for row in _rows(self._path) if row["step"] <= step]
     temporary = self._path.with_name("metrics.jsonl.tmp")
     temporary.write_text("".join(json.dumps(row) + "\n" for row in kept))
     os.replace(temporary, self._path)
-    self._events = SummaryWriter(str(workdir / "events"), purge_step=step + 1)
+    folder = workdir / "events"
+    folder.mkdir(exist_ok=True)
+    stamp = f"{time.time():.0f}.{len(list(folder.iterdir()))}"
+    self._events = RecordWriter(str(folder / f"events.out.tfevents.{stamp}"))
+    self._event(file_version="brain.Event:2")
+    self._event(step=step + 1, session_log={"status": "START"})
 
   def write(self, step: int, values: dict[str, float]) -> None:
     """Adds one line.
@@ -89,12 +96,20 @@ class Metrics:
     """
     with self._path.open("a") as file:
       file.write(json.dumps({"step": step, **values}) + "\n")
-    for name, value in values.items():
-      self._events.add_scalar(name, value, step)
+    tags = [{"tag": name, "simple_value": value} for name, value in values.items()]
+    self._event(step=step, summary={"value": tags})
 
   def close(self) -> None:
-    """Flushes the event files."""
+    """Closes the event file."""
     self._events.close()
+
+  def _event(self, **fields: Any) -> None:
+    from google.protobuf.json_format import ParseDict
+    from tensorboardX.proto.event_pb2 import Event
+
+    event = ParseDict(fields, Event(wall_time=time.time()))
+    self._events.write(event.SerializeToString())
+    self._events.flush()
 
 
 def _check_same(workdir: Path, config: ConfigDict, disguise: dict[str, Any]) -> None:

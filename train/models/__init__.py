@@ -29,7 +29,9 @@ def create(config: Any, spec: SchemeSpec, *, classes: int) -> nn.Module:
   Raises:
     KeyError: for a name that is not in ``MODELS``.
   """
-  del spec  # the block size serves the stems to come; ordinary networks take the shape from the images
+  del (
+    spec
+  )  # the block size serves the stems to come; ordinary networks take the shape from the images
   return MODELS[config.name](
     classes=classes, width=config.width, dropout=config.dropout, dtype=jnp.dtype(config.dtype)
   )

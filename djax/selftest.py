@@ -1,0 +1,177 @@
+"""Golden vectors, run on this machine: what a key gave once, it must give for ever and everywhere.
+
+The vectors are tests/vectors/*.json, which a wheel carries as djax/vectors. Each vector is a
+``call``, its arguments, and what to ``expect``; floats are written by ``float.hex``, so that every
+bit counts.
+"""
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from cryptography.hazmat.primitives.ciphers import Cipher
+from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from djax import keyfile, keys, samplers, schemes
+from djax.errors import DataError, DjaxError
+
+__all__ = ["Group", "answer", "run", "vectors_folder"]
+
+
+class Group(NamedTuple):
+  """The outcome of one file of vectors.
+
+  Attributes:
+    name: of the file.
+    source: where its vectors come from.
+    vectors: how many there are.
+    mismatch: the first that fails, or None.
+  """
+
+  name: str
+  source: str
+  vectors: int
+  mismatch: str | None
+
+
+def run(folder: Path | None = None) -> list[Group]:
+  """Runs all golden vectors.
+
+  Args:
+    folder: where they lie; ``vectors_folder()`` if None.
+
+  Returns:
+    One group a file, by name.
+
+  Raises:
+    DataError: if there are none.
+  """
+  folder = folder or vectors_folder()
+  groups = [_run_file(path) for path in sorted(folder.glob("*.json"))]
+  if not groups:
+    raise DataError(f"selftest: no golden vectors in {folder}. Install djax again.")
+  return groups
+
+
+def vectors_folder() -> Path:
+  """Returns where the golden vectors lie: in the installed package, else in its checkout."""
+  package = Path(__file__).parent
+  installed = package / "vectors"
+  return installed if installed.is_dir() else package.parent / "tests" / "vectors"
+
+
+def answer(vector: Mapping[str, Any]) -> Any:
+  """Computes what a vector's call gives on this machine.
+
+  Args:
+    vector: ``call`` and its arguments.
+
+  Returns:
+    What ``expect`` must equal: JSON types only.
+  """
+  return _CALLS[vector["call"]](vector)
+
+
+def _run_file(path: Path) -> Group:
+  content = json.loads(path.read_text(encoding="utf-8"))
+  mismatch = None
+  for vector in content["vectors"]:
+    try:
+      same = answer(vector) == vector["expect"]
+    except DjaxError:
+      same = False
+    if not same:
+      mismatch = vector["name"]
+      break
+  return Group(path.stem, content["source"], len(content["vectors"]), mismatch)
+
+
+def _hkdf(v: Mapping[str, Any]) -> str:
+  salt, info = bytes.fromhex(v["salt"]), bytes.fromhex(v["info"])
+  kdf = HKDF(algorithm=SHA256(), length=v["length"], salt=salt, info=info)
+  return kdf.derive(bytes.fromhex(v["ikm"])).hex()
+
+
+def _chacha20(v: Mapping[str, Any]) -> str:
+  start = v["counter"].to_bytes(4, "little") + bytes.fromhex(v["nonce"])
+  cipher = Cipher(ChaCha20(bytes.fromhex(v["key"]), start), mode=None)
+  return cipher.encryptor().update(bytes(v["length"])).hex()
+
+
+def _chacha20poly1305(v: Mapping[str, Any]) -> str:
+  key, nonce, plaintext, header = (
+    bytes.fromhex(v[name]) for name in ("key", "nonce", "plaintext", "associated_data")
+  )
+  return ChaCha20Poly1305(key).encrypt(nonce, plaintext, header).hex()
+
+
+def _argon2id(v: Mapping[str, Any]) -> str:
+  kdf = Argon2id(
+    salt=bytes.fromhex(v["salt"]),
+    length=v["length"],
+    iterations=v["t"],
+    lanes=v["p"],
+    memory_cost=v["m"],
+    ad=bytes.fromhex(v["associated_data"]),
+    secret=bytes.fromhex(v["secret"]),
+  )
+  return kdf.derive(bytes.fromhex(v["password"])).hex()
+
+
+def _keyfile(v: Mapping[str, Any]) -> list[str]:
+  with tempfile.TemporaryDirectory() as folder:
+    path = os.path.join(folder, "key")
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+      file.write("".join(f"{line}\n" for line in v["content"]).encode())
+    master = keyfile.read(path, passphrase=lambda: v["passphrase"])
+  return [master.fingerprint, master.read("keyfile", 32).hex()]
+
+
+def _master(v: Mapping[str, Any]) -> keys.Master:
+  if "experiment" in v:
+    return keys.experiment(v["experiment"])
+  return keys.Master(bytes.fromhex(v["secret"]))
+
+
+def _words(v: Mapping[str, Any]) -> samplers.Words:
+  return samplers.Words(_master(v).read, v["label"])
+
+
+def _scheme(v: Mapping[str, Any]) -> dict[str, Any]:
+  key = schemes.from_spec(v["spec"]).make_key(_master(v).read)
+  return {
+    "perm": None if key.perm is None else np.asarray(key.perm).tolist(),
+    "shape": None if key.matrices is None else list(key.matrices.shape),
+    "matrices": None if key.matrices is None else _hex(key.matrices),
+  }
+
+
+def _hex(values: Any) -> list[str]:
+  return [float(value).hex() for value in np.asarray(values).ravel()]
+
+
+_CALLS: dict[str, Callable[[Mapping[str, Any]], Any]] = {
+  "hkdf-sha256": _hkdf,
+  "chacha20": _chacha20,
+  "chacha20-poly1305": _chacha20poly1305,
+  "argon2id": _argon2id,
+  "keyfile": _keyfile,
+  "fingerprint": lambda v: _master(v).fingerprint,
+  "subkey": lambda v: _master(v).subkey(v["label"]).hex(),
+  "stream": lambda v: _master(v).read(v["label"], v["length"]).hex(),
+  "permutation": lambda v: samplers.permutation(_words(v), v["n"]).tolist(),
+  "uniform": lambda v: _hex(samplers.uniform(_words(v), v["count"])),
+  "normal": lambda v: _hex(samplers.normal(_words(v), v["count"])),
+  "log": lambda v: _hex(samplers.log(np.array([float.fromhex(x) for x in v["x"]]))),
+  "haar": lambda v: _hex(samplers.haar([_words(v)], v["n"])),
+  "invertible": lambda v: _hex(samplers.invertible([_words(v)], v["n"])),
+  "scheme": _scheme,
+}

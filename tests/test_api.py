@@ -1,0 +1,164 @@
+import doctest
+import importlib
+import inspect
+import re
+import subprocess
+import sys
+
+import pytest
+
+import djax
+
+CORE = (
+  "blocks",
+  "errors",
+  "keys",
+  "metrics",
+  "noise",
+  "permutation",
+  "rmt",
+  "samplers",
+  "schemes",
+)
+HEAVY = {"jax", "flax", "tensorflow_datasets", "tensorflow", "djax.keys", "cryptography"}
+
+
+def module(name):
+  return importlib.import_module(f"djax.{name}")
+
+
+def defined_in(of):
+  """Public functions and classes that a module defines itself."""
+  return {
+    name
+    for name, value in vars(of).items()
+    if (inspect.isfunction(value) or inspect.isclass(value))
+    and value.__module__ == of.__name__
+    and not name.startswith("_")
+  }
+
+
+def undocumented(function):
+  """What a docstring lacks: itself, a summary in one line, or a parameter under Args."""
+  text = inspect.getdoc(function) or ""
+  summary, _, rest = text.partition("\n\n")
+  missing = [] if summary and "\n" not in summary and summary.endswith((".", ":")) else ["summary"]
+  section = re.search(r"^Args:\n((?:  .*\n?|\n)*)", rest, re.MULTILINE)
+  described = re.findall(r"^  (\w+):", section.group(1), re.MULTILINE) if section else []
+  parameters = [p for p in inspect.signature(function).parameters if p != "self"]
+  return (
+    missing
+    + [p for p in parameters if p not in described]
+    + [f"no such parameter: {p}" for p in described if p not in parameters]
+  )
+
+
+@pytest.mark.parametrize("name", CORE)
+def test_all_is_complete_and_true(name):
+  of = module(name)
+  assert len(set(of.__all__)) == len(of.__all__)
+  assert all(hasattr(of, exported) for exported in of.__all__)
+  assert defined_in(of) <= set(of.__all__)
+  assert not [exported for exported in of.__all__ if exported.startswith("_")]
+
+
+def public_functions():
+  for name in CORE:
+    for exported in sorted(defined_in(module(name))):
+      value = getattr(module(name), exported)
+      if inspect.isfunction(value):
+        yield pytest.param(value, id=f"{name}.{exported}")
+
+
+@pytest.mark.parametrize("function", list(public_functions()))
+def test_public_functions_are_documented(function):
+  assert undocumented(function) == []
+  signature = inspect.signature(function)
+  assert signature.return_annotation is not inspect.Signature.empty
+  assert all(p.annotation is not p.empty for p in signature.parameters.values())
+
+
+def test_the_documentation_check_can_fail():
+  def bare(images): ...
+
+  def halfway(images, *, block_size):
+    """Does a thing.
+
+    Args:
+      images: of any shape.
+      side: another name.
+    """
+
+  assert undocumented(bare) == ["summary", "images"]
+  assert undocumented(halfway) == ["block_size", "no such parameter: side"]
+
+
+@pytest.mark.parametrize("name", CORE)
+def test_modules_and_classes_have_docstrings(name):
+  assert (module(name).__doc__ or "").strip()
+  for exported in defined_in(module(name)):
+    value = getattr(module(name), exported)
+    assert (inspect.getdoc(value) or "").strip()
+    if not inspect.isclass(value):
+      continue
+    for method, of in vars(value).items():
+      if inspect.isfunction(of) and not method.startswith("_"):
+        assert (inspect.getdoc(of) or "").strip(), f"{exported}.{method}"
+
+
+def test_what_follows_data_is_keyword_only():
+  """``f(key, images, *, options, rng)``: secret, data, then keywords."""
+  for name, function in (
+    ("blocks", "blockify"),
+    ("blocks", "pad_to_blocks"),
+    ("blocks", "unblockify"),
+    ("rmt", "project"),
+    ("rmt", "unproject"),
+    ("noise", "uniform"),
+    ("metrics", "ssim"),
+    ("metrics", "block_mse"),
+  ):
+    parameters = inspect.signature(getattr(module(name), function)).parameters.values()
+    positional = [p.name for p in parameters if p.kind is not p.KEYWORD_ONLY]
+    assert set(positional) <= {"images", "blocks", "matrices", "originals", "estimates"} | (
+      {"rng", "shape"} if name == "noise" else set()
+    )
+
+
+def test_package_names_are_true_and_listed():
+  assert set(djax.__all__) == set(dir(djax))
+  assert {"blockify", "from_spec", "ssim", "schemes", "__version__"} <= set(djax.__all__)
+  for name in djax.__all__:
+    assert getattr(djax, name) is not None
+  assert djax.blockify is module("blocks").blockify
+  assert djax.from_spec is module("schemes").from_spec
+  assert djax.rmt is module("rmt")
+  with pytest.raises(AttributeError, match="no attribute 'blockfy'"):
+    djax.blockfy  # noqa: B018
+
+
+def test_doctests_pass():
+  results = {name: doctest.testmod(module(name)) for name in CORE}
+  assert results["blocks"].attempted >= 1
+  assert {name: r.failed for name, r in results.items() if r.failed} == {}
+
+
+def loaded_by(statement):
+  """Modules of ``HEAVY`` that a fresh interpreter has after a statement."""
+  script = f"{statement}\nimport sys\nprint(*({HEAVY!r} & set(sys.modules)))"
+  done = subprocess.run(
+    [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=120
+  )
+  return set(done.stdout.split())
+
+
+def test_importing_djax_loads_next_to_nothing():
+  assert loaded_by("import djax") == set()
+
+
+def test_importing_the_schemes_loads_neither_key_material_nor_training_libraries():
+  assert loaded_by("import djax; djax.from_spec; djax.blockify; djax.ssim") == {"jax"}
+
+
+def test_the_import_check_can_fail():
+  assert loaded_by("import djax.keys") == {"djax.keys", "cryptography"}

@@ -1,0 +1,502 @@
+import base64
+import errno
+import getpass
+import hashlib
+import json
+import os
+import pathlib
+import re
+import stat
+import sys
+import types
+
+import pytest
+from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
+
+from djax import keyfile, keys
+from djax.errors import ConfigError, DjaxError, KeyFileError, UnsafeError, WrongPassphraseError
+
+SECRET = bytes(range(100, 132))
+PASSPHRASE = "correct horse"
+ENCODED = base64.b64encode(SECRET).decode()
+
+
+@pytest.fixture(autouse=True)
+def cheap(monkeypatch):
+  """Argon2id in a millisecond, and no passphrase from outside."""
+  monkeypatch.setattr(keyfile, "_COST", keyfile._Cost(t=1, m=32, p=4))
+  monkeypatch.delenv(keyfile.ENVIRONMENT, raising=False)
+
+
+@pytest.fixture(params=[PASSPHRASE, None], ids=["protected", "clear"])
+def passphrase(request):
+  return request.param
+
+
+@pytest.fixture
+def path(tmp_path):
+  """A protected key file."""
+  keyfile.write(tmp_path / "key", keys.Master(SECRET), passphrase=PASSPHRASE)
+  return tmp_path / "key"
+
+
+@pytest.fixture
+def clear(tmp_path):
+  """A key file without passphrase."""
+  keyfile.write(tmp_path / "clear", keys.Master(SECRET), passphrase=None)
+  return tmp_path / "clear"
+
+
+def ask():
+  return PASSPHRASE
+
+
+def no_passphrase():
+  raise AssertionError("a passphrase was asked for")
+
+
+def mode(path):
+  return stat.S_IMODE(os.stat(path).st_mode)
+
+
+def seal(body):
+  """Gives a body its checksum line."""
+  return body + b"checksum: %s\n" % hashlib.sha256(body).hexdigest().encode()
+
+
+def change(path, pattern, replacement):
+  """Replaces something in a key file and renews its checksum."""
+  body = path.read_bytes()[: -len(b"checksum: \n") - 64]
+  changed, count = re.subn(pattern, replacement, body, flags=re.MULTILINE)
+  assert count == 1
+  path.write_bytes(seal(changed))
+
+
+def refused(path, message, *, error=KeyFileError, inspected=True):
+  """Asserts that read and inspect refuse a file with this one line, and give nothing away."""
+  takers = [lambda: keyfile.read(path, passphrase=ask)]
+  if inspected:
+    takers.append(lambda: keyfile.inspect(path))
+  for take in takers:
+    with pytest.raises(DjaxError, match=message) as caught:
+      take()
+    assert type(caught.value) is error
+    assert caught.value.exit_code == 3
+    assert caught.value.__cause__ is None
+    assert caught.value.__context__ is None or caught.value.__suppress_context__
+    text = str(caught.value)
+    assert str(path) in text
+    assert "\n" not in text
+    for hidden in (PASSPHRASE, ENCODED, SECRET.hex(), str(SECRET)):
+      assert hidden not in text
+
+
+# Round trips.
+
+
+def test_what_is_written_is_read(tmp_path, passphrase):
+  master = keys.generate()
+  keyfile.write(str(tmp_path / "key"), master, passphrase=passphrase)
+  back = keyfile.read(tmp_path / "key", passphrase=ask)
+  assert back.read("perm|9", 32) == master.read("perm|9", 32)
+  assert back.fingerprint == master.fingerprint
+
+
+def test_two_files_of_one_key_share_no_salt_nonce_or_payload(tmp_path):
+  for name in ("a", "b"):
+    keyfile.write(tmp_path / name, keys.Master(SECRET), passphrase=PASSPHRASE)
+  a, b = (dict(re.findall("^(\\w+): (.*)$", (tmp_path / n).read_text(), re.M)) for n in "ab")
+  assert a["fingerprint"] == b["fingerprint"]
+  for field in ("kdf", "nonce", "payload", "checksum"):
+    assert a[field] != b[field]
+
+
+def test_protected_file_holds_the_secret_in_no_form(path, clear):
+  assert ENCODED in clear.read_text()
+  for form in (ENCODED.encode(), SECRET, SECRET.hex().encode(), PASSPHRASE.encode()):
+    assert form not in path.read_bytes()
+  assert "the secret below is in the clear" in clear.read_text()
+  assert "clear" not in path.read_text()
+
+
+def test_a_clear_file_asks_for_no_passphrase(clear):
+  assert keyfile.read(clear, passphrase=no_passphrase).read("x", 8) == keys.Master(SECRET).read(
+    "x", 8
+  )
+  assert keyfile.read(clear, passphrase=None).fingerprint == keys.Master(SECRET).fingerprint
+
+
+def test_inspect_asks_for_no_passphrase_and_hides_the_secret(path, clear):
+  for file, protected in ((path, True), (clear, False)):
+    info = keyfile.inspect(file)
+    assert info.fingerprint == keys.Master(SECRET).fingerprint
+    assert (info.version, info.expansion, info.protected) == (1, "djx1", protected)
+    assert re.fullmatch(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ", info.created)
+    assert ENCODED not in repr(info) + repr(keyfile._parse(str(file)))
+
+
+@pytest.mark.parametrize("text", ["größer 鍵", " spaces ", "a\tb", "\udcff", "x" * 5000])
+def test_any_passphrase_opens_what_it_closed(tmp_path, text):
+  keyfile.write(tmp_path / "key", keys.Master(SECRET), passphrase=text)
+  assert keyfile.read(tmp_path / "key", passphrase=lambda: text).read("x", 8)
+  with pytest.raises(WrongPassphraseError):
+    keyfile.read(tmp_path / "key", passphrase=lambda: text + "x")
+
+
+def test_a_symbolic_link_is_followed(path, tmp_path):
+  (tmp_path / "link").symlink_to(path)
+  assert keyfile.read(tmp_path / "link", passphrase=ask)
+
+
+def test_cost_of_a_new_file_is_as_specified(tmp_path, monkeypatch):
+  monkeypatch.undo()
+  keyfile.write(tmp_path / "key", keys.Master(SECRET), passphrase=PASSPHRASE)
+  text = (tmp_path / "key").read_text()
+  assert re.search("^kdf: argon2id t=3 m=65536 p=4 salt=[A-Za-z0-9+/]{22}==$", text, re.M)
+
+
+def test_file_opens_by_the_document_alone():
+  vectors = pathlib.Path(__file__).parent / "vectors" / "keyfile-v1.json"
+  vector = next(v for v in json.loads(vectors.read_text())["vectors"] if v["passphrase"])
+  text = "".join(f"{line}\n" for line in vector["content"])
+  fields = dict(re.findall(r"^(\w+): (.*)$", text, re.M))
+  t, m, p, salt = re.fullmatch("argon2id t=(.*) m=(.*) p=(.*) salt=(.*)", fields["kdf"]).groups()
+  kdf = Argon2id(
+    salt=base64.b64decode(salt), length=32, iterations=int(t), lanes=int(p), memory_cost=int(m)
+  )
+  opened = ChaCha20Poly1305(kdf.derive(vector["passphrase"].encode())).decrypt(
+    base64.b64decode(fields["nonce"]),
+    base64.b64decode(fields["payload"]),
+    text[: text.index("payload:")].encode(),
+  )
+  assert opened == bytes(range(32))
+  body = text[: text.index("checksum:")].encode()
+  assert fields["checksum"] == hashlib.sha256(body).hexdigest()
+
+
+# Writing.
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o022, 0o077, 0o777])
+def test_mode_is_0600_under_any_umask(tmp_path, umask, passphrase):
+  before = os.umask(umask)
+  try:
+    keyfile.write(tmp_path / "key", keys.Master(SECRET), passphrase=passphrase)
+  finally:
+    os.umask(before)
+  assert mode(tmp_path / "key") == 0o600
+
+
+@pytest.mark.parametrize("kind", ["file", "empty", "folder", "dangling"])
+def test_nothing_is_ever_overwritten(tmp_path, kind):
+  target = tmp_path / "key"
+  if kind == "folder":
+    target.mkdir()
+  elif kind == "dangling":
+    target.symlink_to(tmp_path / "elsewhere")
+  else:
+    target.write_text("kept" if kind == "file" else "")
+  with pytest.raises(UnsafeError, match="exists already and is never overwritten") as caught:
+    keyfile.write(target, keys.Master(SECRET), passphrase=None)
+  assert caught.value.exit_code == 5
+  assert [entry.name for entry in tmp_path.iterdir()] == ["key"]
+  if kind == "file":
+    assert target.read_text() == "kept"
+
+
+def test_an_experiment_is_not_written(tmp_path):
+  with pytest.raises(UnsafeError, match="an experiment's key comes from a public seed"):
+    keyfile.write(tmp_path / "key", keys.experiment(1), passphrase=PASSPHRASE)
+  assert not list(tmp_path.iterdir())
+
+
+def test_an_empty_passphrase_is_not_set(tmp_path):
+  with pytest.raises(ConfigError, match="must not be empty"):
+    keyfile.write(tmp_path / "key", keys.Master(SECRET), passphrase="")
+  assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("failure", [OSError(errno.ENOSPC, "full"), KeyboardInterrupt()])
+@pytest.mark.parametrize("step", ["fchmod", "fsync"])
+def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch, failure, step):
+  def fail(*args):
+    assert (tmp_path / "key").exists()
+    raise failure
+
+  monkeypatch.setattr(os, step, fail)
+  with pytest.raises(type(failure)):
+    keyfile.write(tmp_path / "key", keys.Master(SECRET), passphrase=None)
+  assert not list(tmp_path.iterdir())
+
+
+def test_a_disk_that_changes_a_byte_is_noticed_and_leaves_nothing(tmp_path, monkeypatch):
+  def spoil(descriptor):
+    os.pwrite(descriptor, b"x", 300)
+
+  monkeypatch.setattr(os, "fsync", spoil)
+  with pytest.raises(KeyFileError, match="is damaged"):
+    keyfile.write(tmp_path / "key", keys.Master(SECRET), passphrase=PASSPHRASE)
+  assert not list(tmp_path.iterdir())
+
+
+def test_another_key_read_back_is_noticed_and_leaves_nothing(tmp_path, monkeypatch):
+  monkeypatch.setattr(keyfile, "read", lambda *args, **kwargs: keys.generate())
+  with pytest.raises(KeyFileError, match="read back as another key"):
+    keyfile.write(tmp_path / "key", keys.Master(SECRET), passphrase=None)
+  assert not list(tmp_path.iterdir())
+
+
+def test_an_unwritable_place_is_an_oserror(tmp_path):
+  with pytest.raises(FileNotFoundError):
+    keyfile.write(tmp_path / "missing" / "key", keys.Master(SECRET), passphrase=None)
+
+
+# Bad files.
+
+
+def test_wrong_passphrase(path):
+  with pytest.raises(WrongPassphraseError, match=r"wrong passphrase\. The file itself is whole"):
+    keyfile.read(path, passphrase=lambda: "wrong")
+  assert WrongPassphraseError.exit_code == 3
+
+
+def test_protected_file_without_a_passphrase(path):
+  with pytest.raises(KeyFileError, match="is protected, and no passphrase was given"):
+    keyfile.read(path, passphrase=None)
+
+
+@pytest.mark.parametrize("bits", [0o640, 0o604, 0o620, 0o601, 0o644, 0o777])
+def test_file_open_to_others(path, bits):
+  path.chmod(bits)
+  refused(path, rf"is open to others \(mode {bits:04o}\)\. Run: chmod 600 {path}")
+  path.chmod(0o400)
+  assert keyfile.read(path, passphrase=ask)
+
+
+def test_missing_file(tmp_path):
+  refused(tmp_path / "none", "does not exist")
+
+
+def test_folder_and_pipe_are_no_key_files(tmp_path):
+  refused(tmp_path, "is not a regular file")
+  os.mkfifo(tmp_path / "pipe", 0o600)
+  refused(tmp_path / "pipe", "is not a regular file")
+
+
+def test_unreadable_file(path, monkeypatch):
+  def deny(*args):
+    raise PermissionError(errno.EACCES, "Permission denied")
+
+  monkeypatch.setattr(os, "open", deny)
+  refused(path, "cannot be read: Permission denied")
+
+
+@pytest.mark.parametrize(
+  ("content", "message"),
+  [
+    (b"", "is empty"),
+    (b"x" * 65537, "is larger than 65536 bytes"),
+    (b"# djax key file\n" + b"#" * 10**6, "is larger than 65536 bytes"),
+    (b"\x89PNG\r\n\x1a\n\xff", "is not a djax key file, it is not text"),
+    (b"hello\n", "is not a djax key file, it does not begin with '# djax key file'"),
+    (b"# djax key file\r\nversion: 1\r\n", "is not a djax key file, it does not begin"),
+    (b"# djax key file\n", "is damaged, it does not end with its checksum line"),
+    (seal(b"# djax key file\n"), "it is not of the form of version 1"),
+    (seal(b"# djax key file\n\xff\n"), "it is not of the form of version 1"),
+  ],
+)
+def test_what_is_no_key_file(path, content, message):
+  path.write_bytes(content)
+  refused(path, message)
+
+
+@pytest.mark.parametrize("kept", [1, 16, 17, 200, -1, -2, -74, -75, -76])
+def test_truncated_file(path, kept):
+  path.write_bytes(path.read_bytes()[:kept])
+  refused(path, "is damaged, it does not end with|is not a djax key file")
+
+
+def test_file_with_something_after_its_end(path):
+  path.write_bytes(path.read_bytes() + b"\n")
+  refused(path, "is damaged, it does not end with its checksum line")
+
+
+def test_every_flipped_byte_is_refused(tmp_path, passphrase):
+  file = tmp_path / "key"
+  keyfile.write(file, keys.Master(SECRET), passphrase=passphrase)
+  whole = file.read_bytes()
+  for i in range(len(whole)):
+    file.write_bytes(whole[:i] + bytes([whole[i] ^ 1 << i % 8]) + whole[i + 1 :])
+    refused(file, "is damaged|is not a djax key file")
+  file.write_bytes(whole)
+  assert keyfile.read(file, passphrase=ask)
+
+
+def test_every_byte_of_a_protected_header_is_bound_to_the_payload(path):
+  whole = path.read_bytes()
+  body = whole[: whole.index(b"checksum:")]
+  outcomes = set()
+  for i in range(len(body)):
+    path.write_bytes(seal(body[:i] + bytes([body[i] ^ 1]) + body[i + 1 :]))
+    with pytest.raises(KeyFileError) as caught:
+      keyfile.read(path, passphrase=ask)
+    outcomes.add(type(caught.value))
+  assert outcomes == {KeyFileError, WrongPassphraseError}
+  path.write_bytes(seal(body))
+  assert keyfile.read(path, passphrase=ask)
+
+
+@pytest.mark.parametrize(
+  ("pattern", "replacement", "message"),
+  [
+    (rb"^version: 1$", b"version: 2", "has format version 2, this djax reads up to 1. Update"),
+    (rb"^version: 1$", b"version: 0", "is not of the form of version 1"),
+    (rb"^version: 1$", b"version: one", "is not of the form of version 1"),
+    (rb"^expansion: djx1$", b"expansion: djx2", "has expansion djx2, this djax knows up to djx1"),
+    (rb"^expansion: djx1$", b"expansion: djx0", "is not of the form of version 1"),
+    (rb"^expansion: djx1$", b"expansion: other", "is not of the form of version 1"),
+    (rb"t=1 ", b"t=17 ", "asks for Argon2id t=17 m=32 p=4, more than this djax spends"),
+    (rb"m=32 ", b"m=1048577 ", "asks for Argon2id t=1 m=1048577 p=4, more than"),
+    (rb"p=4 ", b"p=17 ", "asks for Argon2id t=1 m=32 p=17, more than"),
+    (rb"m=32 ", b"m=99999999999999 ", "is not of the form of version 1"),
+    (rb"m=32 ", b"m=31 ", "is not of the form of version 1"),
+    (rb"t=1 ", b"t=0 ", "is not of the form of version 1"),
+    (rb"p=4 ", b"p=0 ", "is not of the form of version 1"),
+    (rb"argon2id", b"argon2d", "is not of the form of version 1"),
+    (rb"salt=....", b"salt=", "is not of the form of version 1"),
+    (rb"^nonce: .*\n", b"", "is not of the form of version 1"),
+    (rb"^nonce: .", b"nonce: =", "is not of the form of version 1"),
+    (rb"^payload: ....", b"payload: ", "is not of the form of version 1"),
+    (rb"^payload: ", b"surprise: 1\npayload: ", "is not of the form of version 1"),
+    (rb"^# created: .*\n", b"", "is not of the form of version 1"),
+    (rb"^fingerprint: djx1-", b"fingerprint: experiment-seed1-", "is not of the form"),
+  ],
+)
+def test_whole_file_of_another_kind(path, pattern, replacement, message):
+  change(path, pattern, replacement)
+  refused(path, message)
+
+
+def test_fingerprint_of_another_key(path, clear):
+  other = keys.generate().fingerprint
+  change(clear, rb"^fingerprint: .*$", f"fingerprint: {other}".encode())
+  holds = keys.Master(SECRET).fingerprint
+  refused(clear, f"names {other}, but holds the key {holds}")
+  # A protected file like that takes someone who has the passphrase.
+  text = path.read_text()
+  fields = dict(re.findall(r"^(\w+): (.*)$", text, re.M))
+  header = re.sub("^fingerprint: .*$", f"fingerprint: {other}", text, flags=re.M)
+  header = header[: header.index("payload:")].encode()
+  salt = base64.b64decode(fields["kdf"].split("salt=")[1])
+  key = Argon2id(salt=salt, length=32, iterations=1, lanes=4, memory_cost=32).derive(
+    PASSPHRASE.encode()
+  )
+  payload = ChaCha20Poly1305(key).encrypt(base64.b64decode(fields["nonce"]), SECRET, header)
+  path.write_bytes(seal(header + b"payload: " + base64.b64encode(payload) + b"\n"))
+  refused(path, f"names {other}, but holds the key {holds}", inspected=False)
+
+
+# Passphrases.
+
+
+@pytest.fixture
+def terminal(monkeypatch):
+  """A terminal on which the given lines are typed; returns what was asked."""
+
+  def type_lines(*lines):
+    asked = []
+    typed = iter(lines)
+
+    def answer(prompt):
+      asked.append(prompt)
+      line = next(typed)
+      if line is None:
+        raise EOFError
+      return line
+
+    monkeypatch.setattr(sys, "stdin", types.SimpleNamespace(isatty=lambda: True))
+    monkeypatch.setattr(getpass, "getpass", answer)
+    return asked
+
+  return type_lines
+
+
+@pytest.mark.parametrize(
+  ("content", "expect"),
+  [
+    (b"abc", "abc"),
+    (b"abc\n", "abc"),
+    (b"abc\r\n", "abc"),
+    (b" a b \n\n", " a b \n"),
+    ("größer\n".encode(), "größer"),
+  ],
+)
+def test_passphrase_from_a_file(tmp_path, monkeypatch, content, expect):
+  monkeypatch.setenv("DJAX_PASSPHRASE", "not this")
+  file = tmp_path / "pass"
+  file.write_bytes(content)
+  file.chmod(0o600)
+  assert keyfile.find_passphrase(file)() == expect
+
+
+@pytest.mark.parametrize(
+  ("content", "bits", "message"),
+  [
+    (b"", 0o600, "must not be empty"),
+    (b"\n", 0o600, "must not be empty"),
+    (b"abc\n", 0o640, r"is open to others \(mode 0640\). Run: chmod 600"),
+    (b"x" * 70000, 0o600, "is larger than"),
+    (None, None, "does not exist"),
+  ],
+)
+def test_bad_passphrase_files(tmp_path, monkeypatch, content, bits, message):
+  monkeypatch.setenv("DJAX_PASSPHRASE", "not this")
+  file = tmp_path / "pass"
+  if content is not None:
+    file.write_bytes(content)
+    file.chmod(bits)
+  with pytest.raises(KeyFileError, match=f"passphrase file {file}: {message}"):
+    keyfile.find_passphrase(file)()
+
+
+def test_passphrase_from_the_environment(monkeypatch, terminal):
+  asked = terminal("not this")
+  monkeypatch.setenv("DJAX_PASSPHRASE", "from there")
+  assert keyfile.find_passphrase(None)() == "from there"
+  assert not asked
+  monkeypatch.setenv("DJAX_PASSPHRASE", "")
+  with pytest.raises(KeyFileError, match="environment variable DJAX_PASSPHRASE: must not be empty"):
+    keyfile.find_passphrase(None)()
+
+
+def test_passphrase_from_a_terminal(terminal):
+  asked = terminal("typed")
+  find = keyfile.find_passphrase(None)
+  assert not asked  # only when it is needed
+  assert find() == "typed"
+  assert asked == ["Passphrase: "]
+
+
+def test_new_passphrase_is_asked_twice(terminal):
+  asked = terminal("typed", "typed")
+  assert keyfile.find_passphrase(None, new=True)() == "typed"
+  assert asked == ["New passphrase: ", "The same again: "]
+  terminal("typed", "tiped")
+  with pytest.raises(KeyFileError, match=r"the two entries differ\. Nothing was written"):
+    keyfile.find_passphrase(None, new=True)()
+
+
+@pytest.mark.parametrize(("typed", "message"), [("", "must not be empty"), (None, "none was")])
+@pytest.mark.parametrize("new", [False, True])
+def test_no_passphrase_typed(terminal, typed, message, new):
+  terminal(typed)
+  with pytest.raises(KeyFileError, match=f"passphrase: {message}"):
+    keyfile.find_passphrase(None, new=new)()
+
+
+def test_no_way_to_a_passphrase_names_all_three():
+  with pytest.raises(KeyFileError) as caught:
+    keyfile.find_passphrase(None)()
+  for way in ("--passphrase-file", "DJAX_PASSPHRASE", "terminal"):
+    assert way in str(caught.value)

@@ -1,0 +1,343 @@
+"""The training loop: it learns, resumes to the bit, stops cleanly, and refuses what would spoil a run."""
+
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import optax
+import orbax.checkpoint as ocp
+import pytest
+
+import train
+from djax import keys
+from djax.errors import ConfigError, DjaxError, KeyMismatchError
+from djax.sources import Images
+from train import __main__ as cli
+from train import config as config_lib
+from train import input_pipeline, loop, models
+
+
+def tiny(*overrides):
+  config = config_lib.load("digits_rmt")
+  config_lib.override(
+    config,
+    [
+      "data.train_split=train[:128]",
+      "data.test_split=test[:50]",
+      "model.width=2",
+      "train.epochs=2",
+      "train.batch_size=32",
+      "train.checkpoint_every_steps=3",
+      *overrides,
+    ],
+  )
+  return config
+
+
+def params(workdir):
+  manager = ocp.CheckpointManager(workdir / "checkpoints")
+  step = manager.latest_step()
+  args = ocp.args.Composite(state=ocp.args.StandardRestore())
+  state = manager.restore(step, args=args)["state"]
+  manager.close()
+  return step, jax.tree.map(np.asarray, state)
+
+
+def scalars(folder):
+  """Reads the test accuracies of an event file back: length, its checksum, the event, its checksum."""
+  from tensorboardX.proto.event_pb2 import Event
+
+  (path,) = folder.iterdir()
+  data, found = path.read_bytes(), []
+  while data:
+    length = int.from_bytes(data[:8], "little")
+    event = Event.FromString(data[12 : 12 + length])
+    data = data[16 + length :]
+    found += [(event.step, v.simple_value) for v in event.summary.value if v.tag == "test_accuracy"]
+  return [(step, pytest.approx(value, rel=1e-6)) for step, value in found]
+
+
+def assert_same_state(a, b):
+  (step_a, state_a), (step_b, state_b) = a, b
+  assert step_a == step_b
+  leaves_a, leaves_b = jax.tree.leaves(state_a), jax.tree.leaves(state_b)
+  assert len(leaves_a) == len(leaves_b) > 10
+  for x, y in zip(leaves_a, leaves_b, strict=True):
+    assert x.tobytes() == y.tobytes()
+
+
+def test_a_run_leaves_what_it_promises(tmp_path, capsys):
+  result = train.run(tiny(), tmp_path)
+  assert result == json.loads((tmp_path / "result.json").read_text())
+  assert 0 <= result["test_accuracy"] <= 1 and 0 <= result["plain_accuracy"] <= 1
+  assert result["key_fingerprint"] == keys.experiment(0).fingerprint
+  assert result["key_fingerprint"].startswith("experiment-seed0-")
+  assert result["scheme"]["scheme"] == "rmt" and result["scheme"]["noise_level"] == 25.0
+  assert result["steps"] == 8 and result["seconds"] > 0 and result["steps_per_second"] > 0
+  rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+  assert [row["step"] for row in rows] == [4, 8]
+  assert rows[-1]["test_accuracy"] == result["test_accuracy"]
+  environment = json.loads((tmp_path / "environment.json").read_text())
+  assert environment["versions"]["jax"] == jax.__version__ and len(environment["devices"]) == 2
+  assert scalars(tmp_path / "events") == [(row["step"], row["test_accuracy"]) for row in rows]
+  assert (tmp_path / "preview.png").read_bytes().startswith(b"\x89PNG")
+  assert "epoch 2/2" in capsys.readouterr().err
+
+
+def test_overfits_32_examples(tmp_path):
+  config = tiny(
+    "data.train_split=train[:32]", "data.test_split=train[:32]", "train.epochs=60", "model.width=8",
+    "model.dropout=0", "disguise.noise_level=0", "train.checkpoint_every_steps=1000",
+  )  # fmt: skip
+  assert train.run(config, tmp_path)["test_accuracy"] == 1.0
+
+
+def test_a_plain_run_scores_plain_images_the_same(tmp_path):
+  result = train.run(tiny("disguise.scheme=plain"), tmp_path)
+  assert result["plain_accuracy"] == result["test_accuracy"]
+  assert result["key_fingerprint"] is None
+
+
+@pytest.mark.parametrize(
+  "overrides",
+  [
+    ["disguise.scheme=permutation", "disguise.block_size=3"],
+    ["model.name=resnet18", "model.dtype=bfloat16", "optimizer.name=sgd", "optimizer.schedule=constant"],
+    ["disguise.block_size=3", "disguise.mix=block", "disguise.matrix=projection"],
+  ],
+)  # fmt: skip
+def test_other_settings_run(tmp_path, overrides):
+  result = train.run(tiny("train.epochs=1", *overrides), tmp_path)
+  assert np.isfinite(result["test_loss"])
+  for leaf in jax.tree.leaves(params(tmp_path)[1]["params"]):
+    assert leaf.dtype == np.float32
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stopped_run_resumes_to_the_same_bits(tmp_path, monkeypatch, number):
+  train.run(tiny("model.dropout=0.3"), tmp_path / "whole")
+  original = input_pipeline.Pipeline.training
+
+  def interrupted(self, **kwargs):
+    for i, batch in enumerate(original(self, **kwargs)):
+      if i == 5:
+        signal.raise_signal(number)
+      yield batch
+
+  with monkeypatch.context() as patch, pytest.raises(loop.Stopped, match="after step 6") as stopped:
+    patch.setattr(input_pipeline.Pipeline, "training", interrupted)
+    train.run(tiny("model.dropout=0.3"), tmp_path / "stopped")
+  assert stopped.value.exit_code == 128 + number
+  assert not (tmp_path / "stopped" / "result.json").exists()
+  before = signal.getsignal(number)
+  train.run(tiny("model.dropout=0.3"), tmp_path / "stopped")
+  assert signal.getsignal(number) is before
+  assert_same_state(params(tmp_path / "whole"), params(tmp_path / "stopped"))
+  steps = [
+    json.loads(r)["step"] for r in (tmp_path / "stopped/metrics.jsonl").read_text().splitlines()
+  ]
+  assert steps == [4, 8]
+
+
+def test_metrics_of_steps_that_were_lost_are_dropped(tmp_path):
+  (tmp_path / "metrics.jsonl").write_text('{"step": 4}\n{"step": 8}\n{"step": 12}\n{"st')
+  from train import run_dir
+
+  metrics = run_dir.Metrics(tmp_path, step=8)
+  metrics.write(12, {"loss": 1.0})
+  metrics.close()
+  rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+  assert rows == [{"step": 4}, {"step": 8}, {"step": 12, "loss": 1.0}]
+
+
+def test_resuming_under_another_config_key_or_source_is_refused(tmp_path, capsys):
+  config = tiny("train.epochs=1")
+  train.run(config, tmp_path)
+  before = sorted(p.relative_to(tmp_path) for p in tmp_path.rglob("*"))
+  with pytest.raises(ConfigError, match=r"optimizer.learning_rate was 0.002, now 0.5"):
+    train.run(tiny("train.epochs=1", "optimizer.learning_rate=0.5"), tmp_path)
+  with pytest.raises(KeyMismatchError, match="holds a run with the key experiment-seed0") as error:
+    train.run(config, tmp_path, master=keys.generate())
+  assert error.value.exit_code == 3
+  (tmp_path / "config.json").write_text("{")
+  with pytest.raises(ConfigError, match="damaged"):
+    train.run(config, tmp_path)
+  assert sorted(p.relative_to(tmp_path) for p in tmp_path.rglob("*")) == before
+
+
+def test_a_source_that_changed_is_refused(tmp_path):
+  path = tmp_path / "set.npz"
+
+  def write(offset):
+    pixels = np.random.default_rng(0).integers(0, 200, (64, 8, 8, 1)).astype(np.uint8) + np.uint8(
+      offset
+    )
+    labels = np.arange(64) % 4
+    arrays = dict(train_images=pixels, train_labels=labels, test_images=pixels, test_labels=labels)
+    np.savez(path, **arrays)
+
+  config = tiny(
+    f"data.source={path}", "data.train_split=train", "data.test_split=test", "train.epochs=1"
+  )
+  write(0)
+  train.run(config, tmp_path / "run")
+  write(1)
+  with pytest.raises(ConfigError, match="other images"):
+    train.run(config, tmp_path / "run")
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_no_bad_checkpoint(tmp_path, monkeypatch):
+  monkeypatch.setattr(loop, "_optimizer", lambda *args: optax.sgd(1e30))
+  with pytest.raises(
+    loop.TrainingError, match=r"the loss must stay finite, got .*learning_rate"
+  ) as error:
+    train.run(tiny("train.checkpoint_every_steps=1"), tmp_path)
+  assert error.value.exit_code == 1
+  manager = ocp.CheckpointManager(tmp_path / "checkpoints")
+  step = manager.latest_step()
+  manager.close()
+  assert step is not None and step < 4
+  assert not (tmp_path / "result.json").exists()
+
+
+def test_the_second_step_compiles_nothing():
+  config = tiny()
+  model = models.create(config.model, None, classes=3)
+  optimizer = loop._optimizer(config.optimizer, 4, 8)
+  mean = np.zeros((8, 8, 1), np.float32)
+  state = loop._initial_state(model, optimizer, jax.random.key(0), mean, np.float32(1))
+  state = jax.device_put(state, jax.devices()[0])
+  step = jax.jit(lambda s, b, r: loop._step(model, optimizer, s, b, r))
+  images = np.random.default_rng(0).normal(size=(4, 8, 8, 1)).astype(np.float32)
+  batch = input_pipeline.Batch(images, np.arange(4, dtype=np.int32) % 3, np.ones(4, np.float32))
+  losses = []
+  for _ in range(3):
+    state, loss = step(state, batch, jax.random.key(1))
+    losses.append(float(loss))
+  assert step._cache_size() == 1
+  assert len(set(losses)) == 3 and int(state.step) == 3
+
+
+def test_evaluation_agrees_with_a_count_by_hand(tmp_path):
+  config = tiny("train.epochs=1")
+  result = train.run(config, tmp_path)
+  assert result["test_images"] == 50
+  assert result["test_accuracy"] * 50 == pytest.approx(round(result["test_accuracy"] * 50))
+
+
+def test_a_workdir_that_cannot_be_written_is_one_line_and_exit_1(tmp_path, capsys):
+  (tmp_path / "file").write_text("")
+  assert cli.main([f"--workdir={tmp_path / 'file' / 'run'}"]) == 1
+  line = capsys.readouterr().err.splitlines()[-1]
+  assert "the run directory must be writable, got Not a directory" in line
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small tmpfs needs root")
+def test_a_full_disk_is_one_line_and_exit_1(tmp_path):
+  mounted = subprocess.run(
+    ["mount", "-t", "tmpfs", "-o", "size=64k", "none", str(tmp_path)],
+    capture_output=True,
+    check=False,
+  )
+  if mounted.returncode:
+    pytest.skip("mounting a small tmpfs is not allowed here")
+  try:
+    done = subprocess.run(_command(tmp_path / "run"), capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    lines = [line for line in done.stderr.splitlines() if not line.startswith("epoch")]
+    assert len(lines) == 2, done.stderr
+    assert lines[0].startswith("run directory")
+    assert lines[1].startswith("error: the run directory must be writable, got: no space left")
+    assert not (tmp_path / "run" / "result.json").exists()
+  finally:
+    subprocess.run(["umount", "-l", str(tmp_path)], check=True)
+
+
+def test_summary_marks_the_experiment(tmp_path, capsys):
+  flags = [f"--config.{name}={value}" for name, value in config_lib.leaves(tiny("train.epochs=1"))]
+  assert cli.main([f"--workdir={tmp_path}", *flags]) == 0
+  out = capsys.readouterr().out
+  assert "disguised test accuracy" in out and "misused on plain images" in out
+  assert "EXPERIMENT: made from a public seed, protects nothing" in out
+  assert str(tmp_path / "preview.png") in out
+
+
+LOADED = """
+import sys, train
+from train import config
+c = config.load("digits_rmt")
+config.override(c, ["data.train_split=train[:32]", "data.test_split=test[:10]", "model.width=1",
+                    "train.epochs=1", "train.batch_size=32", "disguise.scheme=" + sys.argv[1]])
+train.run(c, sys.argv[2])
+print(*[m for m in ("djax.keys", "djax.keyfile", "tensorflow") if m in sys.modules], "end")
+"""
+
+
+@pytest.mark.parametrize(("scheme", "loaded"), [("plain", "end"), ("rmt", "djax.keys end")])
+def test_a_run_without_a_key_never_loads_the_code_that_could_hold_one(tmp_path, scheme, loaded):
+  done = subprocess.run(
+    [sys.executable, "-c", LOADED, scheme, str(tmp_path)],
+    capture_output=True,
+    text=True,
+    check=True,
+  )
+  assert done.stdout.split("\n")[-2].strip() == loaded
+
+
+def _command(workdir):
+  config = tiny("train.epochs=6", "train.checkpoint_every_steps=2", "model.dropout=0.3")
+  flags = [f"--config.{name}={value}" for name, value in config_lib.leaves(config)]
+  return [sys.executable, "-m", "train", f"--workdir={workdir}", *flags]
+
+
+@pytest.mark.slow
+def test_killed_at_several_moments_and_resumed_ends_with_the_same_bits(tmp_path):
+  subprocess.run(_command(tmp_path / "whole"), check=True, capture_output=True)
+  whole = params(tmp_path / "whole")
+  killed = 0
+  # The moments: on the first sight of some file, and a while after.
+  for moment, (pattern, wait) in enumerate(
+    itertools.product(
+      ("checkpoints/*", "checkpoints/8", "metrics.jsonl", "checkpoints/1?"), (0.0, 0.05)
+    )
+  ):
+    workdir = tmp_path / f"killed{moment}"
+    process = subprocess.Popen(
+      _command(workdir), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+    )
+    while process.poll() is None and not list(workdir.glob(pattern)):
+      pass
+    try:
+      process.wait(wait)
+    except subprocess.TimeoutExpired:
+      process.kill()
+      killed += 1
+    process.wait()
+    subprocess.run(_command(workdir), check=True, capture_output=True)
+    assert_same_state(whole, params(workdir))
+    rows = (workdir / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(row)["step"] for row in rows] == [4, 8, 12, 16, 20, 24]
+  assert killed >= 6
+
+
+def test_bad_disguise_options_name_the_group():
+  config = tiny("disguise.mix=block", "disguise.per_channel=true")
+  with pytest.raises(ConfigError, match=r"config.disguise: rmt: per_channel must be False"):
+    config_lib.make_scheme(config, (8, 8, 3))
+
+
+def test_splits_must_belong_together():
+  def split(shape, names):
+    return Images(np.zeros((2, *shape), np.uint8), np.zeros(2, np.int32), names)
+
+  with pytest.raises(DjaxError, match="one image shape and the same classes"):
+    config_lib.check_data(split((8, 8, 1), ("a", "b")), split((8, 8, 1), ("a", "c")))
+  with pytest.raises(DjaxError, match="at least one image"):
+    empty = Images(np.zeros((0, 8, 8, 1), np.uint8), np.zeros(0, np.int32), ("a", "b"))
+    config_lib.check_data(split((8, 8, 1), ("a", "b")), empty)

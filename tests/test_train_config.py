@@ -1,0 +1,160 @@
+"""Configs, overrides and the flags of ``python -m train``: what is refused, in which words, with which exit code."""
+
+import importlib
+import json
+
+import pytest
+
+from djax.errors import ConfigError
+from train import __main__ as cli
+from train import config as config_lib
+
+
+def _refused(capsys, *argv):
+  code = cli.main(argv)
+  captured = capsys.readouterr()
+  lines = [line for line in captured.err.splitlines() if not line.startswith("run directory")]
+  assert len(lines) == 1, captured.err
+  assert captured.out == ""
+  return code, lines[0]
+
+
+@pytest.mark.parametrize("name", config_lib.shipped())
+def test_shipped_configs_fit_the_schema_and_say_their_command(name):
+  config = config_lib.load(name)
+  config_lib.check(config)
+  doc = importlib.import_module(f"configs.{name}").__doc__
+  assert "python -m train" in doc and (name in doc or name == "digits_rmt")
+
+
+def test_the_issue_s_configs_are_shipped():
+  assert set(config_lib.shipped()) >= {
+    "digits_rmt", "digits_plain", "mnist_plain", "mnist_rmt", "cifar10_plain", "cifar10_rmt",
+  }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["digits", "mnist", "cifar10"])
+def test_twins_differ_in_the_scheme_alone(name):
+  ours, plain = (dict(config_lib.leaves(config_lib.load(f"{name}_{k}"))) for k in ("rmt", "plain"))
+  assert {k for k in ours if ours[k] != plain[k]} == {"disguise.scheme"}
+
+
+def test_overrides_keep_the_type_of_the_field():
+  config = config_lib.load("digits_rmt")
+  config_lib.override(
+    config,
+    ["train.epochs=3", "disguise.noise_level=5", "disguise.permute=false", "data.source=a=b"],
+  )
+  assert config.train.epochs == 3
+  assert config.disguise.noise_level == 5.0 and isinstance(config.disguise.noise_level, float)
+  assert config.disguise.permute is False
+  assert config.data.source == "a=b"
+
+
+@pytest.mark.parametrize(
+  ("flag", "words"),
+  [
+    ("--config.disguise.nois_level=3", "unknown config field 'config.disguise.nois_level'. Did you mean "
+     "'config.disguise.noise_level'?"),
+    ("--config.noise_level=3", "Did you mean 'config.disguise.noise_level'?"),
+    ("--config.train=3", "unknown config field 'config.train'"),
+    ("--config.train.epochs=many", "config.train.epochs must be a whole number such as 15, got 'many'"),
+    ("--config.train.epochs=2.5", "must be a whole number"),
+    ("--config.disguise.permute=perhaps", "config.disguise.permute must be true or false such as true"),
+    ("--config.train.epochs=0", "config.train.epochs must be at least 1, got 0"),
+    ("--config.optimizer.learning_rate=nan", "config.optimizer.learning_rate must be above 0, got nan"),
+    ("--config.model.dropout=1.5", r"config.model.dropout must lie in [0, 1), got 1.5"),
+    ("--config.model.name=resnet", "config.model.name must be one of cnn, resnet18, got 'resnet'. Did you mean "
+     "'resnet18'?"),
+    ("--config.disguise.scheme=rtm", "config.disguise.scheme must be one of plain, permutation, rmt, got 'rtm'. "
+     "Did you mean 'rmt'?"),
+    ("--config.disguise.noise_level=-1", "noise_level must be a finite number of at least 0"),
+    ("--config.disguise.block_size=0", "block_size must lie between 1 and the shorter side"),
+    ("--config.disguise.block_size=9", "block_size must lie between 1 and the shorter side"),
+    ("--config.disguise.block_size=1", "a matrix must be larger than 1 x 1"),
+    ("--config.disguise.matrix=haar", "matrix must be one of ('orthogonal', 'projection'), got 'haar'"),
+    ("--config.train.batch_size=4000", "config.train.batch_size must be at most the 1438 training images, got 4000"),
+    ("--config.train.batch_size=63", "config.train.batch_size must be a multiple of the 2 devices, got 63"),
+    ("--config=digits_rtm", "got 'digits_rtm'. Did you mean 'digits_rmt'?"),
+    ("--config=./no/such.py", "got './no/such.py'"),
+    ("--workdri=x", "unknown argument '--workdri=x'. Did you mean '--workdir'?"),
+    ("stray", "unknown argument 'stray'."),
+    ("--workdir", "expected one argument"),
+  ],
+)  # fmt: skip
+def test_bad_flags_are_one_line_and_exit_2(capsys, tmp_path, monkeypatch, flag, words):
+  monkeypatch.chdir(tmp_path)
+  code, line = _refused(capsys, flag)
+  assert code == 2
+  assert words in line
+  assert not list(tmp_path.rglob("result.json"))
+
+
+@pytest.mark.parametrize(
+  ("text", "words"),
+  [
+    ("x = 1\n", "must define get_config()"),
+    ("def get_config():\n  return {}\n", "must return an ml_collections.ConfigDict, got dict"),
+    ("def get_config(:\n", "SyntaxError"),
+    ("import ml_collections\ndef get_config():\n  return ml_collections.ConfigDict({'sed': 1})\n",
+     "unknown config field 'config.sed'. Did you mean 'config.seed'?"),
+    ("import ml_collections\ndef get_config():\n  return ml_collections.ConfigDict({'seed': 1})\n",
+     "config lacks the field"),
+  ],
+)  # fmt: skip
+def test_bad_config_files_are_one_line_and_exit_2(capsys, tmp_path, text, words):
+  path = tmp_path / "mine.py"
+  path.write_text(text)
+  code, line = _refused(capsys, f"--config={path}")
+  assert code == 2
+  assert words in line
+
+
+def test_a_config_of_one_s_own_is_taken_by_path(capsys, tmp_path):
+  path = tmp_path / "mine.py"
+  path.write_text(
+    "from configs import digits_rmt\ndef get_config():\n  c = digits_rmt.get_config()\n  c.seed = 41\n  return c\n"
+  )
+  assert cli.main([f"--config={path}", "--config.train.epochs", "9", "--help"]) == 0
+  out = capsys.readouterr().out
+  assert "--config.seed=41" in out and "--config.train.epochs=9" in out
+
+
+def test_help_lists_every_field(capsys):
+  assert cli.main(["--help"]) == 0
+  out = capsys.readouterr().out
+  for name, value in config_lib.leaves(config_lib.load("digits_rmt")):
+    assert f"--config.{name}={value!r}" in out
+
+
+def test_values_of_another_type_are_refused_in_notebooks_too():
+  config = config_lib.load("digits_rmt")
+  config.disguise.noise_level = 25.0
+  with config.ignore_type():
+    config.disguise.noise_level = "25"
+  with pytest.raises(
+    ConfigError, match=r"config.disguise.noise_level must be a number .* got '25'"
+  ):
+    config_lib.check(config)
+
+
+def test_fields_survive_json():
+  config = config_lib.load("mnist_rmt")
+  assert json.loads(json.dumps(config.to_dict())) == config.to_dict()
+
+
+def test_a_source_that_is_not_there_exits_4(capsys, tmp_path):
+  code, line = _refused(
+    capsys,
+    "--config=mnist_rmt",
+    f"--config.data.data_dir={tmp_path}",
+    f"--workdir={tmp_path / 'run'}",
+  )
+  assert code == 4
+  assert "python -m djax prepare mnist" in line
+
+
+def test_a_key_that_is_not_there_exits_3(capsys, tmp_path):
+  code, line = _refused(capsys, f"--key={tmp_path / 'no.key'}", f"--workdir={tmp_path / 'run'}")
+  assert code == 3
+  assert "no.key" in line
