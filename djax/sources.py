@@ -286,7 +286,7 @@ def _read_header(path: pathlib.Path) -> tuple[int, tuple[int, int]]:
   try:
     with Image.open(path, formats=("PNG", "JPEG")) as image:
       mode, size, info = image.mode, image.size, image.info
-      is_deep = mode[0] in "IF" or any(";16" in str(tile[3]) for tile in image.tile)
+      is_deep = any(";16" in str(tile[3]) for tile in image.tile)
       is_turned = "exif" in info and image.getexif().get(0x0112) in (5, 6, 7, 8)
   except Exception as error:  # PIL's parsers raise many types on damaged files
     raise DataError(f"{path}: cannot be read as PNG or JPEG ({_brief(error)})") from None

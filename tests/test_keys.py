@@ -218,6 +218,13 @@ def test_selftest_sees_the_least_change_of_any_vector(name, tmp_path):
     assert group.mismatch == vector["name"]
 
 
+def test_selftest_sees_a_key_file_that_no_longer_opens(tmp_path):
+  vector = vectors("keyfile-v1")[0]
+  content = {"source": "", "vectors": [{**vector, "passphrase": "another"}]}
+  (tmp_path / "keyfile-v1.json").write_text(json.dumps(content))
+  assert selftest.run(tmp_path)[0].mismatch == vector["name"]
+
+
 def test_selftest_without_vectors_is_no_success(tmp_path):
   with pytest.raises(DataError, match="no golden vectors"):
     selftest.run(tmp_path)

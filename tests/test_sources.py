@@ -340,6 +340,21 @@ def test_folder_jpeg_and_its_orientation(tmp_path):
     np.testing.assert_allclose(image, gradient.T, atol=6)
 
 
+def test_folder_orientation_behind_the_pixels_is_refused_where_it_changes_the_size(folder):
+  exif = Image.Exif()
+  exif[0x0112] = 6
+  path = folder / "dog" / "late.png"
+  Image.fromarray(grey(0)).save(path, exif=exif)
+  whole = path.read_bytes()
+  start = whole.index(b"eXIf") - 4
+  stop = start + 12 + int.from_bytes(whole[start : start + 4])
+  end = whole.index(b"IEND") - 4
+  assert stop < whole.index(b"IDAT")
+  path.write_bytes(whole[:start] + whole[stop:end] + whole[start:stop] + whole[end:])
+  refused(r"late\.png: damaged image \(its header and pixels differ in size", folder)
+  assert sources.load(str(folder), "train", image_size=4).images.shape == (15, 4, 4, 1)
+
+
 def test_folder_resized(folder):
   draw(folder / "cat" / "zz.png", seed=5, mode="L", size=(40, 20))
   message = refused(r"must have one size.*--config\.data\.image_size=N", folder)

@@ -4,7 +4,6 @@ import argparse
 import json
 import logging
 import sys
-import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,8 +23,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     Exit code: 0 ok, 1 failed, 2 usage or config, 3 key, 4 data, 5 refused for safety, 143/130 after a signal.
   """
   logging.getLogger("absl").setLevel(logging.CRITICAL)
-  # Orbax writes in threads and raises again here what fails there: one line is enough.
-  threading.excepthook = _quiet_on_full_disk
   try:
     return _main(sys.argv[1:] if argv is None else list(argv))
   except DjaxError as error:
@@ -53,11 +50,6 @@ def _chain(error: BaseException | None) -> str:
     texts.append(str(error))
     error = error.__cause__ or error.__context__
   return " ".join(texts)
-
-
-def _quiet_on_full_disk(args: threading.ExceptHookArgs) -> None:
-  if "No space left" not in _chain(args.exc_value):
-    threading.__excepthook__(args)
 
 
 def _main(argv: list[str]) -> int:

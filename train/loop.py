@@ -4,6 +4,7 @@ import contextlib
 import functools
 import hashlib
 import math
+import shutil
 import signal
 import sys
 import time
@@ -30,6 +31,7 @@ from train.input_pipeline import Batch, Pipeline
 __all__ = ["State", "Stopped", "TrainingError", "fit"]
 
 _STATISTICS_RECORDS = 4096
+_SPARE_BYTES = 1 << 20
 
 
 class TrainingError(DjaxError):
@@ -317,6 +319,14 @@ def _checkpoints(workdir: Path) -> ocp.CheckpointManager:
 
 
 def _save(checkpoints: ocp.CheckpointManager, step: int, state: State, seconds: float) -> None:
+  # Looked at first: what Orbax's threads print when a disk is full hides the one line that helps.
+  needed = 2 * sum(leaf.nbytes for leaf in jax.tree.leaves(state)) + _SPARE_BYTES
+  free = shutil.disk_usage(checkpoints.directory).free
+  if free < needed:
+    raise DjaxError(
+      f"the run directory needs {needed / 1e6:.1f} MB free for the next checkpoint, got {free / 1e6:.1f} MB. "
+      "Make room and give the same command again."
+    )
   args = ocp.args.Composite(
     state=ocp.args.StandardSave(state._asdict()), meta=ocp.args.JsonSave({"seconds": seconds})
   )
