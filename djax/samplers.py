@@ -114,7 +114,7 @@ def log(x: np.ndarray) -> np.ndarray:
     x: float64, positive and finite.
 
   Returns:
-    float64 of the same shape, within 1e-15 of the true value (absolute, for x in [2^-53, 1]).
+    float64 of the same shape, within 1e-15 of the true value (relative, for x in [2^-53, 1]).
   """
   mantissa, exponent = np.frexp(x)
   small = mantissa < _SQRT_HALF

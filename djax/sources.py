@@ -160,22 +160,22 @@ def _read_npz(path: pathlib.Path, split: str, npz: Mapping[str, Any]) -> Images:
       hint = nearest(wanted, set(npz).difference(_NPZ_NAMES))
       raise DataError(f"{path}: no array {wanted!r}, only {', '.join(npz) or 'nothing'}.{hint}")
   sides, labels = {}, {}
-  for part in ("train", "test"):
-    shape, dtype = _npy_header(npz, f"{part}_images")
-    what = f"{path}: {part}_images"
+  for half in ("train", "test"):
+    shape, dtype = _npy_header(npz, f"{half}_images")
+    what = f"{path}: {half}_images"
     if dtype != np.uint8 and dtype.kind != "f":
       advice = "Scale it, e.g. full-range uint16 by (images // 257).astype('uint8')."
       raise DataError(f"{what}: must be uint8, or float from 0 to 255, got {dtype}. {advice}")
     if len(shape) not in (3, 4):
       raise DataError(f"{what}: must be [N, H, W] or [N, H, W, C], got {shape}")
-    sides[part] = (*shape[1:], 1)[:3]
-    _check_shape(what, sides[part])
-    what = f"{path}: {part}_labels"
-    form, dtype = _npy_header(npz, f"{part}_labels")
+    sides[half] = (*shape[1:], 1)[:3]
+    _check_shape(what, sides[half])
+    what = f"{path}: {half}_labels"
+    form, dtype = _npy_header(npz, f"{half}_labels")
     if dtype.kind not in "iu" or form not in (shape[:1], (shape[0], 1)):
       raise DataError(f"{what}: must be integers [N], N={shape[0]} as images, got {dtype} {form}")
-    labels[part] = npz[f"{part}_labels"].reshape(-1)
-    _check_labels(what, labels[part])
+    labels[half] = npz[f"{half}_labels"].reshape(-1)
+    _check_labels(what, labels[half])
   if sides["train"] != sides["test"]:
     raise DataError(f"{path}: train images are {sides['train']}, but test images {sides['test']}")
   classes = max(int(numbers.max()) + 1 for numbers in labels.values())
