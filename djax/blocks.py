@@ -19,8 +19,11 @@ def grid_shape(height: int, width: int, *, block_size: int) -> tuple[int, int]:
     block_size: side of a block in pixels.
 
   Raises:
+    TypeError: if ``block_size`` is not a Python int.
     ValueError: if ``block_size`` is not between 1 and the shorter side of the image.
   """
+  if not isinstance(block_size, int):
+    raise TypeError(f"block_size must be a Python int, got {type(block_size).__name__}.")
   if not 1 <= block_size <= min(height, width):
     raise ValueError(
       f"block_size must lie between 1 and the shorter side of the image, got block_size={block_size} for "

@@ -87,11 +87,7 @@ def unproject(
   """
   if orthogonal:
     return project(jnp.swapaxes(matrices, -1, -2), blocks, mix=mix)
-  inverses = jnp.linalg.inv(matrices)
-  # One Newton step takes the error of the float32 factorisation back to rounding.
-  residual = jnp.matmul(matrices, inverses, precision=lax.Precision.HIGHEST)
-  inverses = 2 * inverses - jnp.matmul(inverses, residual, precision=lax.Precision.HIGHEST)
-  return project(inverses, blocks, mix=mix)
+  return project(jnp.linalg.inv(matrices), blocks, mix=mix)
 
 
 def _check_mix(mix: str) -> None:

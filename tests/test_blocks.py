@@ -169,3 +169,9 @@ def test_shapes_are_refused_while_tracing():
     jax.eval_shape(
       lambda x: blocks.blockify(x, block_size=4), jax.ShapeDtypeStruct((6, 8, 1), jnp.uint8)
     )
+
+
+@pytest.mark.parametrize("block_size", [2.0, np.int32(2), "2", None])
+def test_block_size_must_be_a_python_int(block_size):
+  with pytest.raises(TypeError, match="block_size must be a Python int, got"):
+    blocks.blockify(jnp.zeros((4, 4, 1)), block_size=block_size)
