@@ -125,8 +125,9 @@ def plain_scheme(image_shape: Sequence[int]) -> Scheme:
 
 
 def permutation_scheme(image_shape: Sequence[int], *, block_size: int) -> Scheme:
-  """Moves the blocks of every image by one secret permutation; bits and dtype are kept (64-bit
-  types under ``jax_enable_x64``, as everywhere in JAX).
+  """Moves the blocks of every image by one secret permutation; bits and dtype are kept.
+
+  64-bit types are kept under ``jax_enable_x64`` only, as everywhere in JAX.
 
   Args:
     image_shape: ``(H, W, C)``; padded to whole blocks by repeating the edge.

@@ -19,7 +19,7 @@ from djax.errors import ConfigError, DjaxError, KeyMismatchError
 from djax.sources import Images
 from train import __main__ as cli
 from train import config as config_lib
-from train import input_pipeline, loop, models
+from train import input_pipeline, loop, models, optimizers
 
 
 def tiny(*overrides):
@@ -192,7 +192,7 @@ def test_a_source_that_changed_is_refused(tmp_path):
 
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_no_bad_checkpoint(tmp_path, monkeypatch):
-  monkeypatch.setattr(loop, "_optimizer", lambda *args: optax.sgd(1e30))
+  monkeypatch.setattr(optimizers, "create", lambda *args: optax.sgd(1e30))
   with pytest.raises(
     loop.TrainingError, match=r"the loss must stay finite, got .*learning_rate"
   ) as error:
@@ -207,8 +207,8 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_no_bad_checkpoint(tmp_path, m
 
 def test_the_second_step_compiles_nothing():
   config = tiny()
-  model = models.create(config.model, None, classes=3)
-  optimizer = loop._optimizer(config.optimizer, 4, 8)
+  model = models.create(config.model, classes=3)
+  optimizer = optimizers.create(config.optimizer, 4, 8)
   mean = np.zeros((8, 8, 1), np.float32)
   state = loop._initial_state(model, optimizer, jax.random.key(0), mean, np.float32(1))
   state = jax.device_put(state, jax.devices()[0])

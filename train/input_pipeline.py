@@ -89,13 +89,6 @@ class Pipeline:
     rows = (np.arange(start, min(start + self.batch_size, count)) for start in starts)
     return self._ahead(rows)
 
-  def lower(self) -> Any:
-    """Returns the lowered disguise program, for those who want to see that no secret is in it."""
-    rows = np.zeros(self.batch_size, np.int32)
-    return self._disguise.lower(
-      self._key, self.data.images[rows], self.data.labels[rows], rows, self._rng
-    )
-
   def _training_rows(self, seed: int, start: int, stop: int) -> Iterator[np.ndarray]:
     per_epoch = self.steps_per_epoch
     epoch, order = -1, np.empty(0, np.int64)

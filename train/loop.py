@@ -1,14 +1,12 @@
 """The training loop: state, steps, mesh, checkpoints, evaluation. It gets a scheme and a key; it makes neither."""
 
-import contextlib
 import functools
 import hashlib
 import math
 import shutil
 import signal
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,17 +23,13 @@ from djax import blocks
 from djax.errors import ConfigError, DjaxError
 from djax.schemes import Key, Scheme, plain_scheme
 from djax.sources import Images
-from train import models, report, run_dir
+from train import models, optimizers, report, run_dir, terminal
 from train.input_pipeline import Batch, Pipeline
 
 __all__ = ["State", "Stopped", "TrainingError", "fit"]
 
 _STATISTICS_RECORDS = 4096
 _SPARE_BYTES = 1 << 20
-
-
-class TrainingError(DjaxError):
-  """Training cannot go on."""
 
 
 class Stopped(DjaxError):
@@ -46,6 +40,10 @@ class Stopped(DjaxError):
       f"stopped by {signal.Signals(number).name} after step {step}; the same command goes on from {workdir}."
     )
     self.exit_code = 128 + number
+
+
+class TrainingError(DjaxError):
+  """Training cannot go on."""
 
 
 class State(NamedTuple):
@@ -113,9 +111,9 @@ def fit(
   disguised_test = pipeline(test, scheme, key, rng=jax.random.fold_in(rng, 2))
   _preview(workdir, test, disguised_test, scheme, fingerprint)
 
-  model = models.create(config.model, scheme.spec, classes=len(train.class_names))
+  model = models.create(config.model, classes=len(train.class_names))
   steps = config.train.epochs * disguised_train.steps_per_epoch
-  optimizer = _optimizer(config.optimizer, disguised_train.steps_per_epoch, steps)
+  optimizer = optimizers.create(config.optimizer, disguised_train.steps_per_epoch, steps)
   mean, scale = _statistics(disguised_train)
   state = _initial_state(model, optimizer, jax.random.fold_in(rng, 3), mean, scale)
   state = jax.device_put(state, NamedSharding(mesh, PartitionSpec()))
@@ -175,13 +173,14 @@ def _train(
   per_epoch = pipeline.steps_per_epoch
   start, stop = int(state.step), config.train.epochs * per_epoch
   if start:
-    _say(f"resumed after step {start} of {stop}")
+    terminal.say(f"resumed after step {start} of {stop}")
   metrics = run_dir.Metrics(workdir, step=start)
   clock = time.perf_counter() - seconds
   losses: list[jax.Array] = []
+  kind = "plain" if config.disguise.scheme == "plain" else "disguised"
   batches = pipeline.training(seed=config.seed, start=start, stop=stop)
   try:
-    with _signals() as received, _progress(stop, start, label) as advance:
+    with terminal.signals() as received, terminal.progress(stop, start, label) as advance:
       for step, batch in enumerate(batches, start + 1):
         state, loss = step_fn(state, batch, dropout_rng)
         losses.append(loss)
@@ -195,10 +194,8 @@ def _train(
           accuracy = test_accuracy(state)
           epoch = step // per_epoch
           metrics.write(step, {"epoch": epoch, "train_loss": train_loss, "test_accuracy": accuracy})
-          _say(
-            f"epoch {epoch}/{config.train.epochs}  loss {train_loss:.4f}  disguised test accuracy {accuracy:.2%}"
-            if label != "plain, no key"
-            else f"epoch {epoch}/{config.train.epochs}  loss {train_loss:.4f}  plain test accuracy {accuracy:.2%}"
+          terminal.say(
+            f"epoch {epoch}/{config.train.epochs}  loss {train_loss:.4f}  {kind} test accuracy {accuracy:.2%}"
           )
         _save(checkpoints, step, state, time.perf_counter() - clock)
         if received:
@@ -289,30 +286,6 @@ def _statistics(pipeline: Pipeline) -> tuple[jax.Array, jax.Array]:
   return jnp.asarray(mean, jnp.float32), jnp.asarray(scale, jnp.float32)
 
 
-def _optimizer(
-  config: ConfigDict, steps_per_epoch: int, steps: int
-) -> optax.GradientTransformation:
-  """Makes optimizer and schedule from their group of the config."""
-  warmup = min(int(config.warmup_epochs * steps_per_epoch), steps - 1)
-  peak = config.learning_rate
-  rest = (
-    optax.cosine_decay_schedule(peak, max(steps - warmup, 1))
-    if config.schedule == "cosine"
-    else optax.constant_schedule(peak)
-  )
-  schedule = optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), rest], [warmup])
-
-  def kernels(params):
-    return jax.tree.map(lambda p: p.ndim > 1, params)
-
-  if config.name == "adamw":
-    return optax.adamw(schedule, weight_decay=config.weight_decay, mask=kernels)
-  return optax.chain(
-    optax.add_decayed_weights(config.weight_decay, mask=kernels),
-    optax.sgd(schedule, momentum=config.momentum, nesterov=True),
-  )
-
-
 def _checkpoints(workdir: Path) -> ocp.CheckpointManager:
   options = ocp.CheckpointManagerOptions(max_to_keep=2, create=True)
   return ocp.CheckpointManager(workdir / "checkpoints", options=options)
@@ -395,51 +368,3 @@ def _digest(*splits: Images) -> str:
     digest.update(np.ascontiguousarray(split.images))
     digest.update(np.ascontiguousarray(split.labels, np.int32))
   return digest.hexdigest()
-
-
-@contextlib.contextmanager
-def _signals() -> Iterator[list[int]]:
-  """Collects SIGTERM and SIGINT; a second one of a kind does what it always did."""
-  received: list[int] = []
-  previous: dict[int, Any] = {}
-
-  def note(number, frame):
-    del frame
-    received.append(number)
-    signal.signal(number, previous[number])
-
-  numbers: tuple[int, ...] = (signal.SIGTERM, signal.SIGINT)
-  try:
-    for number in numbers:
-      previous[number] = signal.signal(number, note)
-  except ValueError:  # not the main thread: its owner handles signals
-    previous.clear()
-  try:
-    yield received
-  finally:
-    for number, handler in previous.items():
-      signal.signal(number, handler)
-
-
-@contextlib.contextmanager
-def _progress(total: int, done: int, label: str) -> Iterator[Callable[[], None]]:
-  """Shows a bar on a terminal; elsewhere the epoch lines are enough."""
-  if not sys.stderr.isatty():
-    yield lambda: None
-    return
-  from rich.console import Console
-  from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-  columns = (
-    TextColumn("{task.description}"),
-    BarColumn(),
-    MofNCompleteColumn(),
-    TimeRemainingColumn(),
-  )
-  with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-    task = progress.add_task(label, total=total, completed=done)
-    yield lambda: progress.advance(task)
-
-
-def _say(text: str) -> None:
-  print(text, file=sys.stderr, flush=True)

@@ -9,7 +9,6 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from djax.schemes import SchemeSpec
 from train.models.cnn import Cnn
 from train.models.resnet import ResNet18
 
@@ -18,20 +17,16 @@ __all__ = ["MODELS", "Cnn", "ResNet18", "create"]
 MODELS: dict[str, Callable[..., nn.Module]] = {"cnn": Cnn, "resnet18": ResNet18}
 
 
-def create(config: Any, spec: SchemeSpec, *, classes: int) -> nn.Module:
-  """Makes the network of ``config.model`` for images of a public spec.
+def create(config: Any, *, classes: int) -> nn.Module:
+  """Makes the network of ``config.model``; it takes the shape of the images when it is initialised.
 
   Args:
     config: the ``model`` group of a config.
-    spec: the scheme's public facts; never the key.
     classes: number of labels ``K``.
 
   Raises:
     KeyError: for a name that is not in ``MODELS``.
   """
-  del (
-    spec
-  )  # the block size serves the stems to come; ordinary networks take the shape from the images
   return MODELS[config.name](
     classes=classes, width=config.width, dropout=config.dropout, dtype=jnp.dtype(config.dtype)
   )

@@ -1,0 +1,35 @@
+"""Optax optimizers and schedules from the ``optimizer`` group of a config."""
+
+import jax
+import optax
+from ml_collections import ConfigDict
+
+__all__ = ["create"]
+
+
+def create(config: ConfigDict, steps_per_epoch: int, steps: int) -> optax.GradientTransformation:
+  """Makes optimizer and schedule.
+
+  Args:
+    config: the ``optimizer`` group of a config.
+    steps_per_epoch: steps of an epoch, the unit of the warm-up.
+    steps: of the whole run; the cosine ends there.
+  """
+  warmup = min(int(config.warmup_epochs * steps_per_epoch), steps - 1)
+  peak = config.learning_rate
+  rest = (
+    optax.cosine_decay_schedule(peak, max(steps - warmup, 1))
+    if config.schedule == "cosine"
+    else optax.constant_schedule(peak)
+  )
+  schedule = optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), rest], [warmup])
+
+  def kernels(params):
+    return jax.tree.map(lambda p: p.ndim > 1, params)
+
+  if config.name == "adamw":
+    return optax.adamw(schedule, weight_decay=config.weight_decay, mask=kernels)
+  return optax.chain(
+    optax.add_decayed_weights(config.weight_decay, mask=kernels),
+    optax.sgd(schedule, momentum=config.momentum, nesterov=True),
+  )
