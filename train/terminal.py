@@ -11,7 +11,11 @@ __all__ = ["progress", "say", "signals"]
 
 @contextlib.contextmanager
 def signals() -> Iterator[list[int]]:
-  """Collects SIGTERM and SIGINT; a second one of a kind does what it always did."""
+  """Collects SIGTERM and SIGINT; a second one of a kind does what it always did.
+
+  Yields:
+    A list that grows by the number of each signal.
+  """
   received: list[int] = []
   previous: dict[int, Any] = {}
 
@@ -35,7 +39,16 @@ def signals() -> Iterator[list[int]]:
 
 @contextlib.contextmanager
 def progress(total: int, done: int, label: str) -> Iterator[Callable[[], None]]:
-  """Shows a bar on a terminal; elsewhere the epoch lines are enough."""
+  """Shows a bar on a terminal; elsewhere the epoch lines are enough.
+
+  Args:
+    total: steps of the whole run.
+    done: steps done already.
+    label: what stands beside the bar.
+
+  Yields:
+    A function to call after every step.
+  """
   if not sys.stderr.isatty():
     yield lambda: None
     return
@@ -54,4 +67,5 @@ def progress(total: int, done: int, label: str) -> Iterator[Callable[[], None]]:
 
 
 def say(text: str) -> None:
+  """Prints a line of talk to stderr; stdout is for results."""
   print(text, file=sys.stderr, flush=True)
