@@ -11,6 +11,7 @@ import zlib
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from djax import keys, schemes
@@ -131,6 +132,16 @@ def test_no_file_of_a_run_holds_the_key(tmp_path, searched):
   assert b"experiment-seed7-" in (tmp_path / "run" / "disguise.json").read_bytes()
   for path in files:
     assert not leaks(path.read_bytes(), *searched), path
+  # Checkpoints hold compressed chunks inside a database: their arrays are searched as they come back.
+  manager = ocp.CheckpointManager(tmp_path / "run" / "checkpoints")
+  saved = manager.restore(
+    manager.latest_step(), args=ocp.args.Composite(state=ocp.args.StandardRestore())
+  )
+  manager.close()
+  leaves = jax.tree.leaves(saved["state"])
+  assert len(leaves) > 10
+  for leaf in leaves:
+    assert not leaks(np.asarray(leaf).tobytes(), *searched)
 
 
 def test_a_planted_key_is_found_in_program_and_cache(planted_run, searched):
