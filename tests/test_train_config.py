@@ -158,3 +158,9 @@ def test_a_key_that_is_not_there_exits_3(capsys, tmp_path):
   code, line = _refused(capsys, f"--key={tmp_path / 'no.key'}", f"--workdir={tmp_path / 'run'}")
   assert code == 3
   assert "no.key" in line
+
+
+def test_a_key_for_plain_images_is_refused(capsys, tmp_path):
+  code, line = _refused(capsys, "--config=digits_plain", f"--key={tmp_path / 'any.key'}")
+  assert code == 2
+  assert "--key needs a disguise, got config.disguise.scheme=plain" in line

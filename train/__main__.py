@@ -63,7 +63,12 @@ def _main(argv: list[str]) -> int:
     return 0
   config_lib.check(config)
   master = None
-  if flags.key and config.disguise.scheme != "plain":
+  if flags.key:
+    if config.disguise.scheme == "plain":
+      raise ConfigError(
+        "--key needs a disguise, got config.disguise.scheme=plain, which would use no key. "
+        "Leave --key out, or choose another scheme."
+      )
     from djax import keyfile
 
     master = keyfile.read(flags.key, passphrase=keyfile.find_passphrase(flags.passphrase_file))

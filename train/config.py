@@ -106,7 +106,7 @@ def check(config: ConfigDict) -> None:
   """Refuses a config that has other fields than ``configs/base.py``, or values that cannot work.
 
   Args:
-    config: the config; integers where floats are expected are turned into floats.
+    config: the config.
 
   Raises:
     ConfigError: with the first thing that is wrong.

@@ -104,11 +104,9 @@ class Metrics:
     self._events.close()
 
   def _event(self, **fields: Any) -> None:
-    from google.protobuf.json_format import ParseDict
     from tensorboardX.proto.event_pb2 import Event
 
-    event = ParseDict(fields, Event(wall_time=time.time()))
-    self._events.write(event.SerializeToString())
+    self._events.write(Event(wall_time=time.time(), **fields).SerializeToString())
     self._events.flush()
 
 
