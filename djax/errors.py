@@ -13,6 +13,7 @@ __all__ = [
   "DjaxError",
   "KeyFileError",
   "KeyMismatchError",
+  "ManifestError",
   "UnsafeError",
   "WrongPassphraseError",
   "nearest",
@@ -51,6 +52,10 @@ class DataError(DjaxError):
   """Source data that is missing, damaged or of a kind djax does not take."""
 
   exit_code = 4
+
+
+class ManifestError(DataError):
+  """A disguised data set whose manifest or files are missing, damaged, tampered with or of a newer version."""
 
 
 class UnsafeError(DjaxError):

@@ -141,7 +141,7 @@ def write(path: _Path, master: keys.Master, *, passphrase: str | None) -> None:
       file.flush()
       os.fsync(file.fileno())
     back = read(path, passphrase=None if passphrase is None else lambda: passphrase)
-    if not hmac.compare_digest(back._secret, master._secret):
+    if not hmac.compare_digest(keys.secret_bytes(back), keys.secret_bytes(master)):
       raise KeyFileError(f"key file {path}: read back as another key than was written.")
     _sync_folder(path)
   except BaseException:
@@ -262,7 +262,7 @@ def _render(path: str, master: keys.Master, passphrase: str | None) -> bytes:
     f"fingerprint: {master.fingerprint}\n"
     f"{protection}"
   ).encode()
-  payload = master._secret
+  payload = keys.secret_bytes(master)
   if passphrase is not None:
     key = _stretch(path, passphrase, _COST, salt)
     payload = ChaCha20Poly1305(key).encrypt(nonce, payload, header)

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-__all__ = ["EXPANSION", "MASTER_BYTES", "Master", "experiment", "generate"]
+__all__ = ["EXPANSION", "MASTER_BYTES", "Master", "experiment", "generate", "secret_bytes"]
 
 EXPANSION = "djx1"
 MASTER_BYTES = 32
@@ -97,3 +97,12 @@ def experiment(seed: int) -> Master:
     raise ValueError(f"experiment: seed must be at least 0, got {seed}.")
   secret = hashlib.sha256(f"djax/{EXPANSION}/experiment|{seed}".encode()).digest()
   return Master(secret, experiment_seed=seed)
+
+
+def secret_bytes(master: Master) -> bytes:
+  """Returns the 32 secret bytes, for a key file or a worker process's pipe.
+
+  Args:
+    master: the key.
+  """
+  return master._secret

@@ -1,0 +1,202 @@
+"""Reads a disguised data set: what the rented machine needs, and the owner too. Holds no key and loads no key code.
+
+The directory is specified in docs/format.md.
+"""
+
+import concurrent.futures
+import dataclasses
+import hashlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from djax import manifest as manifest_lib
+from djax.errors import DataError, ManifestError
+from djax.manifest import Manifest, Shard
+
+__all__ = ["Disguised", "Split", "open", "verify"]
+
+NAME = "disguised"
+_EXTRA = (manifest_lib.FILE, manifest_lib.MAC_FILE)
+
+
+class Split:
+  """The records of one split, in any order, from several threads.
+
+  Args:
+    path: the directory.
+    name: of the split.
+    manifest: of the directory.
+  """
+
+  def __init__(self, path: Path, name: str, manifest: Manifest):
+    self.path = path
+    self.name = name
+    self.image_shape = manifest.disguised_shape
+    self.dtype = np.dtype(manifest.dtype)
+    self._classes = manifest.classes
+    self._facts = manifest.splits[name]
+    self._source: Any = None
+
+  def __len__(self) -> int:
+    return self._facts.records
+
+  @property
+  def nbytes(self) -> int:
+    """Bytes of all images, as stored."""
+    return len(self) * self.dtype.itemsize * int(np.prod(self.image_shape))
+
+  def read(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Reads some records.
+
+    Args:
+      rows: integers ``[n]`` in ``[0, len)``.
+
+    Returns:
+      Images as stored, ``[n, H', W', C]``, and label ids, int32 ``[n]``.
+
+    Raises:
+      DataError: for a record that cannot be read, or a label outside the classes.
+    """
+    rows = np.asarray(rows)
+    images = np.empty((len(rows), *self.image_shape), self.dtype)
+    labels = np.empty(len(rows), np.int32)
+    try:
+      if self._source is None:
+        self._source = _data_source(self.path, self.name)
+      for place, record in enumerate(self._source.__getitems__(rows.tolist())):
+        images[place] = record["image"]
+        labels[place] = record["label"]
+    except Exception as error:  # array_record and protobuf each have their own
+      line = " ".join(str(error).split())[:200]
+      raise DataError(
+        f"{self.path}: a record of {self._shard_of(rows)} cannot be read ({line}). "
+        f"See what is damaged: python -m djax verify {self.path}"
+      ) from None
+    if len(labels) and not 0 <= labels.min() <= labels.max() < self._classes:
+      bad = labels[(labels < 0) | (labels >= self._classes)][0]
+      raise DataError(
+        f"{self.path}: {self.name} holds the label {bad}, but the manifest has {self._classes} classes. "
+        f"See what is damaged: python -m djax verify {self.path}"
+      )
+    return images, labels
+
+  def _shard_of(self, rows: np.ndarray) -> str:
+    """Names the shards that hold some rows."""
+    ends = np.cumsum([shard.records for shard in self._facts.shards])
+    hit = sorted(set(np.searchsorted(ends, rows, side="right").tolist()))
+    return ", ".join(self._facts.shards[i].file for i in hit if i < len(ends))
+
+
+@dataclasses.dataclass(frozen=True)
+class Disguised:
+  """A disguised data set: where it lies, its manifest, its splits by name."""
+
+  path: Path
+  manifest: Manifest
+  splits: Mapping[str, Split]
+
+
+def open(path: str | os.PathLike) -> Disguised:
+  """Opens a disguised data set: manifest checked, files there and of the right length.
+
+  ``verify`` checks every byte.
+
+  Args:
+    path: the directory.
+
+  Raises:
+    ManifestError: if anything is missing or damaged, or of a newer version.
+  """
+  folder = Path(path).expanduser()
+  manifest = manifest_lib.read(folder)
+  for name, size, _ in _files(manifest):
+    _check_there(folder, name, size)
+  return Disguised(
+    folder, manifest, {name: Split(folder, name, manifest) for name in manifest.splits}
+  )
+
+
+def verify(path: str | os.PathLike, *, mac_key: bytes | None = None) -> Manifest:
+  """Checks every byte of a disguised data set.
+
+  Args:
+    path: the directory.
+    mac_key: the subkey ``manifest.MAC_LABEL``; without it tampering by someone who mends the checksums goes unseen.
+
+  Returns:
+    The manifest.
+
+  Raises:
+    ManifestError: naming every file that is missing, damaged or not in the manifest.
+  """
+  folder = Path(path).expanduser()
+  manifest = manifest_lib.read(folder)
+  if mac_key is not None:
+    manifest_lib.authenticate(folder, mac_key=mac_key)
+  expected = _files(manifest)
+  with concurrent.futures.ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+    faults = [fault for fault in pool.map(lambda file: _fault(folder, *file), expected) if fault]
+  known = {*_EXTRA, *(name for name, _, _ in expected)}
+  faults += [
+    f"{entry.name} is not in the manifest"
+    for entry in sorted(folder.iterdir())
+    if entry.name not in known
+  ]
+  if faults:
+    raise ManifestError(f"{folder}: {'; '.join(faults)}. Take the files from a good copy.")
+  return manifest
+
+
+def shards(manifest: Manifest) -> list[Shard]:
+  """Returns the shards of all splits, in order."""
+  return [shard for split in manifest.splits.values() for shard in split.shards]
+
+
+def _files(manifest: Manifest) -> list[tuple[str, int | None, str]]:
+  """Returns name, length where known, and SHA-256 of every file that the manifest vouches for."""
+  files: list[tuple[str, int | None, str]] = [
+    (shard.file, shard.bytes, shard.sha256) for shard in shards(manifest)
+  ]
+  return [*files, *((name, None, sha256) for name, sha256 in manifest.files.items())]
+
+
+def _check_there(folder: Path, name: str, size: int | None) -> None:
+  fault = _size_fault(folder, name, size)
+  if fault:
+    raise ManifestError(f"{folder}: {fault}. Take the files from a good copy.")
+
+
+def _size_fault(folder: Path, name: str, size: int | None) -> str | None:
+  try:
+    found = (folder / name).stat().st_size
+  except OSError as error:
+    return (
+      f"{name} is missing" if isinstance(error, FileNotFoundError) else f"{name}: {error.strerror}"
+    )
+  return None if size in (None, found) else f"{name} must have {size} bytes, has {found}"
+
+
+def _fault(folder: Path, name: str, size: int | None, sha256: str) -> str | None:
+  """Returns what is wrong with a file, or None."""
+  if fault := _size_fault(folder, name, size):
+    return fault
+  try:
+    return None if file_sha256(folder / name) == sha256 else f"{name} is damaged"
+  except OSError as error:
+    return f"{name}: {error.strerror}"
+
+
+def file_sha256(path: Path) -> str:
+  """Returns SHA-256 of a file, in hex, reading it in pieces."""
+  with path.open("rb") as file:
+    return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _data_source(path: Path, split: str) -> Any:
+  import tensorflow_datasets as tfds
+
+  return tfds.builder_from_directory(str(path)).as_data_source(split=split)

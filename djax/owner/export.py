@@ -1,0 +1,281 @@
+"""Writes a disguised data set: has its shards written, and finishes it with manifest and data card.
+
+Everything happens on the owner's machine. A run that was killed goes on where it stopped, and what comes out has the
+same bytes. The directory is specified in docs/format.md.
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+import hashlib
+import json
+import math
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from djax import card, manifest, quantise, records
+from djax.errors import DataError, DjaxError, KeyMismatchError, UnsafeError
+from djax.keys import Master
+from djax.manifest import UNFINISHED, Manifest, Shard
+from djax.owner import plan, pool, shards
+from djax.owner.plan import Job, Request
+from djax.owner.shards import Task
+
+__all__ = ["disguise", "finish"]
+
+_BYTES_OF_A_WORKER = 64 << 20
+_RECORD_OVERHEAD = (
+  256  # bytes a record adds to its image: Example, ArrayRecord chunk, block headers
+)
+_SPARE_BYTES = 4 << 20
+
+
+def disguise(
+  request: Request,
+  out: str | os.PathLike,
+  master: Master,
+  *,
+  workers: int = 0,
+  progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Manifest:
+  """Writes a disguised data set; goes on where an earlier call was stopped.
+
+  Args:
+    request: what is asked.
+    out: the directory; new, empty, or left unfinished by a call with the same request and key.
+    master: the owner's key.
+    workers: processes; 0: as many as the size of the work and the machine call for.
+    progress: told how many originals are done, and of how many.
+
+  Returns:
+    The manifest of the whole directory.
+
+  Raises:
+    ConfigError: for parameters that cannot work.
+    DataError: if the source is damaged, or not the one of the call that this one would go on with.
+    KeyMismatchError: if the directory was begun with another key.
+    UnsafeError: if the directory holds anything else, or lies in the source.
+    DjaxError: if the disk has too little room.
+  """
+  folder = Path(out).expanduser()
+  job, facts, roots = plan.make(request, folder, master)
+  _check_place(folder, roots)
+  if whole := _already_whole(folder, facts, master):
+    return whole
+  with _unfinished(folder, job, facts):
+    return _work(job, facts, master, workers, progress)
+
+
+def _check_place(folder: Path, roots: set[Path]) -> None:
+  """Refuses to write among originals or over anything."""
+  target = folder.resolve()
+  for root in sorted(roots):
+    if target == root or root in target.parents:
+      raise UnsafeError(f"{folder} lies in the source {root}. Give an --out elsewhere.")
+  if target.exists() and not target.is_dir():
+    raise UnsafeError(f"{folder} exists and is no directory. Give another --out.")
+  if target.is_dir() and not (target / UNFINISHED).is_dir():
+    others = sorted(entry.name for entry in target.iterdir())
+    if others and manifest.FILE not in others:
+      raise UnsafeError(f"{folder} is not empty (holds {others[0]}). Give a new --out.")
+
+
+def _already_whole(folder: Path, facts: Manifest, master: Master) -> Manifest | None:
+  """Returns the manifest if the directory is whole and the same; refuses another one."""
+  if not (folder / manifest.FILE).exists():
+    return None
+  there = manifest.read(folder)
+  if _asked(there) != _asked(facts):
+    raise UnsafeError(
+      f"{folder} holds a disguised data set already, made otherwise ({_difference(there, facts)}). "
+      "Nothing is overwritten: give another --out."
+    )
+  manifest.authenticate(folder, mac_key=master.subkey(manifest.MAC_LABEL))
+  shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
+  return there
+
+
+def _asked(facts: Manifest) -> dict[str, Any]:
+  """Returns what a call asks for: all of a manifest but what the work finds out, and the version that did it."""
+  wanted = facts.to_dict()
+  for name in ("quantiser", "error", "files", "djax"):
+    del wanted[name]
+  wanted["splits"] = {name: split.records for name, split in facts.splits.items()}
+  return json.loads(json.dumps(wanted))
+
+
+def _difference(there: Manifest, facts: Manifest) -> str:
+  """Names the facts in which two data sets differ."""
+  old, new = _asked(there), _asked(facts)
+  names = [name for name in new if old.get(name) != new[name] and name != "sealed"]
+  return ", ".join(names) or "sealed"
+
+
+@contextlib.contextmanager
+def _unfinished(folder: Path, job: Job, facts: Manifest) -> Iterator[None]:
+  """Holds the directory's lock and its plan while it is written; leaves both if the work stops."""
+  place = folder / UNFINISHED
+  place.mkdir(parents=True, exist_ok=True)
+  with (place / "lock").open("w") as lock:
+    try:
+      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+      raise UnsafeError(
+        f"{folder} is being written by another process. Wait for it, or stop it."
+      ) from None
+    plan_file = place / "plan.json"
+    asked = json.loads(json.dumps({"asked": _asked(facts), "starts": dict(job.starts_of)}))
+    if plan_file.exists():
+      _check_plan(folder, asked, json.loads(plan_file.read_bytes()))
+    else:
+      manifest.replace(plan_file, json.dumps(asked).encode())
+    for entry in place.iterdir():
+      if entry.suffix[1:].isdigit():
+        entry.unlink(missing_ok=True)  # what a killed process was writing
+    yield
+    shutil.rmtree(place)
+
+
+def _check_plan(folder: Path, new: dict[str, Any], old: dict[str, Any]) -> None:
+  """Refuses to go on with the work of another call."""
+  if new == old:
+    return
+  asked, before = new["asked"], old["asked"]
+  if asked["key_fingerprint"] != before["key_fingerprint"]:
+    raise KeyMismatchError(
+      f"{folder} was begun with the key {before['key_fingerprint']}, got {asked['key_fingerprint']}. "
+      "Give that key, or another --out."
+    )
+  changed = [name for name in asked if asked[name] != before.get(name)]
+  if changed in (["source"], ["source", "splits"], ["splits"]):
+    raise DataError(
+      f"the source must be the one {folder} was begun with, but its files have changed. "
+      "Bring the old ones back, or give another --out."
+    )
+  what = ", ".join(changed) or "originals_per_shard"
+  raise UnsafeError(
+    f"{folder} was begun with other parameters ({what}). Give the same ones, or another --out."
+  )
+
+
+def _work(
+  job: Job,
+  facts: Manifest,
+  master: Master,
+  workers: int,
+  progress: Callable[[int, int], None],
+) -> Manifest:
+  """Has every shard scanned, if need be, and written; then finishes the directory."""
+  originals = sum(starts[-1] for starts in job.starts_of.values())
+  is_float = facts.spec["scheme"] == "rmt" or facts.source["dtype"] != "uint8"
+  scans = is_float and facts.dtype == "uint8"
+  total, done = originals * (2 if scans else 1), 0
+
+  def advance(count: int) -> None:
+    nonlocal done
+    done += count
+    progress(done, total)
+
+  def run(tasks: list[Task], outcomes: dict[Task, Any]) -> None:
+    """Does the tasks that have no outcome yet."""
+    for task in outcomes:
+      advance(_originals(job, task))
+    if waiting := [task for task in tasks if task not in outcomes]:
+      pool.run(job, master, waiting, workers=workers or _workers(facts), advance=advance)
+
+  quantiser = None
+  if scans:
+    tasks = shards.tasks(job, scan=True)
+    run(tasks, {task: True for task in tasks if shards.scanned(job, task) is not None})
+    ranges = [shards.scanned(job, task) for task in tasks]
+    low, high = np.array(ranges, np.float32).swapaxes(0, 1)
+    quantiser = quantise.quantiser_for(low.min(0), high.max(0))
+  tasks = shards.tasks(job, quantiser)
+  whole = {task: shard for task in tasks if (shard := shards.written(job, task, check=True))}
+  _check_room(job, facts, [task for task in tasks if task not in whole])
+  run(tasks, whole)
+  by_split: dict[str, list[Shard]] = {name: [] for name in job.starts_of}
+  for task in tasks:
+    shard = whole.get(task) or shards.written(job, task)
+    if shard is None:
+      raise DjaxError(
+        f"{job.out} lost {job.shard_file(task.split, task.index)} while it was written."
+      )
+    by_split[task.split].append(shard)
+  return _finish(job, facts, master, quantiser, by_split)
+
+
+def _finish(
+  job: Job,
+  facts: Manifest,
+  master: Master,
+  quantiser: quantise.Quantiser | None,
+  by_split: Mapping[str, list[Shard]],
+) -> Manifest:
+  """Completes the facts of the plan and writes all that is not a shard."""
+  facts = dataclasses.replace(
+    facts,
+    quantiser=quantiser,
+    error=quantise.bounds(facts.spec, facts.dtype, quantiser),
+    splits={
+      name: dataclasses.replace(split, shards=tuple(by_split[name]))
+      for name, split in facts.splits.items()
+    },
+  )
+  return finish(job.out, facts, master)
+
+
+def finish(folder: Path, facts: Manifest, master: Master) -> Manifest:
+  """Writes what TFDS reads, the data card and, last, the manifest.
+
+  Args:
+    folder: the directory, with its shards and ``.unfinished``.
+    facts: all but the hashes of the files written here.
+    master: the owner's key.
+  """
+  features = records.features(facts.disguised_shape, facts.dtype, facts.classes, facts.class_names)
+  features.save_config(str(folder / UNFINISHED))
+  texts = {
+    "features.json": (folder / UNFINISHED / "features.json").read_bytes(),
+    "dataset_info.json": json.dumps(records.tfds_info(facts.splits), indent=1).encode(),
+    "README.md": card.text(facts).encode(),
+  }
+  for name, data in texts.items():
+    manifest.replace(folder / name, data)
+  hashes = {name: hashlib.sha256(data).hexdigest() for name, data in texts.items()}
+  facts = dataclasses.replace(facts, files=hashes)
+  manifest.write(folder, facts, mac_key=master.subkey(manifest.MAC_LABEL))
+  return manifest.read(folder)
+
+
+def _originals(job: Job, task: Task) -> int:
+  start, stop = job.starts_of[task.split][task.index : task.index + 2]
+  return stop - start
+
+
+def _size(facts: Manifest, records: int) -> int:
+  """Returns about how many bytes some records take."""
+  pixels = math.prod(facts.disguised_shape)
+  return records * (pixels * np.dtype(facts.dtype).itemsize + _RECORD_OVERHEAD)
+
+
+def _check_room(job: Job, facts: Manifest, tasks: list[Task]) -> None:
+  records = sum(_originals(job, task) * job.views_of(task.split) for task in tasks)
+  needed = _size(facts, records) + _SPARE_BYTES
+  free = shutil.disk_usage(job.out).free
+  if free < needed:
+    raise DjaxError(
+      f"{job.out} needs {needed / 1e6:.1f} MB free, got {free / 1e6:.1f} MB. "
+      "Make room and give the same command again, or store float16 or uint8."
+    )
+
+
+def _workers(facts: Manifest) -> int:
+  """Returns a process for each 64 MiB to write, at most one a core."""
+  records = sum(split.records for split in facts.splits.values())
+  return min(os.cpu_count() or 1, 1 + _size(facts, records) // _BYTES_OF_A_WORKER)

@@ -1,0 +1,223 @@
+"""From what is asked to what is to be done: a request is checked against its source before anything is written."""
+
+import contextlib
+import dataclasses
+import hashlib
+import hmac
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import djax
+from djax import card, datasets, keys, quantise, schemes, sources
+from djax.errors import ConfigError, DataError, UnsafeError
+from djax.keys import Master
+from djax.manifest import Manifest, SplitFacts
+from djax.owner import sealed
+
+__all__ = ["Job", "Request", "make"]
+
+_SHARD_BYTES = 64 << 20
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+  """A disguised data set, as an owner asks for it.
+
+  Attributes:
+    source: as ``sources.open`` takes it.
+    disguise: ``scheme`` and its parameters, without ``image_shape``.
+    splits: by name, the split of the source: ``{"train": "train[:1000]", "test": "test"}``.
+    dtype: what is stored, ``float32``, ``float16`` or ``uint8``; empty: as the scheme gives it.
+    views: of each original in the split ``train``, the original itself included.
+    crop: greatest shift of a further view in pixels.
+    flip: whether further views are mirrored, half of them.
+    plain_labels: whether label ids and class names are those of the source.
+    data_dir: of prepared TFDS sets.
+    image_size: to which images of a folder are resized.
+    originals_per_shard: 0: what makes 64 MiB.
+  """
+
+  source: str
+  disguise: Mapping[str, Any]
+  splits: Mapping[str, str] = dataclasses.field(
+    default_factory=lambda: {"train": "train", "test": "test"}
+  )
+  dtype: str = ""
+  views: int = 1
+  crop: int = 0
+  flip: bool = False
+  plain_labels: bool = False
+  data_dir: str = ""
+  image_size: int = 0
+  originals_per_shard: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+  """What workers need besides the key: public facts, and where originals and shards lie. Can be pickled.
+
+  Attributes:
+    request: what was asked.
+    spec: ``SchemeSpec.to_dict()``.
+    dtype: what is stored.
+    classes: number of classes.
+    out: the directory.
+    starts_of: by split name, the first original of each shard, and at the end the number of originals.
+  """
+
+  request: Request
+  spec: Mapping[str, Any]
+  dtype: str
+  classes: int
+  out: Path
+  starts_of: Mapping[str, tuple[int, ...]]
+
+  def views_of(self, split: str) -> int:
+    """Returns the number of views in a split."""
+    return self.request.views if split == "train" else 1
+
+  def shard_file(self, split: str, index: int) -> str:
+    """Returns the name of a shard in the directory."""
+    count = len(self.starts_of[split]) - 1
+    return f"{datasets.NAME}-{split}.array_record-{index:05d}-of-{count:05d}"
+
+
+def make(request: Request, out: Path, master: Master) -> tuple[Job, Manifest, set[Path]]:
+  """Checks a request and plans its work. Writes nothing.
+
+  Args:
+    request: what is asked.
+    out: the directory to be written.
+    master: the owner's key.
+
+  Returns:
+    The job; the manifest as far as it is known before the work; the files and folders that hold originals.
+
+  Raises:
+    ConfigError: for parameters that cannot work.
+    DataError: if the source cannot be used.
+    UnsafeError: for a scheme that disguises nothing.
+  """
+  with contextlib.ExitStack() as stack:
+    opened = {
+      name: stack.enter_context(
+        sources.open(request.source, part, data_dir=request.data_dir, image_size=request.image_size)
+      )
+      for name, part in request.splits.items()
+    }
+    first = next(iter(opened.values()))
+    _check_splits(opened)
+    counts = {name: len(records) for name, records in opened.items()}
+    files = {item for records in opened.values() for item in records.files}
+  shape, names, given = first.image_shape, first.class_names, np.dtype(first.dtype)
+  scheme = _scheme(request.disguise, shape)
+  spec, disguised_shape = scheme.spec.to_dict(), scheme.spec.disguised_shape
+  stored = _dtype(spec, request.dtype, given)
+  _check_views(request, shape)
+  record_bytes = math.prod(disguised_shape) * stored.itemsize
+  step = request.originals_per_shard or max(1, _SHARD_BYTES // (record_bytes * request.views))
+  job = Job(
+    request=request,
+    spec=spec,
+    dtype=stored.name,
+    classes=len(names),
+    out=out,
+    starts_of={name: (*range(0, count, step), count) for name, count in counts.items()},
+  )
+  facts = Manifest(
+    djax=djax.__version__,
+    expansion=keys.EXPANSION,
+    key_fingerprint=master.fingerprint,
+    spec=spec,
+    disguised_shape=disguised_shape,
+    dtype=stored.name,
+    quantiser=None,
+    error=quantise.bounds(spec, stored.name, None),
+    source={"name": first.name, "dtype": given.name, "hmac": _hmac(files, request, master)},
+    classes=len(names),
+    class_names=names if request.plain_labels else None,
+    labels="plain" if request.plain_labels else "permuted",
+    views={"count": request.views, "crop": request.crop, "flip": request.flip},
+    splits={
+      name: SplitFacts(count * job.views_of(name), job.views_of(name), ())
+      for name, count in counts.items()
+    },
+    files={},
+    warnings=card.warnings(spec, fingerprint=master.fingerprint),
+    sealed=sealed.seal({"class_names": list(names)}, master),
+  )
+  return job, facts, _roots(request.source, [path for _, path in files])
+
+
+def _check_splits(opened: Mapping[str, Any]) -> None:
+  """Refuses splits that are empty or do not belong together."""
+  first = next(iter(opened.values()))
+  for name, records in opened.items():
+    if not len(records):
+      raise DataError(f"the split {name} must hold at least one image, got none.")
+    if (records.image_shape, records.class_names) != (first.image_shape, first.class_names):
+      raise DataError(
+        f"all splits must have one image shape and the same classes, got {first.image_shape} with "
+        f"{len(first.class_names)} and, in {name}, {records.image_shape} with {len(records.class_names)}."
+      )
+
+
+def _scheme(disguise: Mapping[str, Any], shape: tuple[int, int, int]) -> schemes.Scheme:
+  if disguise.get("scheme") == "plain":
+    raise UnsafeError("scheme plain disguises nothing. Choose rmt, aes or permutation.")
+  try:
+    return schemes.from_spec({**disguise, "image_shape": shape})
+  except ConfigError:
+    raise
+  except (ValueError, TypeError) as error:
+    raise ConfigError(str(error)) from error
+
+
+def _dtype(spec: Mapping[str, Any], dtype: str, given: np.dtype) -> np.dtype:
+  """Returns what is stored."""
+  if spec["scheme"] == "aes" and given != np.uint8:
+    raise ConfigError(
+      f"aes must have 8-bit originals, got {given}. Round them to uint8, or choose rmt."
+    )
+  natural = "float32" if spec["scheme"] == "rmt" or given != np.uint8 else "uint8"
+  if natural == "uint8" and dtype not in ("", "uint8"):
+    raise ConfigError(
+      f"{spec['scheme']} of 8-bit originals is stored as uint8, exactly; got dtype {dtype!r}. Leave it out."
+    )
+  if (dtype or natural) not in quantise.DTYPES:
+    raise ConfigError(f"dtype must be one of {', '.join(quantise.DTYPES)}, got {dtype!r}.")
+  return np.dtype(dtype or natural)
+
+
+def _check_views(request: Request, shape: tuple[int, int, int]) -> None:
+  if request.views < 1:
+    raise ConfigError(f"views must be at least 1, got {request.views}.")
+  if not 0 <= request.crop < min(shape[:2]):
+    raise ConfigError(f"crop must lie in 0..{min(shape[:2]) - 1} pixels, got {request.crop}.")
+  if (request.views > 1) != (request.crop > 0 or request.flip):
+    raise ConfigError(
+      "views above 1 need crop or flip, and these need views above 1; "
+      f"got views={request.views}, crop={request.crop}, flip={request.flip}."
+    )
+
+
+def _hmac(files: set[tuple[str, Path]], request: Request, master: Master) -> str:
+  """Returns the keyed hash of a source; digits, embedded in a package, have no files."""
+  digest = hmac.new(master.subkey("source"), digestmod=hashlib.sha256)
+  digest.update(json.dumps([*request.splits.items(), request.image_size]).encode())
+  for name, path in sorted(files):
+    digest.update(hashlib.sha256(name.encode()).digest())
+    digest.update(bytes.fromhex(datasets.file_sha256(path)))
+  return digest.hexdigest()
+
+
+def _roots(source: str, files: list[Path]) -> set[Path]:
+  place = Path(source).expanduser()
+  if place.is_dir():
+    return {place.resolve()}
+  return {path.resolve() if path == place else path.parent.resolve() for path in files}

@@ -1,0 +1,107 @@
+"""Worker processes for the shards of a job. The key reaches them through pipes: no argument or file shows it."""
+
+import multiprocessing
+import signal
+from collections.abc import Callable, Sequence
+from multiprocessing.connection import Connection, wait
+from typing import Any
+
+from djax import keys
+from djax.errors import DjaxError
+from djax.keys import Master
+from djax.owner.plan import Job
+from djax.owner.shards import Task, Worker
+
+__all__ = ["run"]
+
+
+def run(
+  job: Job,
+  master: Master,
+  tasks: Sequence[Task],
+  *,
+  workers: int,
+  advance: Callable[[int], None],
+) -> None:
+  """Does tasks in several processes, or in this one if ``workers`` is 1.
+
+  Args:
+    job: what to do; sent to the processes.
+    master: the owner's key; its bytes go through pipes between parent and child alone.
+    tasks: what to do, in order.
+    workers: number of processes.
+    advance: told the number of originals done, now and then.
+
+  Raises:
+    DjaxError: the first error of a worker, or a worker's death.
+  """
+  workers = min(workers, len(tasks))
+  if workers <= 1:
+    worker = Worker(job, master)
+    for task in tasks:
+      worker.run(task, advance)
+    return
+  # Fresh interpreters: JAX's threads do not survive a fork.
+  context = multiprocessing.get_context("spawn")
+  pipes: dict[Connection, Any] = {}
+  try:
+    for _ in range(workers):
+      ours, theirs = context.Pipe()
+      process = context.Process(target=_serve, args=(theirs,), daemon=True)
+      process.start()
+      theirs.close()
+      pipes[ours] = process
+      ours.send_bytes(keys.secret_bytes(master))
+      ours.send((job, master.experiment_seed))
+    _distribute(pipes, list(tasks), advance)
+  finally:
+    for pipe, process in pipes.items():
+      pipe.close()
+      process.terminate()
+      process.join()
+
+
+def _distribute(
+  pipes: dict[Connection, Any], waiting: list[Task], advance: Callable[[int], None]
+) -> None:
+  """Hands out tasks until all are done."""
+  busy = set(pipes)
+  for pipe in pipes:
+    pipe.send(waiting.pop(0))
+  while busy:
+    for pipe in wait(list(busy)):
+      assert isinstance(pipe, Connection)
+      try:
+        message = pipe.recv()
+      except EOFError:
+        pipes[pipe].join()
+        raise DjaxError(
+          f"a worker process ended early (exit code {pipes[pipe].exitcode}; out of memory, perhaps). "
+          "Give the same command again, with fewer --workers: what is whole is kept."
+        ) from None
+      if isinstance(message, Exception):
+        raise message
+      if message is not None:
+        advance(message)
+      elif waiting:
+        pipe.send(waiting.pop(0))
+      else:
+        busy.discard(pipe)
+
+
+def _serve(pipe: Connection) -> None:
+  """A worker's life: key, job, then tasks. Sends counts, None after a task, or the error that ended it."""
+  signal.signal(signal.SIGINT, signal.SIG_IGN)
+  try:
+    secret = pipe.recv_bytes()
+    job, experiment_seed = pipe.recv()
+    worker = Worker(job, Master(secret, experiment_seed=experiment_seed))
+    while True:
+      worker.run(pipe.recv(), pipe.send)
+      pipe.send(None)
+  except (EOFError, BrokenPipeError):
+    return  # the parent has gone
+  except Exception as error:
+    pipe.send(
+      error if isinstance(error, DjaxError) else DjaxError(f"{type(error).__name__}: {error}")
+    )
