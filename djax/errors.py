@@ -14,6 +14,7 @@ __all__ = [
   "KeyFileError",
   "KeyMismatchError",
   "ManifestError",
+  "NotInvertibleError",
   "UnsafeError",
   "WrongPassphraseError",
   "nearest",
@@ -28,6 +29,12 @@ class DjaxError(Exception):
 
 class ConfigError(DjaxError, ValueError):
   """A config, flag or argument that cannot work."""
+
+  exit_code = 2
+
+
+class NotInvertibleError(DjaxError, ValueError):
+  """A disguise that its own key cannot undo."""
 
   exit_code = 2
 

@@ -427,7 +427,7 @@ def test_folder_one_damaged_image_stops_the_others(folder, monkeypatch):
   assert len(sources.load(str(folder), "train").labels) == 14
   path = folder / "cat" / "00.png"
   path.write_bytes(path.read_bytes()[:-30])
-  decode, seen = sources._decode, []
+  decode, seen = sources.folder._decode, []
 
   def slow(path, *options):
     seen.append(path)
@@ -435,7 +435,7 @@ def test_folder_one_damaged_image_stops_the_others(folder, monkeypatch):
     time.sleep(0.1)
     return image
 
-  monkeypatch.setattr(sources, "_decode", slow)
+  monkeypatch.setattr(sources.folder, "_decode", slow)
   monkeypatch.setattr(os, "cpu_count", lambda: 1)
   refused("00.png: damaged image", folder)
   assert 1 <= len(seen) <= 4
@@ -537,7 +537,7 @@ def kinds():
 
 
 def test_tfds_returns_what_was_written(tmp_path, monkeypatch):
-  monkeypatch.setattr(sources, "_CHUNK", 3)  # several reads, the last one short
+  monkeypatch.setattr(sources.tfds, "_CHUNK", 3)  # several reads, the last one short
   _, images = write_tfds(tmp_path)
   train = sources.load("tiny", "train", data_dir=str(tmp_path))
   np.testing.assert_array_equal(train.images, images[:7])
@@ -593,7 +593,7 @@ def test_tfds_versions_and_configs(tmp_path, monkeypatch):
     ("many/big-1.0", "many/big-1.0/2.0.0"),
     ("many/big-1.0:2.0.0", "many/big-1.0/2.0.0"),
   ):
-    assert sources._find_tfds(source, str(tmp_path))[0] == str(tmp_path / wanted)
+    assert sources.tfds._find_tfds(source, str(tmp_path))[0] == str(tmp_path / wanted)
   refused(r"not prepared.*There: 9\.0\.0, 10\.0\.0\.", "tiny:1.0.0", data_dir=str(tmp_path))
   refused(r"not prepared.*There: many/big-1\.0\.", "many", data_dir=str(tmp_path))
   refused("'many/small' is not prepared", "many/small", data_dir=str(tmp_path))
@@ -759,7 +759,7 @@ def test_tfds_damaged_records(tmp_path):
 
 
 def test_tfds_fewer_records_than_promised(tmp_path, monkeypatch):
-  monkeypatch.setattr(sources, "_CHUNK", 4)
+  monkeypatch.setattr(sources.tfds, "_CHUNK", 4)
   folder, _ = write_tfds(tmp_path)
   path = folder / "dataset_info.json"
   path.write_text(path.read_text().replace('"7"', '"12"'))

@@ -64,7 +64,7 @@ class Disguiser:
       images = views.augment(originals, uniforms("views", views.DRAWS), crop=crop, flip=flip)
     return self.scheme.export(self._key, images, draw)
 
-  def restored(self, images: np.ndarray) -> np.ndarray:
+  def restored(self, images: Any) -> np.ndarray:
     """Undoes a disguise as far as the scheme can, less the mean of its noise.
 
     Args:

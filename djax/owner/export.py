@@ -29,9 +29,8 @@ from djax.owner.shards import Task
 __all__ = ["disguise", "finish"]
 
 _BYTES_OF_A_WORKER = 64 << 20
-_RECORD_OVERHEAD = (
-  256  # bytes a record adds to its image: Example, ArrayRecord chunk, block headers
-)
+# Example, ArrayRecord chunk and block headers; and what ArrayRecord takes for a file at least.
+_RECORD_OVERHEAD, _SHARD_OVERHEAD = 256, 128 << 10
 _SPARE_BYTES = 4 << 20
 
 
@@ -266,7 +265,7 @@ def _size(facts: Manifest, records: int) -> int:
 
 def _check_room(job: Job, facts: Manifest, tasks: list[Task]) -> None:
   records = sum(_originals(job, task) * job.views_of(task.split) for task in tasks)
-  needed = _size(facts, records) + _SPARE_BYTES
+  needed = _size(facts, records) + len(tasks) * _SHARD_OVERHEAD + _SPARE_BYTES
   free = shutil.disk_usage(job.out).free
   if free < needed:
     raise DjaxError(

@@ -151,7 +151,7 @@ def make(request: Request, out: Path, master: Master) -> tuple[Job, Manifest, se
     warnings=card.warnings(spec, fingerprint=master.fingerprint),
     sealed=sealed.seal({"class_names": list(names)}, master),
   )
-  return job, facts, _roots(request.source, [path for _, path in files])
+  return job, facts, _roots(request, first.name, files)
 
 
 def _check_splits(opened: Mapping[str, Any]) -> None:
@@ -216,8 +216,8 @@ def _hmac(files: set[tuple[str, Path]], request: Request, master: Master) -> str
   return digest.hexdigest()
 
 
-def _roots(source: str, files: list[Path]) -> set[Path]:
-  place = Path(source).expanduser()
-  if place.is_dir():
-    return {place.resolve()}
-  return {path.resolve() if path == place else path.parent.resolve() for path in files}
+def _roots(request: Request, name: str, files: set[tuple[str, Path]]) -> set[Path]:
+  if name == "folder":
+    return {Path(request.source).expanduser().resolve()}
+  paths = {path.resolve() for _, path in files}
+  return paths if name == "npz" else {path.parent for path in paths}

@@ -43,7 +43,7 @@ def run(
     return
   # Fresh interpreters: JAX's threads do not survive a fork.
   context = multiprocessing.get_context("spawn")
-  pipes: dict[Connection, Any] = {}
+  pipes: dict[Any, Any] = {}
   try:
     for _ in range(workers):
       ours, theirs = context.Pipe()
@@ -61,19 +61,20 @@ def run(
       process.join()
 
 
-def _distribute(
-  pipes: dict[Connection, Any], waiting: list[Task], advance: Callable[[int], None]
-) -> None:
+def _distribute(pipes: dict[Any, Any], waiting: list[Task], advance: Callable[[int], None]) -> None:
   """Hands out tasks until all are done."""
   busy = set(pipes)
   for pipe in pipes:
     pipe.send(waiting.pop(0))
   while busy:
-    for pipe in wait(list(busy)):
-      assert isinstance(pipe, Connection)
+    ready: list[Any] = wait(list(busy))
+    for pipe in ready:
       try:
         message = pipe.recv()
-      except EOFError:
+        if message is None and waiting:
+          pipe.send(waiting.pop(0))
+          continue
+      except (EOFError, ConnectionError):
         pipes[pipe].join()
         raise DjaxError(
           f"a worker process ended early (exit code {pipes[pipe].exitcode}; out of memory, perhaps). "
@@ -81,12 +82,10 @@ def _distribute(
         ) from None
       if isinstance(message, Exception):
         raise message
-      if message is not None:
-        advance(message)
-      elif waiting:
-        pipe.send(waiting.pop(0))
-      else:
+      if message is None:
         busy.discard(pipe)
+      else:
+        advance(message)
 
 
 def _serve(pipe: Connection) -> None:
@@ -97,9 +96,9 @@ def _serve(pipe: Connection) -> None:
     job, experiment_seed = pipe.recv()
     worker = Worker(job, Master(secret, experiment_seed=experiment_seed))
     while True:
-      worker.run(pipe.recv(), pipe.send)
+      worker.run(pipe.recv(), lambda count: pipe.send(count))
       pipe.send(None)
-  except (EOFError, BrokenPipeError):
+  except (EOFError, ConnectionError):
     return  # the parent has gone
   except Exception as error:
     pipe.send(

@@ -1,0 +1,345 @@
+"""Questions to a network that was trained on disguised images: the owner's side, images in, class names out.
+
+Either all at once, with the network at hand, or in two steps: a request for the rented machine, then its answer.
+"""
+
+import dataclasses
+import hashlib
+import hmac
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+import djax
+from djax import datasets, manifest, quantise, records, sources
+from djax.errors import ConfigError, DataError, ManifestError
+from djax.keys import Master
+from djax.manifest import UNFINISHED, Manifest, Shard, SplitFacts
+from djax.owner import disguiser, export, restore, sealed
+from djax.owner.disguiser import Disguiser
+
+__all__ = ["Answer", "Query", "answers", "ask", "disguised", "named", "read", "request"]
+
+SPLIT = "query"
+_SUFFIXES = (".png", ".jpg", ".jpeg")
+_CHUNK = 256
+_SUM_TOLERANCE = 1e-3  # of probabilities, rounded on their way
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Query:
+  """Images to be classified; ``repr`` shows their number only.
+
+  Attributes:
+    images: ``[N, H, W, C]``, of the data set's shape and dtype, 0..255.
+    names: of the files, one an image.
+  """
+
+  images: np.ndarray
+  names: tuple[str, ...]
+
+  def __repr__(self) -> str:
+    return f"Query({len(self.names)} images)"
+
+
+class Answer(NamedTuple):
+  """What a network says of one image.
+
+  Attributes:
+    file: name of the image.
+    name: of the class it finds most likely.
+    probability: that it gives this class.
+    probabilities: that it gives each class, in the order of the source.
+  """
+
+  file: str
+  name: str
+  probability: float
+  probabilities: tuple[float, ...]
+
+
+def read(paths: Sequence[str | os.PathLike], facts: Manifest, *, image_size: int = 0) -> Query:
+  """Reads images that fit a disguised data set.
+
+  Args:
+    paths: PNG and JPEG files, folders of them, ``.npy`` files ``[N, H, W]`` or ``[N, H, W, C]``, and ``.npz`` files with such
+      an array, named ``images`` or the only one. Grey files are taken where the data set has colours.
+    facts: the data set's manifest.
+    image_size: side in pixels to which image files are resized; 0 leaves them as they are.
+
+  Raises:
+    ConfigError: for an ``image_size`` other than the data set's.
+    DataError: for images that are missing, damaged or do not fit, or none.
+  """
+  height, width, _ = shape = tuple(facts.spec["image_shape"])
+  if image_size and (image_size, image_size) != (height, width):
+    raise ConfigError(
+      f"image_size must give images of {height}x{width} pixels as in the data set, got {image_size}."
+    )
+  images: list[np.ndarray] = []
+  names: list[str] = []
+  for path in (Path(path).expanduser() for path in paths):
+    if path.suffix.lower() in (".npy", ".npz"):
+      found = _array(path, shape, facts.source["dtype"])
+      images.append(found)
+      names += [f"{path}[{index}]" for index in range(len(found))]
+      continue
+    for file in _listed(path):
+      images.append(_picture(file, shape, image_size)[None])
+      names.append(str(file))
+  if not names:
+    raise DataError(f"there must be at least one image, got none in {', '.join(map(str, paths))}.")
+  return Query(np.concatenate(images).astype(facts.source["dtype"]), tuple(names))
+
+
+def _listed(path: Path) -> list[Path]:
+  """Returns the image files that a path means."""
+  if path.is_dir():
+    return sorted(
+      entry
+      for entry in path.iterdir()
+      if entry.suffix.lower() in _SUFFIXES and not entry.name.startswith(".")
+    )
+  if not path.is_file():
+    raise DataError(f"{path}: no such file or folder of images.")
+  return [path]
+
+
+def _picture(path: Path, shape: tuple[int, ...], image_size: int) -> np.ndarray:
+  """Reads an image file, ``[H, W, C]``."""
+  from djax.sources import folder
+
+  height, width, wanted = shape
+  if wanted not in (1, 3):
+    raise DataError(f"{path}: the data set has {wanted} channels. Give its images as .npy.")
+  channels, size = folder._read_header(path)
+  if channels > wanted:
+    raise DataError(f"{path}: is in colour, but the data set is grey. Save it as grey.")
+  if size != (width, height) and not image_size:
+    raise DataError(
+      f"{path}: is {size[1]}x{size[0]} pixels, but the data set {height}x{width}. "
+      + (f"Resize it: --image-size {height}" if height == width else "Resize it.")
+    )
+  return folder._decode(path, (height, width, wanted), image_size > 0)
+
+
+def _array(path: Path, shape: tuple[int, ...], dtype: str) -> np.ndarray:
+  """Reads the images of a NumPy file, ``[N, H, W, C]``."""
+  if not path.is_file():
+    raise DataError(f"{path}: no such file.")
+  try:
+    found = np.load(path, allow_pickle=False)
+    if isinstance(found, np.lib.npyio.NpzFile):
+      with found as npz:
+        held = list(npz)
+        name = "images" if "images" in held else held[0] if len(held) == 1 else None
+        images = npz[name] if name else None
+    else:
+      images = found
+  except Exception as error:  # zipfile, zlib and numpy each have their own
+    raise DataError(f"{path}: not a whole NumPy file ({sources.records.brief(error)}).") from None
+  if images is None:
+    raise DataError(f"{path}: must hold one array, or one named images; has {', '.join(held)}.")
+  if images.ndim == 3 and shape[2] == 1:
+    images = images[..., None]
+  if images.shape[1:] != shape:
+    raise DataError(
+      f"{path}: images must be [N, {', '.join(map(str, shape))}] as in the data set, got {images.shape}."
+    )
+  floats = dtype == "float32" and images.dtype.kind == "f"
+  if images.dtype != np.uint8 and not floats:
+    raise DataError(f"{path}: images must be {dtype} as in the data set, got {images.dtype}.")
+  if floats and not ((images >= 0) & (images <= 255)).all():
+    raise DataError(f"{path}: values must be numbers in 0..255.")
+  return images
+
+
+def disguised(query: Query, facts: Manifest, master: Master) -> tuple[np.ndarray, int]:
+  """Disguises images as those of a data set were, under the noise of the split ``query``, each with index 0.
+
+  So an image always has the same noise, wherever it stands in a question.
+
+  Args:
+    query: the images.
+    facts: the data set's manifest.
+    master: its key.
+
+  Returns:
+    Images as stored, ``[N, H', W', C]``, and the number of values that the range of its quantiser cut.
+  """
+  tool = Disguiser(facts.spec, master)
+  found, cut = [], 0
+  for start in range(0, len(query.images), _CHUNK):
+    part = query.images[start : start + _CHUNK]
+    exact = tool.images(part, SPLIT, [0] * len(part))
+    found.append(disguiser.stored(exact, facts.dtype, facts.quantiser, block_size=facts.block_size))
+    if facts.quantiser is not None:
+      cut += _outside(exact, facts.quantiser, facts.block_size)
+  return np.concatenate(found), cut
+
+
+def _outside(exact: np.ndarray, quantiser: quantise.Quantiser, block_size: int) -> int:
+  """Counts values that lie more than half a step outside a quantiser's range."""
+  ends = np.array([0, 255], np.uint8)[:, None, None, None] * np.ones(exact.shape[1:], np.uint8)
+  low, high = quantise.dequantise(ends, quantiser, block_size=block_size)
+  half = (high - low) / 510
+  return int(((exact < low - half) | (exact > high + half)).sum())
+
+
+def ask(
+  query: Query, run: str | os.PathLike, facts: Manifest, master: Master
+) -> tuple[list[Answer], int]:
+  """Has the network of a run directory on this machine classify images.
+
+  Args:
+    query: the images.
+    run: the run directory.
+    facts: its manifest, as ``restore.authenticated`` returns it.
+    master: the key of its images.
+
+  Returns:
+    An answer for each image, and the number of values that were cut, see ``disguised``.
+
+  Raises:
+    ConfigError: if the run holds no network.
+    ManifestError: if its network was trained on other images than its manifest says.
+  """
+  from train import predict
+
+  predictor = predict.load(run)
+  if predictor.facts["source_sha256"] != facts.sha256:
+    raise ManifestError(
+      f"{run} must be trained on the images of its {manifest.FILE}, but its disguise.json names others. "
+      "Take the run directory from a good copy."
+    )
+  stored, cut = disguised(query, facts, master)
+  images = restore.values(stored, facts).astype(np.float32)
+  return named(predictor.probabilities(images, _CHUNK), query.names, facts, master), cut
+
+
+def request(
+  query: Query, facts: Manifest, master: Master, out: str | os.PathLike
+) -> tuple[Manifest, int]:
+  """Writes a request for the rented machine: a disguised data set with the single split ``query``, every label 0.
+
+  Args:
+    query: the images; names of files are sealed.
+    facts: manifest of the data set that the network was trained on.
+    master: its key.
+    out: the directory; must not exist.
+
+  Returns:
+    The manifest of the request, and the number of values that were cut, see ``disguised``.
+
+  Raises:
+    UnsafeError: if ``out`` exists.
+    DjaxError: if the disk has too little room.
+  """
+  target = restore.check_new(out)
+  stored, cut = disguised(query, facts, master)
+  name = f"{datasets.NAME}-{SPLIT}.array_record-00000-of-00001"
+  with restore.appearing(target) as temporary:
+    (temporary / UNFINISHED).mkdir(parents=True)
+    features = records.features(facts.disguised_shape, facts.dtype, facts.classes)
+    with records.writer(temporary / UNFINISHED / name, features) as write:
+      write(stored, np.zeros(len(stored), np.int32))
+    os.rename(temporary / UNFINISHED / name, temporary / name)
+    size, digest = (temporary / name).stat().st_size, datasets.file_sha256(temporary / name)
+    split = SplitFacts(len(stored), 1, (Shard(name, len(stored), size, digest),))
+    names = sealed.unseal(facts.sealed, master)["class_names"]
+    written = export.finish(
+      temporary,
+      dataclasses.replace(
+        facts,
+        djax=djax.__version__,
+        source={"name": SPLIT, "dtype": facts.source["dtype"], "hmac": _hmac(query, master)},
+        views={"count": 1, "crop": 0, "flip": False},
+        splits={SPLIT: split},
+        files={},
+        sealed=sealed.seal({"class_names": names, "names": list(query.names)}, master),
+      ),
+      master,
+    )
+    shutil.rmtree(temporary / UNFINISHED)
+  return written, cut
+
+
+def _hmac(query: Query, master: Master) -> str:
+  """Returns the keyed hash of a request's images, as docs/format.md has it of a source's files."""
+  digest = hmac.new(master.subkey("source"), digestmod=hashlib.sha256)
+  for name, image in zip(query.names, query.images, strict=True):
+    digest.update(hashlib.sha256(name.encode()).digest())
+    digest.update(hashlib.sha256(np.ascontiguousarray(image)).digest())
+  return digest.hexdigest()
+
+
+def answers(folder: str | os.PathLike, file: str | os.PathLike, master: Master) -> list[Answer]:
+  """Reads the answer of the rented machine to a request.
+
+  Nothing vouches for its numbers but the machine itself.
+
+  Args:
+    folder: the request's directory.
+    file: the answer, docs/format.md section 6.
+    master: the key of the request.
+
+  Raises:
+    KeyMismatchError: if the request was made with another key.
+    ManifestError: if the request is damaged or tampered with.
+    DataError: if the answer is damaged, belongs to another request, or holds anything but probabilities.
+  """
+  facts = restore.authenticated(Path(folder).expanduser(), master)
+  if set(facts.splits) != {SPLIT}:
+    raise DataError(f"{folder} must be a request, with the single split {SPLIT}. Give --request.")
+  try:
+    content = json.loads(Path(file).expanduser().read_bytes())
+    form, version = content["format"], content["version"]
+    of, rows = content["request"], content["probabilities"]
+  except OSError as error:
+    raise DataError(f"{file}: cannot be read ({error.strerror}).") from None
+  except (ValueError, TypeError, KeyError, RecursionError):
+    raise DataError(f"{file}: is no answer of python -m train.answer.") from None
+  if (form, version) != ("djax-answers", 1):
+    raise DataError(f"{file}: must be djax-answers of version 1, got {form!r} {version!r}.")
+  if of != facts.sha256:
+    raise DataError(f"{file}: answers another request than {folder}. Give the one it was made for.")
+  shape = (facts.splits[SPLIT].records, facts.classes)
+  try:
+    probabilities = np.asarray(rows, np.float64)
+  except (ValueError, TypeError):
+    raise DataError(f"{file}: probabilities must be numbers, {shape[0]} x {shape[1]}.") from None
+  if probabilities.shape != shape:
+    raise DataError(f"{file}: probabilities must be {shape}, got {probabilities.shape}.")
+  lies = (probabilities >= 0) & (probabilities <= 1)
+  if not lies.all() or (abs(probabilities.sum(1) - 1) > _SUM_TOLERANCE).any():
+    raise DataError(f"{file}: probabilities must lie in 0..1 and sum to 1 for each image.")
+  names = sealed.unseal(facts.sealed, master)["names"]
+  return named(probabilities, names, facts, master)
+
+
+def named(
+  probabilities: np.ndarray, names: Sequence[str], facts: Manifest, master: Master
+) -> list[Answer]:
+  """Turns probabilities by label id into answers by class name.
+
+  Args:
+    probabilities: ``[N, K]``.
+    names: of the images.
+    facts: manifest of the data set or the request.
+    master: its key.
+  """
+  content: dict[str, Any] = sealed.unseal(facts.sealed, master)
+  classes = content["class_names"]
+  by_class = np.asarray(probabilities)
+  if facts.labels == "permuted":
+    by_class = by_class[:, disguiser.label_permutation(master, facts.classes)]
+  best = by_class.argmax(1)
+  return [
+    Answer(name, classes[label], float(row[label]), tuple(map(float, row)))
+    for name, label, row in zip(names, best, by_class, strict=True)
+  ]

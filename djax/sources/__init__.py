@@ -1,0 +1,82 @@
+"""Where originals come from: embedded digits, ``.npz`` files, image folders, prepared TFDS sets.
+
+Images are ``[N, H, W, C]`` on the 0..255 scale, labels int32 class numbers. Nothing here uses the
+network, TensorFlow or JAX; a source that is missing or unfit is refused with one line naming it.
+"""
+
+import os
+import pathlib
+
+from djax.errors import ConfigError
+from djax.sources import digits, folder, npz, tfds
+from djax.sources.records import Images, Records
+
+__all__ = ["Images", "Records", "load", "open"]
+
+
+def load(source: str, split: str, *, data_dir: str = "", image_size: int = 0) -> Images:
+  """Loads one split of a source into host memory.
+
+  The string alone decides the kind of source:
+
+  - ``digits``: scikit-learn's 1797 handwritten digits, 8x8x1; every fifth is test.
+  - ``*.npz``: arrays ``train_images``, ``train_labels``, ``test_images``, ``test_labels`` and
+    perhaps ``class_names``.
+  - a path (starting with ``.``, ``/`` or ``~``, or an existing folder with a ``/`` in its name): a
+    folder of PNG and JPEG files, one subfolder a class, or the same below ``train`` and ``test``;
+    without these two every fifth file of each class is test. Records go round the classes: the
+    first file of each, then the second, so that a slice of a split holds all of them.
+  - otherwise a TFDS name: ``name``, ``name:1.2.3``, ``name/config`` or ``name/config:1.2.3``,
+    already prepared on this disk, the highest version by default; records in the order of TFDS.
+
+  Args:
+    source: what to load, see above.
+    split: ``train``, ``test`` or a part, ``train[:1000]``; with TFDS any of its split expressions.
+    data_dir: of prepared TFDS sets; else ``$TFDS_DATA_DIR``, else ``~/tensorflow_datasets``.
+    image_size: side in pixels to which images of a folder are resized, bilinear with antialiasing,
+      without keeping the ratio of the sides; 0 leaves them as they are. For folders only.
+
+  Returns:
+    The records of the split: uint8, but float32 where an ``.npz`` holds floats.
+
+  Raises:
+    ConfigError: a name, split or image size that cannot work, or a split without records.
+    DataError: a source that is missing or damaged, or images or labels that djax does not take.
+  """
+  with open(source, split, data_dir=data_dir, image_size=image_size) as records:
+    return records.read(0, len(records))
+
+
+def open(source: str, split: str, *, data_dir: str = "", image_size: int = 0) -> Records:
+  """Opens one split of a source, to be read in parts that alone are held in memory.
+
+  Reads what describes the images (of a folder: the header of every file, of both splits) and the
+  labels of an ``.npz``, but no pixels. The one exception are float images: they are looked through
+  up to the first value above 1, so that images on a scale of 0..1 are refused here.
+
+  Args:
+    source: as for ``load``.
+    split: as for ``load``.
+    data_dir: as for ``load``.
+    image_size: as for ``load``.
+
+  Returns:
+    The records of the split; close them, or use them in a ``with`` statement.
+
+  Raises:
+    ConfigError: a name, split or image size that cannot work, or a split without records.
+    DataError: a source that is missing, or images or labels that djax does not take.
+  """
+  if image_size < 0:
+    raise ConfigError(f"image_size must be 0 (as is) or a side in pixels, got {image_size}")
+  is_npz = source.endswith(".npz")
+  is_path = source.startswith((".", "/", "~")) or ("/" in source and os.path.isdir(source))
+  if image_size and (is_npz or not is_path):
+    raise ConfigError(f"image_size={image_size} resizes image folders only: use 0 with {source!r}")
+  if source == "digits":
+    return digits.DigitsRecords(split)
+  if is_npz:
+    return npz.NpzRecords(pathlib.Path(source).expanduser(), split)
+  if is_path:
+    return folder.FolderRecords(pathlib.Path(source).expanduser(), split, image_size)
+  return tfds.TfdsRecords(source, split, data_dir)

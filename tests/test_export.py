@@ -1,0 +1,693 @@
+"""Writing a disguised data set: what it holds, the same bytes whatever happens on the way, and what is refused."""
+
+import contextlib
+import dataclasses
+import json
+import os
+import pathlib
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import jax
+import numpy as np
+import pytest
+from test_secrets import leaks, secrets_of
+
+from djax import datasets, keys, manifest, quantise, schemes, sources
+from djax.errors import (
+  ConfigError,
+  DataError,
+  DjaxError,
+  KeyMismatchError,
+  UnsafeError,
+)
+from djax.owner import disguiser, export, plan, pool, shards, streams
+from djax.owner.plan import Request
+
+MASTER = keys.experiment(3)
+RMT = {"scheme": "rmt", "block_size": 2}
+PERMUTATION = {"scheme": "permutation", "block_size": 4}
+AES = {"scheme": "aes", "block_size": 4}
+SPLITS = {"train": "train[:96]", "test": "test[:30]"}
+
+
+def request(disguise=RMT, **options):
+  return Request("digits", disguise, **{"splits": SPLITS, **options})
+
+
+def content(folder):
+  """Returns every file of a directory by its relative name."""
+  return {
+    str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()
+  }
+
+
+def everything(data, split):
+  """Returns dequantised float32 images and label ids of a split."""
+  images, labels = data.splits[split].read(np.arange(len(data.splits[split])))
+  if data.manifest.quantiser is not None:
+    images = quantise.dequantise(
+      images, data.manifest.quantiser, block_size=data.manifest.block_size
+    )
+  return images.astype(np.float32), labels
+
+
+@pytest.fixture(scope="module")
+def originals():
+  return {name: sources.load("digits", part) for name, part in SPLITS.items()}
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory):
+  """A directory that was written in one go: noise, several shards."""
+  folder = tmp_path_factory.mktemp("reference") / "set"
+  export.disguise(request({**RMT, "noise_level": 25.0}, originals_per_shard=20), folder, MASTER)
+  return content(folder)
+
+
+# What it holds.
+
+
+@pytest.mark.parametrize(
+  "disguise", [RMT, {**RMT, "matrix": "projection", "mix": "block"}, PERMUTATION, AES]
+)
+def test_holds_what_the_scheme_makes_of_the_originals(tmp_path, originals, disguise):
+  facts = export.disguise(request(disguise), tmp_path / "set", MASTER)
+  data = datasets.open(tmp_path / "set")
+  scheme = schemes.from_spec(facts.spec)
+  key = scheme.make_key(MASTER.read)
+  label_of = disguiser.label_permutation(MASTER, 10)
+  assert facts.spec == {**facts.spec, **disguise, "image_shape": [8, 8, 1]}
+  for name, original in originals.items():
+    images, labels = everything(data, name)
+    expected, _ = scheme.disguise(key, original.images, None, rng=jax.random.key(0))
+    expected = np.asarray(expected, np.float32)
+    assert np.abs(images - expected).max() <= 1e-5 * np.abs(expected).max()
+    assert len(images) == facts.splits[name].records
+    np.testing.assert_array_equal(labels, label_of[original.labels])
+    assert (labels != original.labels).any()
+
+
+def test_plain_labels_keep_ids_and_names(tmp_path, originals):
+  facts = export.disguise(request(plain_labels=True), tmp_path / "set", MASTER)
+  assert facts.class_names == tuple("0123456789") and facts.labels == "plain"
+  _, labels = everything(datasets.open(tmp_path / "set"), "train")
+  np.testing.assert_array_equal(labels, originals["train"].labels)
+
+
+def test_names_are_nowhere_unless_asked_for(tmp_path):
+  folder = tmp_path / "very private people"
+  for split, shade in (("train", 40), ("test", 200)):
+    for name in ("Alice Liddell", "Bob Cratchit"):
+      (folder / split / name).mkdir(parents=True)
+      from PIL import Image
+
+      for i in range(3):
+        Image.new("L", (8, 8), shade + i).save(folder / split / name / f"patient{i}.png")
+  out = tmp_path / "set"
+  asked = Request(str(folder), PERMUTATION)
+  facts = export.disguise(asked, out, MASTER)
+  blobs = content(out).items()
+  for word in (b"Alice", b"Cratchit", b"patient", b"private", str(tmp_path).encode()):
+    assert not [name for name, blob in blobs if word.lower() in blob.lower()], word
+  assert facts.source["name"] == "folder" and facts.class_names is None
+  shown = export.disguise(dataclasses.replace(asked, plain_labels=True), tmp_path / "shown", MASTER)
+  assert shown.class_names == ("Alice Liddell", "Bob Cratchit")
+
+
+@pytest.mark.parametrize("place", ["before", "after"])
+def test_noise_is_what_its_distribution_says_and_differs_from_the_owned_one(tmp_path, place):
+  level = 100.0
+  disguise = {**RMT, "noise_level": level, "noise_place": place}
+  export.disguise(request(disguise), tmp_path / "noisy", MASTER)
+  export.disguise(request(RMT), tmp_path / "quiet", MASTER)
+  noisy, quiet = (
+    everything(datasets.open(tmp_path / name), "train")[0] for name in ("noisy", "quiet")
+  )
+  scheme = schemes.from_spec({"image_shape": [8, 8, 1], **RMT})
+  key = scheme.make_key(MASTER.read)
+  drawn = noisy - quiet
+  if place == "before":
+    drawn = np.asarray(scheme.restore(key, drawn))
+  rank = np.sort(drawn.ravel()) / level
+  size = len(rank)
+  # Kolmogorov-Smirnov against the uniform; 2.0 / sqrt(n) is passed with probability 0.9993.
+  distance = np.abs(rank - (np.arange(size) + 0.5) / size).max()
+  assert size == 96 * 64 and distance < 2.0 / np.sqrt(size)
+  assert np.abs(np.sort(rank**1.1) - (np.arange(size) + 0.5) / size).max() > 2.0 / np.sqrt(size)
+  owned_scheme = schemes.from_spec({"image_shape": [8, 8, 1], **disguise})
+  images = sources.load("digits", SPLITS["train"]).images
+  owned = owned_scheme.disguise(key, images, None, rng=jax.random.key(0))[0] - quiet
+  if place == "before":
+    owned = scheme.restore(key, owned)
+  both = np.sort(np.asarray(owned).ravel()) / level
+  assert np.abs(both - rank).max() < 4.0 / np.sqrt(size)
+  assert np.abs(np.asarray(owned).ravel() - drawn.ravel()).mean() > level / 10
+
+
+def test_two_disguises_share_no_noise():
+  images = np.zeros((4, 8, 8, 1), np.uint8)
+  drawn = []
+  for spec in ({"noise_level": 25.0}, {"noise_level": 50.0}):
+    made = disguiser.Disguiser(
+      schemes.from_spec({"image_shape": [8, 8, 1], **RMT, **spec}).spec.to_dict(), MASTER
+    )
+    noise = made.restored(made.images(images, "train", range(4))) / spec["noise_level"]
+    drawn.append(noise.ravel())
+  assert abs(np.corrcoef(drawn)[0, 1]) < 0.25
+  assert len({streams.label("noise", s, "train") for s in ({"a": 1}, {"a": 2})}) == 2
+
+
+def test_views_stand_beside_their_original(tmp_path, originals):
+  facts = export.disguise(
+    request(PERMUTATION, views=3, crop=2, flip=True), tmp_path / "set", MASTER
+  )
+  data = datasets.open(tmp_path / "set")
+  images, labels = everything(data, "train")
+  assert facts.splits["train"].records == 3 * 96 and facts.splits["test"].records == 30
+  made = disguiser.Disguiser(facts.spec, MASTER)
+  back = made.restored(images).reshape(96, 3, 8, 8, 1)
+  np.testing.assert_array_equal(back[:, 0], originals["train"].images)
+  assert (back[:, 1] != back[:, 0]).any((1, 2, 3)).mean() > 0.8
+  assert (back[:, 1] != back[:, 2]).any((1, 2, 3)).mean() > 0.8
+  np.testing.assert_array_equal(labels[::3], labels[1::3])
+  # A view is a shift of its original, perhaps mirrored: the middle 4 x 4 pixels lie somewhere in it.
+  for original, view in zip(back[:20, 0, ..., 0], back[:20, 1, ..., 0], strict=True):
+    found = [
+      (turned[dy : dy + 4, dx : dx + 4] == view[2:6, 2:6]).all()
+      for turned in (original, original[:, ::-1])
+      for dy in range(5)
+      for dx in range(5)
+    ]
+    assert any(found)
+
+
+def test_bounds_hold_for_each_dtype(tmp_path, originals):
+  for dtype, least in (("float32", 0.0), ("float16", 1e-3), ("uint8", 0.05)):
+    facts = export.disguise(request(dtype=dtype), tmp_path / dtype, MASTER)
+    images, _ = everything(datasets.open(tmp_path / dtype), "train")
+    made = disguiser.Disguiser(facts.spec, MASTER)
+    exact = made.images(originals["train"].images, "train", range(96))
+    stored = np.abs(images.astype(np.float64) - exact).max()
+    restored = np.abs(made.restored(images) - originals["train"].images.astype(np.float64)).max()
+    assert least <= stored <= facts.error.stored
+    assert least <= restored <= facts.error.restored
+
+
+# The same bytes whatever happens on the way.
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_shards_and_workers_change_no_record(tmp_path, reference, workers):
+  asked = request({**RMT, "noise_level": 25.0}, originals_per_shard=20)
+  export.disguise(asked, tmp_path / "again", MASTER, workers=workers)
+  assert content(tmp_path / "again") == reference
+  other = dataclasses.replace(asked, originals_per_shard=7)
+  export.disguise(other, tmp_path / "other", MASTER)
+  for folder in ("again", "other"):
+    data = datasets.open(tmp_path / folder)
+    found = everything(data, "train")
+    if folder == "again":
+      wanted = found
+    np.testing.assert_array_equal(found[0], wanted[0])
+    np.testing.assert_array_equal(found[1], wanted[1])
+  assert len(datasets.open(tmp_path / "other").manifest.splits["train"].shards) == 14
+
+
+class Cut(BaseException):
+  """Stands for whatever ends a process."""
+
+
+def cut_after(calls):
+  def progress(done, total):
+    nonlocal calls
+    calls -= 1
+    if calls < 0:
+      raise Cut
+
+  return progress
+
+
+@pytest.mark.parametrize("dtype", ["float32", "uint8"])
+def test_cut_off_after_each_step_it_goes_on_to_the_same_bytes(tmp_path, dtype):
+  asked = request({**RMT, "noise_level": 25.0}, dtype=dtype, originals_per_shard=20)
+  export.disguise(asked, tmp_path / "whole", MASTER)
+  cuts = 0
+  folder = tmp_path / "cut"
+  while True:
+    try:
+      export.disguise(asked, folder, MASTER, progress=cut_after(cuts))
+      break
+    except Cut:
+      assert not (folder / manifest.FILE).exists() and (folder / manifest.UNFINISHED).is_dir()
+      with pytest.raises(DataError, match="unfinished: give the same"):
+        datasets.open(folder)
+    cuts += 1
+  assert cuts >= 7
+  assert content(folder) == content(tmp_path / "whole")
+
+
+def test_a_shard_damaged_between_two_runs_is_written_again(tmp_path, reference):
+  asked = request({**RMT, "noise_level": 25.0}, originals_per_shard=20)
+  folder = tmp_path / "set"
+  with pytest.raises(Cut):
+    export.disguise(asked, folder, MASTER, progress=cut_after(3))
+  first = sorted(folder.glob("*array_record*"))[0]
+  damaged = bytearray(first.read_bytes())
+  damaged[len(damaged) // 2] ^= 1
+  first.write_bytes(damaged)
+  export.disguise(asked, folder, MASTER)
+  assert content(folder) == reference
+
+
+def test_given_again_when_whole_it_changes_nothing(tmp_path, reference):
+  asked = request({**RMT, "noise_level": 25.0}, originals_per_shard=20)
+  folder = tmp_path / "set"
+  first = export.disguise(asked, folder, MASTER)
+  (folder / manifest.UNFINISHED).mkdir()  # a kill between the manifest and the last clean-up
+  times = {path: path.stat().st_mtime_ns for path in folder.glob("*")}
+  assert export.disguise(asked, folder, MASTER) == first
+  assert content(folder) == reference and not (folder / manifest.UNFINISHED).exists()
+  assert all(path.stat().st_mtime_ns == times[path] for path in folder.glob("*"))
+
+
+RUN = """
+import sys
+from djax import keys
+from djax.owner import export
+from djax.owner.plan import Request
+if __name__ == "__main__":
+  asked = Request("digits", {"scheme": "rmt", "block_size": 2, "noise_level": 25.0}, originals_per_shard=40,
+                  dtype=sys.argv[3])
+  export.disguise(asked, sys.argv[1], keys.experiment(3), workers=int(sys.argv[2]))
+"""
+
+
+def killed(script, folder, workers, dtype, seconds):
+  """Runs the script and kills it after some seconds; returns whether it was still running."""
+  process = subprocess.Popen(
+    [sys.executable, str(script), str(folder), str(workers), dtype], start_new_session=True
+  )
+  try:
+    process.wait(seconds)
+  except subprocess.TimeoutExpired:
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    return True
+  assert process.returncode == 0
+  return False
+
+
+@pytest.mark.slow
+def test_fifty_runs_killed_at_random_moments_end_with_the_same_bytes(tmp_path):
+  script = tmp_path / "run.py"
+  script.write_text(RUN)
+  rng = random.Random(0)
+  kills = 0
+  wanted = {}
+  for dtype in ("float32", "uint8"):
+    start = time.monotonic()
+    assert not killed(script, tmp_path / dtype, 1, dtype, 300)
+    took = time.monotonic() - start
+    wanted[dtype] = content(tmp_path / dtype), took
+  runs = 0
+  while kills < 50:
+    dtype, workers = rng.choice(["float32", "uint8"]), rng.choice([1, 1, 2])
+    whole, took = wanted[dtype]
+    folder = tmp_path / f"run{runs}"
+    runs += 1
+    # Start-up takes most of a run, and nothing can be lost in it: moments are drawn from the later part.
+    while killed(script, folder, workers, dtype, took * rng.uniform(0.5, 1.1)):
+      kills += 1
+      took *= 1.05
+    assert content(folder) == whole
+    shutil.rmtree(folder)
+  assert runs >= 5
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_one_killed_run_goes_on(tmp_path, workers):
+  script = tmp_path / "run.py"
+  script.write_text(RUN)
+  folder = tmp_path / "set"
+  process = subprocess.Popen([sys.executable, str(script), str(folder), str(workers), "float32"])
+  deadline = time.monotonic() + 120
+  while not list(folder.glob("*array_record*")) and time.monotonic() < deadline:
+    time.sleep(0.002)
+  process.kill()
+  process.wait()
+  assert not (folder / manifest.FILE).exists()
+  there = {path.name: path.stat().st_mtime_ns for path in folder.glob("*array_record*")}
+  assert there
+  asked = Request("digits", {**RMT, "noise_level": 25.0}, originals_per_shard=40)
+  export.disguise(asked, folder, MASTER)
+  export.disguise(asked, tmp_path / "whole", MASTER)
+  assert content(folder) == content(tmp_path / "whole")
+  kept = [name for name, when in there.items() if (folder / name).stat().st_mtime_ns == when]
+  assert kept
+
+
+# What is refused.
+
+
+def test_another_key_spec_or_source_does_not_go_on(tmp_path):
+  npz = tmp_path / "images.npz"
+  rng = np.random.default_rng(0)
+
+  def write(seed):
+    images = np.random.default_rng(seed).integers(0, 256, (40, 8, 8, 1), dtype=np.uint8)
+    labels = rng.permutation(np.arange(40) % 4)
+    np.savez(npz, train_images=images, train_labels=labels, test_images=images, test_labels=labels)
+
+  write(0)
+  asked = Request(str(npz), RMT, originals_per_shard=10)
+  folder = tmp_path / "set"
+  with pytest.raises(Cut):
+    export.disguise(asked, folder, MASTER, progress=cut_after(2))
+  before = content(folder)
+  with pytest.raises(KeyMismatchError, match="begun with the key experiment-seed3-"):
+    export.disguise(asked, folder, keys.experiment(4))
+  for other in (
+    {"disguise": {**RMT, "block_size": 4}},
+    {"dtype": "float16"},
+    {"plain_labels": True},
+  ):
+    with pytest.raises(UnsafeError, match="begun with other parameters"):
+      export.disguise(dataclasses.replace(asked, **other), folder, MASTER)
+  with pytest.raises(UnsafeError, match="originals_per_shard"):
+    export.disguise(dataclasses.replace(asked, originals_per_shard=20), folder, MASTER)
+  write(1)
+  with pytest.raises(DataError, match="its files have changed"):
+    export.disguise(asked, folder, MASTER)
+  changed = {name for name, blob in content(folder).items() if before.get(name) != blob}
+  assert changed <= {".unfinished/lock"}
+
+
+def test_a_whole_directory_is_not_overwritten(tmp_path):
+  folder = tmp_path / "set"
+  export.disguise(request(), folder, MASTER)
+  before = content(folder)
+  for asked, master in (
+    (request(PERMUTATION), MASTER),
+    (request(), keys.experiment(4)),
+    (request(splits={"train": "train[:50]", "test": "test[:30]"}), MASTER),
+  ):
+    with pytest.raises(UnsafeError, match="made otherwise"):
+      export.disguise(asked, folder, master)
+  assert content(folder) == before
+
+
+def test_nothing_is_written_among_other_files_or_into_the_source(tmp_path):
+  (tmp_path / "full").mkdir()
+  (tmp_path / "full" / "diary.txt").write_text("mine")
+  with pytest.raises(UnsafeError, match=r"not empty \(holds diary.txt\)"):
+    export.disguise(request(), tmp_path / "full", MASTER)
+  with pytest.raises(UnsafeError, match="no directory"):
+    export.disguise(request(), tmp_path / "full" / "diary.txt", MASTER)
+  images = np.zeros((4, 8, 8), np.uint8)
+  images[1] = 9
+  labels = np.arange(4) % 2
+  npz = tmp_path / "a.npz"
+  np.savez(npz, train_images=images, train_labels=labels, test_images=images, test_labels=labels)
+  with pytest.raises(UnsafeError):
+    export.disguise(Request(str(npz), RMT), npz, MASTER)
+  from PIL import Image
+
+  for name in "ab":
+    (tmp_path / "photos" / name).mkdir(parents=True)
+    for i in range(5):
+      Image.new("L", (8, 8), 20 * i).save(tmp_path / "photos" / name / f"{i}.png")
+  for out in ("photos", "photos/new", "photos/a/../out"):
+    with pytest.raises(UnsafeError, match="lies in the source"):
+      export.disguise(Request(str(tmp_path / "photos"), RMT), tmp_path / out, MASTER)
+  assert sorted(p.name for p in (tmp_path / "photos").iterdir()) == ["a", "b"]
+
+
+def test_a_folder_named_like_the_source_is_no_source(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / "digits").mkdir()
+  export.disguise(request(), "digits/set", MASTER)
+  datasets.verify(tmp_path / "digits" / "set")
+
+
+def test_two_processes_do_not_write_one_directory(tmp_path):
+  folder = tmp_path / "set"
+  met = []
+
+  def second(done, total):
+    with pytest.raises(UnsafeError, match="being written by another process"):
+      export.disguise(request(), folder, MASTER)
+    met.append(done)
+
+  export.disguise(request(), folder, MASTER, progress=second)
+  assert met
+  datasets.verify(folder)
+
+
+@pytest.mark.parametrize(
+  ("change", "error", "says"),
+  [
+    ({"disguise": {"scheme": "plain"}}, UnsafeError, "disguises nothing"),
+    ({"disguise": {"scheme": "rnt", "block_size": 2}}, ConfigError, "Did you mean 'rmt'"),
+    ({"disguise": {**RMT, "block_size": 9}}, ConfigError, "block_size must lie"),
+    ({"disguise": {**RMT, "blocksize": 2}}, ConfigError, "Did you mean 'block_size'"),
+    ({"disguise": PERMUTATION, "dtype": "float32"}, ConfigError, "stored as uint8, exactly"),
+    ({"dtype": "float64"}, ConfigError, "must be one of float32, float16, uint8"),
+    ({"disguise": {**RMT, "noise_level": 1e6}, "dtype": "float16"}, ConfigError, "Choose float32"),
+    ({"views": 0}, ConfigError, "at least 1"),
+    ({"views": 2}, ConfigError, "need crop or flip"),
+    ({"flip": True}, ConfigError, "need views above 1"),
+    ({"views": 2, "crop": 8}, ConfigError, r"0\.\.7 pixels"),
+    ({"splits": {"train": "train[:0]", "test": "test"}}, ConfigError, "records"),
+    ({"source": "./nowhere"}, DataError, "no such folder"),
+  ],
+)
+def test_what_cannot_work_is_refused_before_anything_is_written(tmp_path, change, error, says):
+  with pytest.raises(error, match=says):
+    export.disguise(dataclasses.replace(request(), **change), tmp_path / "set", MASTER)
+  assert not (tmp_path / "set").exists()
+
+
+def test_float_originals_are_not_encrypted(tmp_path):
+  images = np.linspace(0, 255, 4 * 64, dtype=np.float32).reshape(4, 8, 8)
+  labels = np.arange(4) % 2
+  np.savez(
+    tmp_path / "a.npz",
+    train_images=images,
+    train_labels=labels,
+    test_images=images,
+    test_labels=labels,
+  )
+  with pytest.raises(ConfigError, match="8-bit originals, got float32"):
+    export.disguise(Request(str(tmp_path / "a.npz"), AES), tmp_path / "set", MASTER)
+  facts = export.disguise(Request(str(tmp_path / "a.npz"), PERMUTATION), tmp_path / "set", MASTER)
+  assert facts.dtype == "float32" and facts.source["dtype"] == "float32"
+
+
+def test_a_label_outside_the_classes_stops_the_work(tmp_path, monkeypatch):
+  real = sources.open
+
+  class Wrong:
+    def __init__(self, records):
+      self._records = records
+
+    def read(self, start, stop):
+      found = self._records.read(start, stop)
+      return dataclasses.replace(found, labels=np.full_like(found.labels, 10))
+
+  job, _, _ = plan.make(request(), tmp_path / "set", MASTER)
+  monkeypatch.setattr(shards.sources, "open", lambda *a, **k: Wrong(real(*a, **k)))
+  (tmp_path / "set" / manifest.UNFINISHED).mkdir(parents=True)
+  with pytest.raises(DataError, match="below the 10 classes, got 10 among the records 0"):
+    shards.Worker(job, MASTER).run(shards.tasks(job)[0], lambda count: None)
+  assert not list((tmp_path / "set").glob("*array_record*"))
+
+
+def test_too_little_room_is_seen_first(tmp_path, monkeypatch):
+  usage = shutil.disk_usage(tmp_path)
+  monkeypatch.setattr(export.shutil, "disk_usage", lambda _: usage._replace(free=1000))
+  with pytest.raises(DjaxError, match=r"MB free, got 0\.0 MB") as caught:
+    export.disguise(request(), tmp_path / "set", MASTER)
+  assert caught.value.exit_code == 1
+  monkeypatch.undo()
+  export.disguise(request(), tmp_path / "set", MASTER)
+  datasets.verify(tmp_path / "set")
+
+
+@contextlib.contextmanager
+def tiny_disk(folder, megabytes):
+  folder.mkdir()
+  mounted = subprocess.run(
+    ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(folder)],
+    capture_output=True,
+    check=False,
+  )
+  if mounted.returncode:
+    pytest.skip("needs the right to mount a tmpfs")
+  try:
+    yield
+  finally:
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_disk_that_fills_up_loses_nothing(tmp_path, monkeypatch, workers):
+  asked = Request("digits", RMT, originals_per_shard=100)
+  export.disguise(asked, tmp_path / "whole", MASTER)
+  with tiny_disk(tmp_path / "disk", 4):
+    folder = tmp_path / "disk" / "set"
+    ballast = tmp_path / "disk" / "ballast"
+    ballast.write_bytes(bytes(3_200_000))
+    monkeypatch.setattr(export, "_check_room", lambda *_: None)
+    with pytest.raises((DjaxError, OSError)) as caught:
+      export.disguise(asked, folder, MASTER, workers=workers)
+    assert "space" in str(caught.value).lower() and "\n" not in str(caught.value)
+    kept = list(folder.glob("*array_record*"))
+    assert kept and not (folder / manifest.FILE).exists()
+    ballast.unlink()
+    export.disguise(asked, folder, MASTER, workers=workers)
+    assert content(folder) == content(tmp_path / "whole")
+
+
+# Worker processes.
+
+
+def test_a_worker_that_dies_is_reported_and_nothing_is_lost(tmp_path):
+  asked = Request("digits", {**RMT, "noise_level": 25.0}, originals_per_shard=20)
+  folder = tmp_path / "set"
+  killed = []
+
+  def kill_one(done, total):
+    if not killed:
+      child = next(iter(children()))
+      os.kill(child, signal.SIGKILL)
+      killed.append(child)
+
+  with pytest.raises(DjaxError, match="worker process ended early"):
+    export.disguise(asked, folder, MASTER, workers=2, progress=kill_one)
+  assert killed and not children()
+  export.disguise(asked, folder, MASTER)
+  export.disguise(asked, tmp_path / "whole", MASTER)
+  assert content(folder) == content(tmp_path / "whole")
+
+
+def children():
+  """Returns the processes whose parent is this one and that run djax's workers."""
+  found = []
+  for entry in pathlib.Path("/proc").iterdir():
+    with contextlib.suppress(OSError, ValueError):
+      fields = (entry / "stat").read_text().rpartition(")")[2].split()
+      command = (entry / "cmdline").read_bytes()
+      if int(fields[1]) == os.getpid() and b"spawn_main" in command:
+        found.append(int(entry.name))
+  return found
+
+
+def test_an_error_in_a_worker_arrives_as_it_is(tmp_path):
+  images = np.zeros((40, 8, 8), np.uint8)
+  images[1] = 7
+  labels = np.arange(40) % 4
+  path = tmp_path / "a.npz"
+  np.savez(path, train_images=images, train_labels=labels, test_images=images, test_labels=labels)
+  asked = Request(str(path), RMT, originals_per_shard=10)
+  job, _, _ = plan.make(asked, tmp_path / "set", MASTER)
+  (tmp_path / "set" / manifest.UNFINISHED).mkdir(parents=True)
+  path.unlink()
+  with pytest.raises(DataError, match="no such file"):
+    pool.run(job, MASTER, shards.tasks(job), workers=2, advance=lambda count: None)
+  assert not children()
+
+
+def test_the_key_is_in_no_argument_variable_or_file(tmp_path):
+  spec = {"scheme": "rmt", "image_shape": [8, 8, 1], "block_size": 2, "noise_level": 25.0}
+  found, key = secrets_of(MASTER, spec)
+  for label in ("labels|10", "manifest", "source", "sealed", "sealed|nonce"):
+    found[label] = MASTER.subkey(label)
+  full = schemes.from_spec(spec).spec.to_dict()
+  found["noise"] = MASTER.subkey(streams.label("noise", full, "train"))
+  seen = []
+
+  def look(done, total):
+    for child in children():
+      for name in ("cmdline", "environ"):
+        with contextlib.suppress(OSError):
+          blob = pathlib.Path(f"/proc/{child}/{name}").read_bytes()
+          seen.append(name)
+          assert not leaks(blob, found, key), name
+    for name, blob in content(folder).items():
+      assert not leaks(blob, found, key), name
+
+  folder = tmp_path / "set"
+  disguise = {name: spec[name] for name in ("scheme", "block_size", "noise_level")}
+  asked = Request("digits", disguise, originals_per_shard=400)
+  export.disguise(asked, folder, MASTER, workers=2, progress=look)
+  assert {"cmdline", "environ"} <= set(seen)
+  for name, blob in content(folder).items():
+    assert not leaks(blob, found, key), name
+  planted = found["manifest"].hex().encode()
+  assert leaks(b"MAC " + planted, found, key)
+  jobs = json.dumps(dataclasses.asdict(asked), default=str).encode()
+  assert not leaks(jobs, found, key)
+
+
+MEMORY = """
+import resource, sys
+from djax import keys
+from djax.owner import export
+from djax.owner.plan import Request
+asked = Request(sys.argv[1], {"scheme": "rmt", "block_size": 7}, originals_per_shard=20000, dtype=sys.argv[3])
+export.disguise(asked, sys.argv[2], keys.experiment(0), workers=1)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_data_set(tmp_path):
+  rng = np.random.default_rng(0)
+  base = rng.integers(0, 256, (60_000, 28, 28), dtype=np.uint8)
+  labels = np.arange(60_000) % 10
+  peaks = {}
+  for copies in (1, 4):
+    path = tmp_path / f"{copies}.npz"
+    np.savez(
+      path,
+      train_images=np.concatenate([base] * copies),
+      train_labels=np.concatenate([labels] * copies),
+      test_images=base[:10_000],
+      test_labels=labels[:10_000],
+    )
+    out = tmp_path / str(copies)
+    done = subprocess.run(
+      [sys.executable, "-c", MEMORY, str(path), str(out), "float16"],
+      capture_output=True,
+      check=True,
+      text=True,
+    )
+    peaks[copies] = int(done.stdout)
+    shutil.rmtree(out)
+    path.unlink()
+  assert peaks[4] <= 1.1 * peaks[1], peaks
+
+
+def test_threads_may_read_at_once(tmp_path):
+  export.disguise(request(originals_per_shard=10), tmp_path / "set", MASTER)
+  split = datasets.open(tmp_path / "set").splits["train"]
+  wanted, _ = split.read(np.arange(96))
+  faults = []
+
+  def read(seed):
+    rows = np.random.default_rng(seed).permutation(96)
+    if not np.array_equal(split.read(rows)[0], wanted[rows]):
+      faults.append(seed)
+
+  threads = [threading.Thread(target=read, args=(seed,)) for seed in range(8)]
+  for thread in threads:
+    thread.start()
+  for thread in threads:
+    thread.join()
+  assert not faults
