@@ -1,0 +1,107 @@
+"""The contract of an attack: what the attacker has, what comes out, how it is scored. Arrays only, never a key."""
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from djax.errors import ConfigError
+
+__all__ = ["Attack", "AttackResult", "Estimate", "Known", "run"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Known:
+  """What the attacker has. Images are on the 0..255 scale; disguised ones leave it.
+
+  Attributes:
+    spec: ``SchemeSpec.to_dict()``, complete: scheme and parameters are public.
+    disguised: ``[n, H', W', C]`` float32 or uint8, all disguised images the cloud holds.
+    targets: ``[t, H', W', C]``, those to be recovered; disguised under the same key.
+    public: ``[m, H, W, C]`` float32 or uint8, images of the same kind that anybody can have, or None.
+    pairs: originals ``[k, H, W, C]`` and the disguised images that belong to them, ``[k, H', W', C]``, or None.
+  """
+
+  spec: Mapping[str, Any]
+  disguised: np.ndarray
+  targets: np.ndarray
+  public: np.ndarray | None = None
+  pairs: tuple[np.ndarray, np.ndarray] | None = None
+
+
+class Estimate(NamedTuple):
+  """What an attack says.
+
+  Attributes:
+    images: float32 ``[t, H, W, C]``, its estimates of the targets' originals, 0..255.
+    diagnostics: JSON types: what it found out on the way, and warnings under ``warnings``.
+  """
+
+  images: np.ndarray
+  diagnostics: dict[str, Any]
+
+
+class Attack(NamedTuple):
+  """One row of the table.
+
+  Attributes:
+    name: its id.
+    level: 1, ciphertext only, or 2, known pairs.
+    needs: of ``public`` and ``pairs``, what it cannot do without.
+    title: what it does, in a few words.
+    refuses: ``(spec) -> reason`` why it cannot handle a scheme, or None if it can.
+    attack: ``(known, *, seed, progress) -> Estimate``; ``progress`` is told a fraction done and a word on it.
+  """
+
+  name: str
+  level: int
+  needs: tuple[str, ...]
+  title: str
+  refuses: Callable[[Mapping[str, Any]], str | None]
+  attack: Callable[..., Estimate]
+
+
+class AttackResult(NamedTuple):
+  """An estimate and the seconds it took."""
+
+  name: str
+  images: np.ndarray
+  diagnostics: dict[str, Any]
+  seconds: float
+
+
+def run(
+  attack: Attack,
+  known: Known,
+  *,
+  seed: int,
+  progress: Callable[[float, str], None] = lambda fraction, word: None,
+) -> AttackResult:
+  """Runs an attack on what it is allowed to know.
+
+  Args:
+    attack: a row of ``attacks.ATTACKS``.
+    known: what the attacker has; of it the attack sees what its level allows.
+    seed: of whatever it draws.
+    progress: told how far it is.
+
+  Raises:
+    ConfigError: if it cannot handle the scheme or lacks what it needs.
+  """
+  if reason := attack.refuses(known.spec):
+    raise ConfigError(f"attack {attack.name} cannot handle this disguise: {reason}.")
+  for need in attack.needs:
+    if getattr(known, need) is None:
+      raise ConfigError(f"attack {attack.name} needs {need} images, got none.")
+  if attack.level == 1:
+    known = dataclasses.replace(known, pairs=None)
+  start = time.perf_counter()
+  images, diagnostics = attack.attack(known, seed=seed, progress=progress)
+  seconds = time.perf_counter() - start
+  height, width, channels = known.spec["image_shape"]
+  expected = (len(known.targets), height, width, channels)
+  if images.shape != expected or images.dtype != np.float32:
+    raise TypeError(f"attack {attack.name} must return float32 {expected}, got {images.dtype} {images.shape}.")
+  return AttackResult(attack.name, np.clip(images, 0, 255), diagnostics, seconds)
