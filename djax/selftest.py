@@ -5,6 +5,7 @@ The vectors are tests/vectors/*.json, which a wheel carries as djax/vectors. Eac
 bit counts.
 """
 
+import hashlib
 import json
 import os
 import tempfile
@@ -20,7 +21,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from djax import keyfile, keys, samplers, schemes
+from djax import aes, keyfile, keys, samplers, schemes
 from djax.errors import DataError, DjaxError
 
 __all__ = ["Group", "answer", "run", "vectors_folder"]
@@ -147,11 +148,48 @@ def _words(v: Mapping[str, Any]) -> samplers.Words:
 
 def _scheme(v: Mapping[str, Any]) -> dict[str, Any]:
   key = schemes.from_spec(v["spec"]).make_key(_master(v).read)
+  if key.aes_keys is not None:
+    perm = None if key.perm is None else np.asarray(key.perm).tolist()
+    return {"perm": perm, "aes_keys": [bytes(one).hex() for one in key.aes_keys]}
   return {
     "perm": None if key.perm is None else np.asarray(key.perm).tolist(),
     "shape": None if key.matrices is None else list(key.matrices.shape),
     "matrices": None if key.matrices is None else _hex(key.matrices),
   }
+
+
+def _aes(v: Mapping[str, Any]) -> str:
+  """Each unit of 16 bytes is an image of 4 x 4 pixels."""
+  key, data = (np.frombuffer(bytes.fromhex(v[name]), np.uint8) for name in ("key", "data"))
+  apply = aes.encrypt if v["call"] == "aes-ecb-encrypt" else aes.decrypt
+  return apply(key[None], data.reshape(-1, 4, 4, 1), block_size=4).tobytes().hex()
+
+
+def _export(v: Mapping[str, Any]) -> list[Any]:
+  """What goes to disk for ``batch`` images, by SHA-256.
+
+  Value i of the images, in C order, is ``floor(h / 2^24)`` for uint8 and ``255 * floor(h / 2^8) * 2^-24`` for float32,
+  with ``h = 2654435761 * i mod 2^32``. Value i of the records' noise is ``floor(h / 2^8) * 2^-24`` with
+  ``h = 2246822519 * (i + 1) mod 2^32``.
+  """
+  scheme = schemes.from_spec(v["spec"])
+  spec, batch = scheme.spec, v["batch"]
+  hashes = _hashes(2654435761, 0, (batch, *spec.image_shape))
+  eight_bits = v["dtype"] == "uint8"
+  images = (hashes >> 24).astype(np.uint8) if eight_bits else np.float32(255) * _uniform(hashes)
+  noise = _uniform(_hashes(2246822519, 1, (batch, *spec.disguised_shape)))
+  written = scheme.export(scheme.make_key(_master(v).read), images, lambda: noise)
+  data = written.astype(written.dtype.newbyteorder("<")).tobytes()
+  return [str(written.dtype), list(written.shape), hashlib.sha256(data).hexdigest()]
+
+
+def _hashes(factor: int, first: int, shape: tuple[int, ...]) -> np.ndarray:
+  numbers = np.arange(first, first + int(np.prod(shape)), dtype=np.uint64)
+  return (numbers * np.uint64(factor) % np.uint64(1 << 32)).astype(np.uint32).reshape(shape)
+
+
+def _uniform(hashes: np.ndarray) -> np.ndarray:
+  return (hashes >> 8).astype(np.float32) * np.float32(2**-24)
 
 
 def _hex(values: Any) -> list[str]:
@@ -174,4 +212,7 @@ _CALLS: dict[str, Callable[[Mapping[str, Any]], Any]] = {
   "haar": lambda v: _hex(samplers.haar([_words(v)], v["n"])),
   "invertible": lambda v: _hex(samplers.invertible([_words(v)], v["n"])),
   "scheme": _scheme,
+  "aes-ecb-encrypt": _aes,
+  "aes-ecb-decrypt": _aes,
+  "export": _export,
 }

@@ -10,8 +10,10 @@ import pytest
 import djax
 
 CORE = (
+  "aes",
   "blocks",
   "errors",
+  "host",
   "keys",
   "metrics",
   "noise",

@@ -43,8 +43,11 @@ SPECS = {
   "rmt projection, noise after": rmt(matrix="projection", noise_level=25.0, noise_place="after"),
   "rmt per channel, noise": rmt(per_channel=True, noise_level=100.0),
   "rmt block": rmt(block_size=3, mix="block", matrix="projection", noise_level=50.0),
+  "aes": {"scheme": "aes", "image_shape": list(SHAPE), "block_size": 4},
 }
 every_scheme = pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS.keys())
+ON_DEVICE = {name: spec for name, spec in SPECS.items() if name != "aes"}
+every_on_device = pytest.mark.parametrize("spec", ON_DEVICE.values(), ids=ON_DEVICE.keys())
 SECRET = {name: spec for name, spec in SPECS.items() if name != "plain"}
 
 
@@ -248,8 +251,9 @@ def test_shapes_dtypes_and_labels(spec):
   padded = (-(-SHAPE[0] // b) * b, -(-SHAPE[1] // b) * b, SHAPE[2])
   assert scheme.spec.image_shape == SHAPE
   assert scheme.spec.disguised_shape == padded
-  assert scheme.on_device
-  for leading, dtype in (((), np.uint8), ((3,), np.float32)):
+  aes = spec["scheme"] == "aes"
+  assert scheme.on_device == (not aes)
+  for leading, dtype in (((), np.uint8), ((3,), np.uint8 if aes else np.float32)):
     images, labels = pixels(2, (*leading, *SHAPE), dtype), np.arange(5)
     disguised, passed = scheme.disguise(key, images, labels, rng=RNG)
     assert passed is labels
@@ -261,7 +265,7 @@ def test_shapes_dtypes_and_labels(spec):
     assert restored.dtype == (dtype if kept else np.float32)
 
 
-@every_scheme
+@every_on_device
 def test_plain_jit_vmap_and_leading_axes_agree(spec):
   scheme = schemes.from_spec(spec)
   key = scheme.make_key(reader(1))
@@ -287,7 +291,7 @@ def test_plain_jit_vmap_and_leading_axes_agree(spec):
   )
 
 
-@every_scheme
+@every_on_device
 def test_second_call_with_another_key_compiles_nothing(spec):
   scheme = schemes.from_spec(spec)
   traced = []
@@ -307,7 +311,7 @@ def test_second_call_with_another_key_compiles_nothing(spec):
     assert differ(first, second) > 10
 
 
-@every_scheme
+@every_on_device
 def test_gradients_flow_through_the_disguise_and_back(spec):
   scheme = schemes.from_spec(spec)
   key = scheme.make_key(reader(1))
@@ -365,8 +369,10 @@ def test_keys_are_pytrees_that_hide_their_values(spec):
   key = scheme.make_key(reader(1))
   leaves = jax.tree.leaves(key)
   has_matrices, has_perm = spec["scheme"] == "rmt", spec.get("permute", spec["scheme"] != "plain")
-  assert len(leaves) == has_matrices + has_perm
+  has_aes = spec["scheme"] == "aes"
+  assert len(leaves) == has_matrices + has_perm + has_aes
   assert (key.perm is not None, key.matrices is not None) == (has_perm, has_matrices)
+  assert (key.aes_keys is not None) == has_aes
   for text in (repr(key), str(key), f"{key}", f"{[key]}", repr(jax.device_put(key))):
     assert "values hidden" in text
     for leaf in leaves:
@@ -400,7 +406,7 @@ def test_keys_depend_on_their_reader_alone(spec):
     assert_same(a, b)
     assert a.shape == c.shape and (np.asarray(a) != np.asarray(c)).any()
     assert isinstance(a, np.ndarray)  # made on the host, of the dtypes the programs expect
-    assert a.dtype in (np.int32, np.float32)
+    assert a.dtype in (np.int32, np.float32, np.uint8)
 
 
 def test_every_matrix_has_a_label_of_its_own():
@@ -496,7 +502,7 @@ def test_floats_leave_0_to_255_and_are_not_wrapped_or_clipped():
 
 def test_unknown_and_missing_names_come_with_the_nearest():
   for spec, message in (
-    ({"scheme": "rmtt"}, r"plain, permutation, rmt, got 'rmtt'\. Did you mean 'rmt'\?"),
+    ({"scheme": "rmtt"}, r"plain, permutation, rmt, aes, got 'rmtt'\. Did you mean 'rmt'\?"),
     ({"scheme": "permute"}, r"got 'permute'\. Did you mean 'permutation'\?"),
     ({"scheme": "zzz"}, r"got 'zzz'\.$"),
     ({"image_shape": [8, 8, 1]}, "scheme must be one of .* got None"),

@@ -103,5 +103,7 @@ def run(
   height, width, channels = known.spec["image_shape"]
   expected = (len(known.targets), height, width, channels)
   if images.shape != expected or images.dtype != np.float32:
-    raise TypeError(f"attack {attack.name} must return float32 {expected}, got {images.dtype} {images.shape}.")
+    raise TypeError(
+      f"attack {attack.name} must return float32 {expected}, got {images.dtype} {images.shape}."
+    )
   return AttackResult(attack.name, np.clip(images, 0, 255), diagnostics, seconds)

@@ -1,13 +1,15 @@
-"""Wrote djx1.json and keyfile-v1.json, once. Refuses to write them again.
+"""Wrote djx1.json, keyfile-v1.json and export-v1.json, once. Refuses to write one again.
 
-  PYTHONPATH=. python tests/vectors/make.py
+  PYTHONPATH=. python tests/vectors/make.py NAME.json
 
-What it wrote is fixed for as long as `djx1` and version 1 of the key file exist: a vector that no
-longer holds means that keys made before give other matrices now, so mend the code and leave the
-vectors alone.
+What it wrote is fixed for as long as `djx1`, version 1 of the key file and version 1 of the data set
+exist: a vector that no longer holds means that keys made before give other matrices now, or the same
+images other bytes, so mend the code and leave the vectors alone.
 """
 
+import itertools
 import json
+import sys
 import tempfile
 from pathlib import Path
 
@@ -75,6 +77,48 @@ def key_files() -> list[dict]:
   return found
 
 
+def exports() -> list[dict]:
+  """Returns the questions of export-v1.json: keys of aes, and what every scheme writes to disk."""
+  small = {"image_shape": [8, 8, 3], "block_size": 4}
+  padded = {"image_shape": [10, 13, 3], "block_size": 4}
+  grey = {"image_shape": [7, 9, 1], "block_size": 4}
+  schemes = {
+    "plain": [("", {"image_shape": [5, 6, 3]})],
+    "permutation": [("", {**padded, "block_size": 3})],
+    "rmt": [
+      ("rows", small),
+      ("rows, padded, in place", {**padded, "permute": False}),
+      ("rows of grey pixels", grey),
+      ("rows per channel", {**padded, "per_channel": True}),
+      ("whole block", {**padded, "mix": "block"}),
+      ("projection", {**padded, "matrix": "projection"}),
+      ("noise before", {**padded, "noise_level": 100.0}),
+      ("noise after", {**padded, "noise_level": 25.5, "noise_place": "after"}),
+      ("whole block, noise", {**grey, "mix": "block", "matrix": "projection", "noise_level": 50.0}),
+    ],
+    "aes": [
+      ("16-pixel units", padded),
+      ("16-pixel units in place", {**small, "permute": False}),
+      ("blocks of 8", {"image_shape": [16, 20, 3], "block_size": 8}),
+      ("2-pixel units", {**padded, "unit_pixels": 2}),
+      ("1-pixel units of a block of 3", {**padded, "block_size": 3, "unit_pixels": 1}),
+      ("position keys", {**padded, "position_keys": True}),
+      ("salt and pepper", {**padded, "salt_pepper": 0.04}),
+      ("all at once", {**grey, "position_keys": True, "unit_pixels": 8, "salt_pepper": 0.5}),
+    ],
+  }
+  found = []
+  for scheme, asked_of in schemes.items():
+    for (name, options), (master, secret) in itertools.product(asked_of, MASTERS.items()):
+      asked = {"spec": {"scheme": scheme, **options}, **secret}
+      if scheme == "aes":
+        found.append({"name": f"key of aes, {name}, {master}", "call": "scheme", **asked})
+      for dtype in ("uint8",) if scheme == "aes" else ("uint8", "float32"):
+        title = ", ".join(part for part in (f"export of {scheme}", name, dtype, master) if part)
+        found.append({"name": title, "call": "export", "batch": 3, "dtype": dtype, **asked})
+  return found
+
+
 def save(name: str, source: str, vectors: list[dict]) -> None:
   """Answers the vectors and writes them, one a line, to a file that must not exist."""
   lines = ",\n".join(json.dumps({**v, "expect": selftest.answer(v)}) for v in vectors)
@@ -82,10 +126,20 @@ def save(name: str, source: str, vectors: list[dict]) -> None:
     file.write(f'{{"source": {json.dumps(source)},\n"vectors": [\n{lines}\n]}}\n')
 
 
-if __name__ == "__main__":
-  save(
-    "djx1.json",
+FILES = {
+  "djx1.json": (
     "djax 0.1.0, docs/key-format.md; checked by the twin in tests/test_keys.py",
-    asked(),
-  )
-  save("keyfile-v1.json", "djax 0.1.0, docs/key-format.md", key_files())
+    asked,
+  ),
+  "keyfile-v1.json": ("djax 0.1.0, docs/key-format.md", key_files),
+  "export-v1.json": (
+    "djax 0.1.0, docs/format.md, section 3; images by the formula of djax.selftest; "
+    "checked by the twins in tests/test_host.py",
+    exports,
+  ),
+}
+
+if __name__ == "__main__":
+  for name in sys.argv[1:]:
+    source, questions = FILES[name]
+    save(name, source, questions())

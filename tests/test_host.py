@@ -1,0 +1,370 @@
+import hashlib
+import itertools
+import json
+import pathlib
+
+import hypothesis
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from djax import blocks, host, keys, schemes, selftest
+
+VECTORS = pathlib.Path(__file__).parent / "vectors" / "export-v1.json"
+SHAPES = [((8, 12, 3), 4), ((7, 10, 1), 4), ((5, 9, 3), 3)]
+OPTIONS = {
+  "permute": (True, False),
+  "matrix": schemes.MATRICES,
+  "mixing": (("rows", False), ("rows", True), ("block", False)),
+  "noise": ((0.0, "before"), (100.0, "before"), (33.3, "after")),
+}
+COMBINATIONS = list(itertools.product(*OPTIONS.values()))
+
+
+def rmt_spec(
+  shape,
+  block_size,
+  permute=True,
+  matrix="orthogonal",
+  mixing=("rows", False),
+  noise=(0.0, "before"),
+):
+  return {
+    "scheme": "rmt",
+    "image_shape": list(shape),
+    "block_size": block_size,
+    "permute": permute,
+    "matrix": matrix,
+    "mix": mixing[0],
+    "per_channel": mixing[1],
+    "noise_level": noise[0],
+    "noise_place": noise[1],
+  }
+
+
+def made(spec, seed=0):
+  scheme = schemes.from_spec(spec)
+  return scheme, scheme.make_key(keys.experiment(seed).read)
+
+
+def pixels(seed, shape, dtype=np.uint8):
+  return np.random.default_rng(seed).uniform(0, 255.99, shape).astype(dtype)
+
+
+def uniform(seed, shape):
+  return np.random.default_rng(seed).random(shape, np.float32)
+
+
+def never():
+  raise AssertionError("no noise is needed")
+
+
+def assert_same(result, expected):
+  assert (result.dtype, result.shape) == (expected.dtype, expected.shape)
+  assert result.tobytes() == expected.tobytes()
+
+
+# docs/format.md, section 3, and docs/key-format.md, section 6, by loops over float32 scalars.
+
+
+def slow_sum(products, order):
+  total = None
+  for k in order(range(len(products))):
+    total = products[k] if total is None else np.float32(total + products[k])
+  return total
+
+
+def slow_export(spec, key, images, drawn, order=iter):
+  """What goes to disk, value by value; another ``order`` of summing is wrong."""
+  images = np.asarray(images)
+  _, height, width, channels = images.shape
+  if spec["scheme"] == "plain":
+    return images
+  b = spec["block_size"]
+  rows, columns = -(-height // b), -(-width // b)
+  projects = spec["scheme"] == "rmt"
+  dtype = np.float32 if projects else images.dtype.type
+  out = np.zeros((len(images), rows * b, columns * b, channels), dtype)
+  level, place = np.float32(spec.get("noise_level", 0)), spec.get("noise_place", "before")
+  for i, q in itertools.product(range(len(images)), range(rows * columns)):
+    p = q if key.perm is None else int(key.perm[q])  # what stands at q stood at p
+    block = {}
+    for r, c, channel in itertools.product(range(b), range(b), range(channels)):
+      y, x = p // columns * b + r, p % columns * b + c
+      block[r, c, channel] = dtype(images[i, min(y, height - 1), min(x, width - 1), channel])
+      if level and place == "before":
+        block[r, c, channel] += np.float32(level * drawn[i, y, x, channel])
+    if projects:
+      block = slow_products(spec, key.matrices[p], block, order)
+    for r, c, channel in block:
+      value = block[r, c, channel]
+      if level and place == "after":
+        y, x = p // columns * b + r, p % columns * b + c
+        value += np.float32(level * drawn[i, y, x, channel])
+      out[i, q // columns * b + r, q % columns * b + c, channel] = value
+  return out
+
+
+def slow_products(spec, matrix, block, order):
+  result = {}
+  for r, c, channel in block:
+    if spec.get("mix", "rows") == "block":
+      places = sorted(block)  # row by row, pixel by pixel, channel by channel
+      weights = matrix[:, places.index((r, c, channel))]
+    else:
+      places = [(r, k, channel) for k in range(spec["block_size"])]
+      weights = (matrix[channel] if matrix.ndim == 3 else matrix)[:, c]
+    products = [np.float32(block[at] * w) for at, w in zip(places, weights, strict=True)]
+    result[r, c, channel] = slow_sum(products, order)
+  return result
+
+
+@pytest.mark.parametrize("options", COMBINATIONS, ids=str)
+def test_rmt_writes_the_bytes_of_the_loops(options):
+  for n, (shape, b) in enumerate(SHAPES):
+    spec = rmt_spec(shape, b, *options)
+    scheme, key = made(spec)
+    images = pixels(n, (2, *shape), (np.uint8, np.float32)[n % 2])
+    drawn = uniform(n, (2, *scheme.spec.disguised_shape))
+    written = scheme.export(key, images, lambda drawn=drawn: drawn)
+    assert written.dtype == np.float32
+    assert_same(written, slow_export(spec, key, images, drawn))
+
+
+def test_another_order_of_summing_gives_other_bytes():
+  for mixing in (("rows", False), ("block", False)):
+    spec = rmt_spec((8, 8, 3), 4, mixing=mixing)
+    scheme, key = made(spec)
+    images = pixels(0, (1, 8, 8, 3))
+    written = scheme.export(key, images, never)
+    turned = slow_export(spec, key, images, None, order=reversed)
+    np.testing.assert_allclose(written, turned, rtol=0, atol=1e-3)
+    assert (written != turned).mean() > 0.1
+
+
+@pytest.mark.parametrize("options", [o for o in COMBINATIONS if not o[3][0]], ids=str)
+def test_export_agrees_with_the_device(options):
+  for n, (shape, b) in enumerate(SHAPES):
+    scheme, key = made(rmt_spec(shape, b, *options))
+    images = pixels(n, (3, *shape))
+    on_device, _ = scheme.disguise(key, images, None, rng=None)
+    written = scheme.export(key, images, never)
+    np.testing.assert_allclose(written, on_device, rtol=1e-5, atol=255 * 1e-5)
+    restored = np.asarray(scheme.restore(key, written))
+    np.testing.assert_allclose(restored, images, rtol=0, atol=0.01)
+
+
+@pytest.mark.parametrize("spec", [
+  rmt_spec((10, 13, 3), 4, noise=(50.0, "before")),
+  rmt_spec((10, 13, 3), 4, mixing=("block", False), noise=(50.0, "after")),
+  rmt_spec((10, 13, 3), 4, mixing=("rows", True)),
+  {"scheme": "permutation", "image_shape": [10, 13, 3], "block_size": 4},
+  {"scheme": "aes", "image_shape": [10, 13, 3], "block_size": 4, "salt_pepper": 0.1},
+  {"scheme": "aes", "image_shape": [10, 13, 3], "block_size": 4, "unit_pixels": 2},
+  {"scheme": "aes", "image_shape": [10, 13, 3], "block_size": 4, "position_keys": True},
+], ids=str)  # fmt: skip
+def test_bytes_depend_on_neither_batch_nor_chunk(spec, monkeypatch):
+  from djax import aes
+
+  scheme, key = made(spec)
+  images = pixels(1, (37, 10, 13, 3))
+  drawn = uniform(1, (37, 12, 16, 3))
+  whole = scheme.export(key, images, lambda: drawn)
+  for size in (1, 2, 16, 36):
+    for start in range(0, 37, size):
+      part = slice(start, start + size)
+      assert_same(scheme.export(key, images[part], lambda part=part: drawn[part]), whole[part])
+  for limit in (1, 5000, 1 << 30):
+    monkeypatch.setattr(host, "_STRIP_BYTES", limit)
+    monkeypatch.setattr(aes, "_CHUNK_BYTES", limit)
+    assert_same(scheme.export(key, images, lambda: drawn), whole)
+  empty = scheme.export(key, images[:0], lambda: drawn[:0])
+  assert (empty.shape, empty.dtype) == ((0, 12, 16, 3), whole.dtype)
+
+
+def test_arrays_of_any_layout_give_the_same_bytes():
+  spec = rmt_spec((8, 8, 3), 4, noise=(50.0, "before"))
+  scheme, key = made(spec)
+  images, drawn = pixels(2, (5, 8, 8, 3)), uniform(2, (5, 8, 8, 3))
+  expected = scheme.export(key, images, lambda: drawn)
+  before = images.copy(), drawn.copy()
+  for turn in (np.asfortranarray, lambda a: np.repeat(a, 2, axis=0)[::2]):
+    assert_same(scheme.export(key, turn(images), lambda turn=turn: turn(drawn)), expected)
+  images.flags.writeable = drawn.flags.writeable = False
+  assert_same(scheme.export(key, images, lambda: drawn), expected)
+  assert_same(images, before[0])
+  assert_same(drawn, before[1])
+
+
+@hypothesis.settings(max_examples=30)
+@given(
+  st.tuples(st.integers(1, 20), st.integers(1, 20), st.integers(1, 4)),
+  st.integers(1, 7),
+  st.sampled_from([np.uint8, np.float32]),
+)
+def test_permutation_writes_the_blocks_of_the_loops(shape, b, dtype):
+  spec = {"scheme": "permutation", "image_shape": shape, "block_size": min(b, *shape[:2])}
+  scheme, key = made(spec)
+  images = pixels(3, (2, *shape), dtype)
+  assert_same(scheme.export(key, images, never), slow_export(spec, key, images, None))
+
+
+def test_permutation_and_padding_agree_with_the_device():
+  for shape, b in SHAPES:
+    spec = {"scheme": "permutation", "image_shape": shape, "block_size": b}
+    scheme, key = made(spec)
+    images = pixels(3, (2, *shape))
+    on_device, _ = scheme.disguise(key, images, None, rng=None)
+    assert_same(scheme.export(key, images, never), np.asarray(on_device))
+    padded = host.pad_to_blocks(images, block_size=b)
+    assert_same(padded, np.asarray(blocks.pad_to_blocks(images, block_size=b)))
+
+
+def test_plain_exports_the_images_themselves():
+  scheme, key = made({"scheme": "plain", "image_shape": [5, 6, 2]})
+  for dtype in (np.uint8, np.float32):
+    images = pixels(4, (3, 5, 6, 2), dtype)
+    assert_same(scheme.export(key, images, never), images)
+
+
+def test_noise_is_drawn_once_and_only_where_there_is_some():
+  shape = [8, 8, 3]
+  for spec, expected in (
+    (rmt_spec(shape, 4), 0),
+    (rmt_spec(shape, 4, noise=(10.0, "before")), 1),
+    (rmt_spec(shape, 4, noise=(10.0, "after")), 1),
+    ({"scheme": "aes", "image_shape": shape, "block_size": 4}, 0),
+    ({"scheme": "aes", "image_shape": shape, "block_size": 4, "salt_pepper": 0.1}, 1),
+  ):
+    scheme, key = made(spec)
+    calls = []
+
+    def draw(calls=calls):
+      calls.append(None)
+      return uniform(5, (2, *shape))
+
+    scheme.export(key, pixels(5, (2, *shape)), draw)
+    assert len(calls) == expected
+
+
+def test_salt_and_pepper_by_hand():
+  images = np.full((1, 1, 6, 1), 100, np.uint8)
+  drawn = np.array([0, 0.0999, 0.1, 0.1999, 0.2, 0.999], np.float32).reshape(images.shape)
+  speckled = host.salt_pepper(images, drawn, rate=0.2)
+  assert speckled.dtype == np.uint8
+  assert speckled.ravel().tolist() == [0, 0, 255, 255, 100, 100]
+  ends = np.array([0.25, 0.5], np.float32).reshape(1, 1, 2, 1)
+  assert host.salt_pepper(images[:, :, :2], ends, rate=0.5).ravel().tolist() == [255, 100]
+  # The rate is compared as it is, not rounded to the next float32: 0.7 lies between two of these.
+  below, above = np.nextafter(np.float32(0.7), np.float32([0, 1]))
+  at = np.array([below, np.float32(0.7), above], np.float32).reshape(1, 1, 3, 1)
+  assert np.float64(np.float32(0.7)) < 0.7 < np.float64(above)
+  changed = host.salt_pepper(images[:, :, :3], at, rate=0.7) != 100
+  assert changed.ravel().tolist() == [True, True, False]
+
+
+@pytest.mark.parametrize(
+  ("images", "message"),
+  [
+    (np.zeros((2, 8, 8, 3)), r"export: images must be uint8 or float32 .*got float64 \[2, 8, 8, 3\]"),
+    (np.zeros((2, 8, 8, 3), np.int32), "export: images must be uint8 or float32 .*got int32"),
+    (np.zeros((8, 8, 3), np.uint8), r"\[B, 8, 8, 3\], got uint8 \[8, 8, 3\]"),
+    (np.zeros((1, 2, 8, 8, 3), np.uint8), r"\[B, 8, 8, 3\], got uint8 \[1, 2, 8, 8, 3\]"),
+    (np.zeros((2, 8, 9, 3), np.uint8), "as in the spec"),
+  ],
+)  # fmt: skip
+def test_what_is_no_batch_of_originals_is_refused(images, message):
+  for name in schemes.SCHEMES:
+    options = {} if name == "plain" else {"block_size": 4}
+    scheme, key = made({"scheme": name, "image_shape": [8, 8, 3], **options})
+    with pytest.raises(ValueError, match=message) as caught:
+      scheme.export(key, images, never)
+    assert "\n" not in str(caught.value)
+
+
+def test_noise_of_another_shape_or_type_is_refused():
+  spec = rmt_spec((7, 8, 3), 4, noise=(10.0, "before"))
+  scheme, key = made(spec)
+  images = pixels(6, (2, 7, 8, 3))
+  for drawn in (uniform(0, (2, 7, 8, 3)), uniform(0, (1, 8, 8, 3)), np.zeros((2, 8, 8, 3))):
+    with pytest.raises(ValueError, match=r"noise must be drawn as float32 \[2, 8, 8, 3\], got"):
+      scheme.export(key, images, lambda drawn=drawn: drawn)
+  with pytest.raises(ValueError, match=r"drawn as \[1, 2, 3\], got \[1, 2, 4\]"):
+    host.salt_pepper(np.zeros((1, 2, 3), np.uint8), uniform(0, (1, 2, 4)), rate=0.1)
+
+
+def test_a_key_of_another_geometry_is_refused():
+  _, key = made(rmt_spec((8, 8, 3), 4))
+  for spec in (
+    rmt_spec((12, 8, 3), 4),
+    rmt_spec((8, 8, 3), 2),
+    rmt_spec((8, 8, 3), 4, mixing=("block", False)),
+  ):
+    with pytest.raises(ValueError, match="Use the key made for this image shape"):
+      schemes.from_spec(spec).export(key, np.zeros((1, *spec["image_shape"]), np.uint8), never)
+  scheme = schemes.permutation_scheme((8, 12, 3), block_size=4)
+  with pytest.raises(ValueError, match=r"each of 6 block positions, got perm.shape=\(4,\)"):
+    scheme.export(key, np.zeros((1, 8, 12, 3), np.uint8), never)
+
+
+# The golden vectors, by the loops above: the documents alone suffice.
+
+
+def vectors():
+  return [v for v in json.loads(VECTORS.read_text())["vectors"] if v["call"] == "export"]
+
+
+def of_vector(vector):
+  """The scheme, key, images and noise of a vector, by the formulas of its file."""
+  scheme = schemes.from_spec(vector["spec"])
+  master = (
+    keys.experiment(vector["experiment"])
+    if "experiment" in vector
+    else keys.Master(bytes.fromhex(vector["secret"]))
+  )
+  shape = (vector["batch"], *scheme.spec.image_shape)
+  hashes = [2654435761 * i % 2**32 for i in range(int(np.prod(shape)))]
+  if vector["dtype"] == "uint8":
+    images = np.array([h // 2**24 for h in hashes], np.uint8)
+  else:
+    images = np.array([np.float32(255) * np.float32(h // 2**8 / 2**24) for h in hashes])
+  shape_of_noise = (vector["batch"], *scheme.spec.disguised_shape)
+  hashes = [2246822519 * (i + 1) % 2**32 for i in range(int(np.prod(shape_of_noise)))]
+  noise = np.array([h // 2**8 / 2**24 for h in hashes], np.float32)
+  key = scheme.make_key(master.read)
+  return scheme, key, images.reshape(shape), noise.reshape(shape_of_noise)
+
+
+def test_the_loops_give_every_golden_vector():
+  asked = [v for v in vectors() if v["spec"]["scheme"] != "aes"]
+  for vector in asked:
+    _, key, images, noise = of_vector(vector)
+    written = slow_export(vector["spec"], key, images, noise)
+    dtype = "float32" if vector["spec"]["scheme"] == "rmt" else vector["dtype"]
+    digest = hashlib.sha256(written.astype(f"<{written.dtype.str[1:]}").tobytes()).hexdigest()
+    assert [dtype, list(written.shape), digest] == vector["expect"], vector["name"]
+  assert {v["spec"]["scheme"] for v in asked} == {"plain", "permutation", "rmt"}
+
+
+def test_golden_vectors_cover_the_options():
+  specs = [v["spec"] for v in vectors()]
+  assert {s["scheme"] for s in specs} == set(schemes.SCHEMES)
+  assert {s.get("mix") for s in specs} >= {None, "block"}
+  assert {s.get("noise_place") for s in specs if s.get("noise_level")} == {None, "after"}
+  assert any(s.get("matrix") for s in specs) and any(s.get("per_channel") for s in specs)
+  assert {s.get("unit_pixels") for s in specs} >= {None, 8, 2, 1}
+  assert any(s.get("position_keys") for s in specs) and any(s.get("salt_pepper") for s in specs)
+  assert {s["image_shape"][2] for s in specs} == {1, 3}
+
+
+def test_a_fused_or_reordered_product_would_not_pass_the_vectors(monkeypatch):
+  def by_matmul(matrices, x):
+    return np.einsum("gckl,grkcb->grlcb", np.broadcast_to(
+      matrices, (len(matrices), x.shape[3], *matrices.shape[2:])), x.astype(np.float64)
+    ).astype(np.float32)  # fmt: skip
+
+  monkeypatch.setattr(host, "_multiply", by_matmul)
+  vector = next(v for v in vectors() if v["spec"].get("mix") == "block")
+  answer = selftest.answer(vector)
+  assert answer[:2] == vector["expect"][:2] and answer[2] != vector["expect"][2]
