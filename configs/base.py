@@ -16,12 +16,16 @@ def get_config() -> ConfigDict:
     ""  # where TFDS sets are prepared; empty: TFDS_DATA_DIR, then ~/tensorflow_datasets
   )
   config.data.image_size = 0  # folders: resize to this side; 0 refuses mixed sizes
+  config.data.disguised_dir = (
+    ""  # what `djax disguise` wrote; the fields above and a key serve only where this is empty
+  )
+  config.data.memory_gb = 4.0  # a disguised set whose images take more is read from disk as needed
   config.data.train_split = "train"  # slices such as train[:1000] work for every source
   config.data.test_split = "test"
 
   config.disguise = ConfigDict()
   config.disguise.scheme = (
-    "plain"  # plain, permutation or rmt; the fields below serve those that take them
+    "plain"  # plain, permutation, rmt or aes; the fields below serve those that take them
   )
   config.disguise.block_size = 2  # side in pixels
   config.disguise.permute = True
@@ -30,6 +34,9 @@ def get_config() -> ConfigDict:
   config.disguise.per_channel = False
   config.disguise.noise_level = 0.0  # the paper's N, on the 0..255 scale
   config.disguise.noise_place = "before"  # or after the projection
+  config.disguise.unit_pixels = 16  # aes: pixels of a unit; fewer stand repeatedly in it
+  config.disguise.position_keys = False  # aes: a key for each block position
+  config.disguise.salt_pepper = 0.0  # aes: the share of values that become 0 or 255
   config.disguise.experiment_seed = (
     0  # the public key of an experiment, where --key gives no real one
   )

@@ -9,6 +9,7 @@ from jax.sharding import AxisType
 
 from djax import keys, schemes
 from djax.sources import Images
+from train import inputs
 from train.input_pipeline import Pipeline, epoch_order
 
 N, SHAPE = 37, (6, 8, 1)
@@ -32,7 +33,8 @@ def scheme():
 
 def make(data, scheme, mesh, *, rng=0, seed=0, batch_size=8):
   key = scheme.make_key(keys.experiment(seed).read)
-  return Pipeline(data, scheme, key, rng=jax.random.key(rng), mesh=mesh, batch_size=batch_size)
+  feed = inputs.disguised(data, scheme, key, rng=jax.random.key(rng))
+  return Pipeline(feed, mesh=mesh, batch_size=batch_size)
 
 
 def test_batches_equal_a_loop_over_records(data, scheme, mesh):

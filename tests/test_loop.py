@@ -20,6 +20,7 @@ from djax.sources import Images
 from train import __main__ as cli
 from train import config as config_lib
 from train import input_pipeline, loop, models, optimizers
+from train import state as state_lib
 
 
 def tiny(*overrides):
@@ -207,10 +208,10 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_no_bad_checkpoint(tmp_path, m
 
 def test_the_second_step_compiles_nothing():
   config = tiny()
-  model = models.create(config.model, classes=3)
+  model = models.create(config.model, classes=3, spec={"scheme": "plain"})
   optimizer = optimizers.create(config.optimizer, 4, 8)
   mean = np.zeros((8, 8, 1), np.float32)
-  state = loop._initial_state(model, optimizer, jax.random.key(0), mean, np.float32(1))
+  state = state_lib.initial(model, optimizer, jax.random.key(0), mean, np.float32(1))
   state = jax.device_put(state, jax.devices()[0])
   step = jax.jit(lambda s, b, r: loop._step(model, optimizer, s, b, r))
   images = np.random.default_rng(0).normal(size=(4, 8, 8, 1)).astype(np.float32)
@@ -230,7 +231,7 @@ def test_evaluation_agrees_with_a_count_by_hand(tmp_path):
   scheme = config_lib.make_scheme(config, data.images.shape[1:])
   key = scheme.make_key(keys.experiment(0).read)
   _, state = params(tmp_path)
-  model = models.create(config.model, classes=10)
+  model = models.create(config.model, classes=10, spec=scheme.spec.to_dict())
   rng = jax.random.fold_in(jax.random.key(config.seed), 2)
   right = 0
   for index, (image, label) in enumerate(zip(data.images, data.labels, strict=True)):

@@ -16,6 +16,7 @@ import pytest
 
 from djax import keys, schemes
 from djax.sources import Images
+from train import inputs
 from train.input_pipeline import Pipeline
 
 SPEC = {"scheme": "rmt", "image_shape": [8, 8, 1], "block_size": 2, "noise_level": 25.0}
@@ -35,13 +36,13 @@ config.override(c, ["data.train_split=train[:64]", "data.test_split=test[:20]", 
                     "train.batch_size=32", f"disguise.experiment_seed={sys.argv[2]}"])
 if sys.argv[3] == "plant":
   from djax import keys
-  from train import input_pipeline
-  original = input_pipeline._per_record
+  from train import inputs
+  original = inputs._per_record
   def closed_over(scheme):
     key = scheme.make_key(keys.experiment(c.disguise.experiment_seed).read)
     disguise = original(scheme)
-    return lambda _, *rest: disguise(jax.tree.map(jax.numpy.asarray, key), *rest)
-  input_pipeline._per_record = closed_over
+    return lambda given, *rest: disguise((jax.tree.map(jax.numpy.asarray, key), given[1]), *rest)
+  inputs._per_record = closed_over
 print(train.run(c, sys.argv[1] + "/run"))
 """
 
@@ -163,10 +164,10 @@ def test_the_lowered_disguise_holds_no_key(searched):
   images = np.zeros((8, 8, 8, 1), np.uint8)
   data = Images(images, np.zeros(8, np.int32), ("a", "b"))
   mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
-  pipeline = Pipeline(data, scheme, key, rng=jax.random.key(0), mesh=mesh, batch_size=8)
+  feed = inputs.disguised(data, scheme, key, rng=jax.random.key(0))
+  pipeline = Pipeline(feed, mesh=mesh, batch_size=8)
   rows = np.zeros(8, np.int32)
-  arguments = (pipeline._key, images, data.labels, rows, pipeline._rng)
-  text = pipeline._disguise.lower(*arguments).as_text()
+  text = pipeline._transform.lower(pipeline._argument, images, data.labels, rows).as_text()
   assert "dot_general" in text
   assert not leaks(text.encode(), found, key)
 

@@ -6,8 +6,10 @@ import json
 import pytest
 
 from djax.errors import ConfigError
+from djax.schemes import SCHEMES
 from train import __main__ as cli
 from train import config as config_lib
+from train.models import MODELS
 
 
 def _refused(capsys, *argv):
@@ -30,6 +32,7 @@ def test_shipped_configs_fit_the_schema_and_say_their_command(name):
 def test_the_issue_s_configs_are_shipped():
   assert set(config_lib.shipped()) >= {
     "digits_rmt", "digits_plain", "mnist_plain", "mnist_rmt", "cifar10_plain", "cifar10_rmt",
+    "outsourced", "mnist_aes", "cifar10_aes",
   }  # fmt: skip
 
 
@@ -64,10 +67,14 @@ def test_overrides_keep_the_type_of_the_field():
     ("--config.train.epochs=0", "config.train.epochs must be at least 1, got 0"),
     ("--config.optimizer.learning_rate=nan", "config.optimizer.learning_rate must be above 0, got nan"),
     ("--config.model.dropout=1.5", r"config.model.dropout must lie in [0, 1), got 1.5"),
-    ("--config.model.name=resnet", "config.model.name must be one of cnn, resnet18, got 'resnet'. Did you mean "
-     "'resnet18'?"),
-    ("--config.disguise.scheme=rtm", "config.disguise.scheme must be one of plain, permutation, rmt, got 'rtm'. "
+    ("--config.model.name=resnet", f"config.model.name must be one of {', '.join(MODELS)}, got 'resnet'. Did you "
+     "mean 'resnet18'?"),
+    ("--config.disguise.scheme=rtm", f"config.disguise.scheme must be one of {', '.join(SCHEMES)}, got 'rtm'. "
      "Did you mean 'rmt'?"),
+    ("--config.model.name=unit_mlp", "config.model.name=unit_mlp needs unit_pixels of the disguise, which rmt has not"),
+    ("--config.data.memory_gb=-1", "config.data.memory_gb must be at least 0, got -1.0"),
+    ("--config.data.disguised_dir=x", "config.disguise.scheme must be plain with config.data.disguised_dir: what lies "
+     "there is already disguised, got 'rmt'. Start from --config=outsourced."),
     ("--config.disguise.noise_level=-1", "noise_level must be a finite number of at least 0"),
     ("--config.disguise.block_size=0", "block_size must lie between 1 and the shorter side"),
     ("--config.disguise.block_size=9", "block_size must lie between 1 and the shorter side"),
@@ -164,3 +171,16 @@ def test_a_key_for_plain_images_is_refused(capsys, tmp_path):
   code, line = _refused(capsys, "--config=digits_plain", f"--key={tmp_path / 'any.key'}")
   assert code == 2
   assert "--key needs a disguise, got config.disguise.scheme=plain" in line
+
+
+def test_a_key_for_an_outsourced_set_is_refused(capsys, tmp_path):
+  code, line = _refused(capsys, "--config=outsourced", f"--key={tmp_path / 'any.key'}")
+  assert code == 2
+  assert "--key must be left out with config.data.disguised_dir" in line
+
+
+def test_outsourced_differs_from_mnist_rmt_in_where_images_come_from_alone():
+  ours, theirs = (dict(config_lib.leaves(config_lib.load(k))) for k in ("outsourced", "mnist_rmt"))
+  changed = {k for k in ours if ours[k] != theirs[k]}
+  assert changed >= {"data.disguised_dir", "disguise.scheme"}
+  assert {k.partition(".")[0] for k in changed} == {"data", "disguise"}

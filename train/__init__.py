@@ -22,38 +22,31 @@ def run(
 
   Args:
     config: a complete config, such as ``configs.digits_rmt.get_config()``.
-    workdir: the run directory, made if it does not exist. Its ``preview.png`` shows originals.
-    master: the owner's key; without it the public key of ``config.disguise.experiment_seed``.
+    workdir: the run directory, made if it does not exist. Its ``preview.png`` shows originals where there are any.
+    master: the owner's key; without it the public key of ``config.disguise.experiment_seed``. A run on
+      ``config.data.disguised_dir`` takes none.
 
   Returns:
-    What ``result.json`` holds: ``test_accuracy`` and ``plain_accuracy`` in 0..1, seconds, steps per second, key
-    fingerprint and the scheme's public spec.
+    What ``result.json`` holds: ``test_accuracy`` and ``plain_accuracy`` in 0..1 (None without originals), seconds,
+    steps per second, key fingerprint and the scheme's public spec.
 
   Raises:
     ConfigError: if a field is unknown, missing, of another type, or cannot work, or ``workdir`` holds a run of
       another config.
     KeyMismatchError: if ``workdir`` holds a run with another key.
-    DataError: if the source is missing or damaged.
+    DataError: if the source or the disguised data set is missing or damaged.
     TrainingError: if the loss is no longer finite.
     Stopped: on SIGTERM or SIGINT, after a checkpoint.
   """
-  from djax import schemes, sources
+  from djax.errors import ConfigError
   from train import config as config_lib
-  from train import loop
+  from train import inputs, loop
 
   config_lib.check(config)
-  data = config.data
-  train, test = (
-    sources.load(data.source, split, data_dir=data.data_dir, image_size=data.image_size)
-    for split in (data.train_split, data.test_split)
-  )
-  config_lib.check_data(train, test)
-  scheme = config_lib.make_scheme(config, train.images.shape[1:])
-  key, fingerprint = schemes.Key(), None
-  if scheme.spec.scheme != "plain":
-    if master is None:
-      from djax import keys
-
-      master = keys.experiment(config.disguise.experiment_seed)
-    key, fingerprint = scheme.make_key(master.read), master.fingerprint
-  return loop.fit(config, workdir, train, test, scheme, key, fingerprint=fingerprint)
+  if not config.data.disguised_dir:
+    return loop.fit(config, workdir, inputs.owned(config, master))
+  if master is not None:
+    raise ConfigError(
+      "run: master must be None with config.data.disguised_dir: what lies there is already disguised. Leave it out."
+    )
+  return loop.fit(config, workdir, inputs.outsourced(config))

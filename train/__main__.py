@@ -2,13 +2,13 @@
 
 import argparse
 import json
-import logging
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from djax.errors import ConfigError, DjaxError, nearest
+from djax.errors import ConfigError, nearest
+from train import terminal
 
 _FLAGS = ("--config", "--workdir", "--key", "--passphrase-file", "--json", "--help")
 
@@ -22,34 +22,8 @@ def main(argv: Sequence[str] | None = None) -> int:
   Returns:
     Exit code: 0 ok, 1 failed, 2 usage or config, 3 key, 4 data, 5 refused for safety, 143/130 after a signal.
   """
-  logging.getLogger("absl").setLevel(logging.CRITICAL)
-  try:
-    return _main(sys.argv[1:] if argv is None else list(argv))
-  except DjaxError as error:
-    print(f"error: {error}", file=sys.stderr)
-    return error.exit_code
-  except KeyboardInterrupt:
-    return 130
-  except Exception as error:
-    # Orbax wraps what the file system says in types of its own.
-    full = "No space left" in _chain(error)
-    if not full and not isinstance(error, OSError):
-      raise
-    reason = "no space left on the disk" if full else error
-    print(
-      f"error: the run directory must be writable, got: {reason}. Make room and give the same command again.",
-      file=sys.stderr,
-    )
-    return 1
-
-
-def _chain(error: BaseException | None) -> str:
-  """Returns the texts of an error and of what led to it."""
-  texts = []
-  while error is not None:
-    texts.append(str(error))
-    error = error.__cause__ or error.__context__
-  return " ".join(texts)
+  given = sys.argv[1:] if argv is None else list(argv)
+  return terminal.guarded(lambda: _main(given), place="the run directory")
 
 
 def _main(argv: list[str]) -> int:
@@ -64,6 +38,11 @@ def _main(argv: list[str]) -> int:
   config_lib.check(config)
   master = None
   if flags.key:
+    if config.data.disguised_dir:
+      raise ConfigError(
+        "--key must be left out with config.data.disguised_dir: what lies there is already disguised, and the key "
+        "stays with its owner."
+      )
     if config.disguise.scheme == "plain":
       raise ConfigError(
         "--key needs a disguise, got config.disguise.scheme=plain, which would use no key. "
@@ -120,7 +99,8 @@ def _help(name: str, leaves) -> str:
     "",
     "  --config           a shipped config or a Python file with get_config()",
     "  --workdir          run directory; a run found there goes on (default runs/<time>_<config>)",
-    "  --key              the owner's key file; without it the public key of disguise.experiment_seed",
+    "  --key              the owner's key file; without it the public key of disguise.experiment_seed;",
+    "                     none for data.disguised_dir",
     "  --passphrase-file  where the key's passphrase stands; else DJAX_PASSPHRASE, else a prompt",
     "  --json             print result.json instead of a summary",
     "",
@@ -137,17 +117,26 @@ def _summary(result: dict, workdir: Path) -> str:
     lines.append(f"plain test accuracy      {result['test_accuracy']:.2%} (no disguise)")
   else:
     lines.append(f"disguised test accuracy  {result['test_accuracy']:.2%}")
-    lines.append(
-      f"plain accuracy           {result['plain_accuracy']:.2%} (the same network misused on plain images; "
-      f"chance {chance:.0%})"
-    )
+    if result["plain_accuracy"] is None:
+      lines.append("plain accuracy           not measured: it needs originals, and here are none")
+    else:
+      lines.append(
+        f"plain accuracy           {result['plain_accuracy']:.2%} (the same network misused on plain images; "
+        f"chance {chance:.0%})"
+      )
     lines.append(f"key                      {fingerprint}")
     if fingerprint.startswith("experiment"):
       lines.append("                         EXPERIMENT: made from a public seed, protects nothing")
+  if result["labels"] == "permuted":
+    lines.append("labels                   permuted: only the owner knows their names")
   lines.append(
     f"training                 {result['seconds']:.1f} s, {result['steps_per_second']:.1f} steps/s"
   )
-  lines.append(f"originals and disguises  {workdir / 'preview.png'}  (shows originals: keep it)")
+  picture = workdir / "preview.png"
+  if result["plain_accuracy"] is None:
+    lines.append(f"disguised images         {picture}  (the run directory holds no original)")
+  else:
+    lines.append(f"originals and disguises  {picture}  (shows originals: keep it)")
   lines.append(f"everything else          {workdir}")
   return "\n".join(lines)
 

@@ -127,6 +127,7 @@ def check(config: ConfigDict) -> None:
   for name, low in {
     "seed": 0,
     "data.image_size": 0,
+    "data.memory_gb": 0,
     "disguise.experiment_seed": 0,
     "model.width": 1,
     "optimizer.warmup_epochs": 0,
@@ -144,6 +145,11 @@ def check(config: ConfigDict) -> None:
   for name in ("model.dropout", "optimizer.momentum"):
     if not 0 <= given[name] < 1:
       raise ConfigError(f"config.{name} must lie in [0, 1), got {given[name]}.")
+  if given["data.disguised_dir"] and given["disguise.scheme"] != "plain":
+    raise ConfigError(
+      "config.disguise.scheme must be plain with config.data.disguised_dir: what lies there is already disguised, got "
+      f"{given['disguise.scheme']!r}. Start from --config=outsourced."
+    )
   from train.models import MODELS
 
   choices_of: dict[str, Collection[str]] = {

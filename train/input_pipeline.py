@@ -1,23 +1,23 @@
-"""From arrays of originals to disguised batches on the devices.
+"""From stored records to batches on the devices.
 
-uint8 batches travel; the jitted, vmapped scheme disguises them where the step finds them. A record's noise depends on
-its index alone, the order of an epoch on (seed, epoch) alone, so any step can be resumed.
+Records travel as stored (uint8, float16 ...); one jitted function disguises or widens them where the step finds them. A
+record's noise depends on its index alone, the order of an epoch on (seed, epoch) alone, so any step can be resumed.
 """
 
 import collections
+import functools
 import itertools
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, Protocol
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from djax.schemes import Scheme
-from djax.sources import Images
+__all__ = ["Batch", "Feed", "Pipeline", "Records", "epoch_order"]
 
-__all__ = ["Batch", "Pipeline", "epoch_order"]
+_THREADS = 4
+_BUFFERED = 8  # batches
 
 
 class Batch(NamedTuple):
@@ -34,39 +34,56 @@ class Batch(NamedTuple):
   mask: jax.Array
 
 
+class Records(Protocol):
+  """Random access to the records of a split, from several threads."""
+
+  def __len__(self) -> int: ...
+
+  def read(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the images ``[n, H, W, C]`` as stored and the labels ``[n]`` of some rows."""
+
+
+class Feed(NamedTuple):
+  """A split, and the way from what is stored to what the network sees.
+
+  Attributes:
+    records: the split.
+    transform: ``(argument, images, labels, indices) -> (images, labels)``; pure, over whole batches; images become
+      float32.
+    argument: the pytree that ``transform`` is given: key and noise, a quantiser, or nothing. Never closed over.
+    streamed: whether the records are read ahead of the step in threads; False where they lie in memory.
+  """
+
+  records: Records
+  transform: Callable[..., tuple[jax.Array, jax.Array]]
+  argument: Any = ()
+  streamed: bool = False
+
+
 class Pipeline:
-  """Disguised batches of one split. The key is held as device arrays and given to the program as an argument.
+  """Batches of one split. The feed's argument is held as device arrays and given to the program as an argument.
 
   Args:
-    data: originals, in host memory.
-    scheme: an on-device scheme.
-    key: the scheme's secret pytree.
-    rng: JAX key of the split's noise.
+    feed: the split.
     mesh: with one axis ``data``, over which batches are split.
     batch_size: rows of a batch; a multiple of the mesh's size.
   """
 
-  def __init__(
-    self,
-    data: Images,
-    scheme: Scheme,
-    key: Any,
-    *,
-    rng: jax.Array,
-    mesh: Mesh,
-    batch_size: int,
-  ):
-    self.data = data
+  def __init__(self, feed: Feed, *, mesh: Mesh, batch_size: int):
     self.batch_size = batch_size
+    self._feed = feed
     self._rows = NamedSharding(mesh, PartitionSpec("data"))
-    everywhere = NamedSharding(mesh, PartitionSpec())
-    self._key, self._rng = jax.device_put((key, rng), everywhere)
-    self._disguise = jax.jit(_per_record(scheme))
+    self._argument = jax.device_put(feed.argument, NamedSharding(mesh, PartitionSpec()))
+    self._transform = jax.jit(feed.transform)
+
+  def __len__(self) -> int:
+    """Records in the split."""
+    return len(self._feed.records)
 
   @property
   def steps_per_epoch(self) -> int:
     """Whole batches in the split."""
-    return len(self.data.images) // self.batch_size
+    return len(self) // self.batch_size
 
   def training(self, *, seed: int, start: int, stop: int) -> Iterator[Batch]:
     """Yields the batches of steps ``start .. stop - 1``; the order is a function of the seed and the step.
@@ -76,7 +93,13 @@ class Pipeline:
       start: first step.
       stop: one past the last step.
     """
-    return self._ahead(self._training_rows(seed, start, stop))
+
+    def rows(index: int) -> np.ndarray:
+      epoch, place = divmod(start + index, self.steps_per_epoch)
+      first = place * self.batch_size
+      return _order(len(self), seed, epoch)[first : first + self.batch_size]
+
+    return self._batches(stop - start, rows)
 
   def all_records(self, limit: int | None = None) -> Iterator[Batch]:
     """Yields every record once, in order; the last batch is filled up and masked.
@@ -84,41 +107,48 @@ class Pipeline:
     Args:
       limit: stop after this many records.
     """
-    count = len(self.data.images) if limit is None else min(limit, len(self.data.images))
-    starts = range(0, count, self.batch_size)
-    rows = (np.arange(start, min(start + self.batch_size, count)) for start in starts)
-    return self._ahead(rows)
+    count, size = len(self) if limit is None else min(limit, len(self)), self.batch_size
 
-  def _training_rows(self, seed: int, start: int, stop: int) -> Iterator[np.ndarray]:
-    per_epoch = self.steps_per_epoch
-    epoch, order = -1, np.empty(0, np.int64)
-    for step in range(start, stop):
-      if step // per_epoch != epoch:
-        epoch = step // per_epoch
-        order = epoch_order(len(self.data.images), seed=seed, epoch=epoch)
-      first = step % per_epoch * self.batch_size
-      yield order[first : first + self.batch_size]
+    def rows(index: int) -> np.ndarray:
+      return np.arange(index * size, min((index + 1) * size, count))
 
-  def _batch(self, rows: np.ndarray) -> Batch:
+    return self._batches(-(-count // size), rows)
+
+  def _batches(self, count: int, rows: Callable[[int], np.ndarray]) -> Iterator[Batch]:
+    source = _Source(count, lambda index: self._read(rows(index)))
+    return self._ahead(_prefetched(source) if self._feed.streamed else _one_by_one(source))
+
+  def _read(self, rows: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Returns images, labels, indices and mask of a batch, in host memory."""
     filled = np.concatenate([rows, np.zeros(self.batch_size - len(rows), rows.dtype)])
+    images, labels = self._feed.records.read(filled)
     mask = (np.arange(self.batch_size) < len(rows)).astype(np.float32)
-    host = (
-      self.data.images[filled],
-      self.data.labels[filled].astype(np.int32),
-      filled.astype(np.int32),
-      mask,
-    )
+    return images, labels.astype(np.int32), filled.astype(np.int32), mask
+
+  def _on_devices(self, host: tuple[np.ndarray, ...]) -> Batch:
     images, labels, indices, mask = jax.device_put(host, self._rows)
-    images, labels = self._disguise(self._key, images, labels, indices, self._rng)
+    images, labels = self._transform(self._argument, images, labels, indices)
     return Batch(images, labels, mask)
 
-  def _ahead(self, rows: Iterable[np.ndarray], depth: int = 2) -> Iterator[Batch]:
+  def _ahead(self, batches: Iterator[tuple[np.ndarray, ...]], depth: int = 2) -> Iterator[Batch]:
     """Keeps ``depth`` batches under way on the devices while the step works."""
-    rows = iter(rows)
-    queue = collections.deque(self._batch(r) for r in itertools.islice(rows, depth))
+    queue = collections.deque(self._on_devices(b) for b in itertools.islice(batches, depth))
     while queue:
       yield queue.popleft()
-      queue.extend(self._batch(r) for r in itertools.islice(rows, 1))
+      queue.extend(self._on_devices(b) for b in itertools.islice(batches, 1))
+
+
+class _Source:
+  """Batches by index, as Grain takes them."""
+
+  def __init__(self, count: int, read: Callable[[int], tuple[np.ndarray, ...]]):
+    self._count, self._read = count, read
+
+  def __len__(self) -> int:
+    return self._count
+
+  def __getitem__(self, index: int) -> tuple[np.ndarray, ...]:
+    return self._read(int(index))
 
 
 def epoch_order(count: int, *, seed: int, epoch: int) -> np.ndarray:
@@ -134,14 +164,19 @@ def epoch_order(count: int, *, seed: int, epoch: int) -> np.ndarray:
   )
 
 
-def _per_record(scheme: Scheme) -> Callable[..., tuple[jax.Array, jax.Array]]:
-  """Vmaps a scheme over records, each with the noise of its own index; images become float32."""
+@functools.lru_cache(maxsize=2)
+def _order(count: int, seed: int, epoch: int) -> np.ndarray:
+  """Keeps the orders of two epochs: read-ahead works on both where they meet."""
+  return epoch_order(count, seed=seed, epoch=epoch)
 
-  def disguise(key, images, labels, indices, rng):
-    def one(image, label, index):
-      return scheme.disguise(key, image, label, rng=jax.random.fold_in(rng, index))
 
-    images, labels = jax.vmap(one)(images, labels, indices)
-    return images.astype(jnp.float32), labels
+def _one_by_one(source: _Source) -> Iterator[tuple[np.ndarray, ...]]:
+  return (source[index] for index in range(len(source)))
 
-  return disguise
+
+def _prefetched(source: _Source) -> Iterator[tuple[np.ndarray, ...]]:
+  """Reads batches ahead in threads, a few at a time; errors come out where the batch would."""
+  import grain
+
+  options = grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=_BUFFERED)
+  return iter(grain.MapDataset.source(source).to_iter_dataset(options))

@@ -1,14 +1,12 @@
-"""The training loop: state, steps, mesh, checkpoints, evaluation. It gets a scheme and a key; it makes neither."""
+"""The training loop: steps, mesh, evaluation. It gets its inputs ready made; it makes no key."""
 
 import functools
-import hashlib
 import math
-import shutil
 import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -19,17 +17,16 @@ import orbax.checkpoint as ocp
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from djax import blocks
 from djax.errors import ConfigError, DjaxError
-from djax.schemes import Key, Scheme, plain_scheme
-from djax.sources import Images
 from train import models, optimizers, report, run_dir, terminal
+from train import state as state_lib
 from train.input_pipeline import Batch, Pipeline
+from train.inputs import Inputs
+from train.state import State
 
-__all__ = ["State", "Stopped", "TrainingError", "fit"]
+__all__ = ["Stopped", "TrainingError", "fit"]
 
 _STATISTICS_RECORDS = 4096
-_SPARE_BYTES = 1 << 20
 
 
 class Stopped(DjaxError):
@@ -46,46 +43,13 @@ class TrainingError(DjaxError):
   """Training cannot go on."""
 
 
-class State(NamedTuple):
-  """All that a step changes, and the statistics that standardise its input.
-
-  Attributes:
-    step: int32 scalar, steps done.
-    params: float32 parameters.
-    batch_stats: running means and variances.
-    opt_state: of the optimizer.
-    mean: float32 ``[H, W, C]``, of disguised training images.
-    scale: float32 scalar, their standard deviation around ``mean``.
-  """
-
-  step: jax.Array
-  params: Any
-  batch_stats: Any
-  opt_state: Any
-  mean: jax.Array
-  scale: jax.Array
-
-
-def fit(
-  config: ConfigDict,
-  workdir: str | Path,
-  train: Images,
-  test: Images,
-  scheme: Scheme,
-  key: Key,
-  *,
-  fingerprint: str | None,
-) -> dict[str, Any]:
-  """Trains on disguised images, evaluates on disguised and on plain ones, writes the run directory.
+def fit(config: ConfigDict, workdir: str | Path, inputs: Inputs) -> dict[str, Any]:
+  """Trains on disguised images, evaluates on them and, where there are originals, on plain ones.
 
   Args:
     config: a checked config.
     workdir: the run directory.
-    train: originals to train on.
-    test: originals to test on.
-    scheme: an on-device scheme.
-    key: its secret pytree.
-    fingerprint: of the key, or None for the plain scheme.
+    inputs: what to train and test on.
 
   Returns:
     What ``result.json`` holds.
@@ -97,60 +61,54 @@ def fit(
   """
   workdir = Path(workdir).expanduser().resolve()
   mesh = jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
-  _check_batch(config, mesh, len(train.images))
-  disguise = {
-    "spec": scheme.spec.to_dict(),
-    "key_fingerprint": fingerprint,
-    "source_sha256": _digest(train, test),
-  }
-  run_dir.open_run(workdir, config, disguise)
+  _check_batch(config, mesh, len(inputs.train.records))
+  model = models.create(config.model, classes=inputs.classes, spec=inputs.spec)
+  run_dir.open_run(workdir, config, inputs.facts, copies=inputs.copies)
 
   rng = jax.random.key(config.seed)
   pipeline = functools.partial(Pipeline, mesh=mesh, batch_size=config.train.batch_size)
-  disguised_train = pipeline(train, scheme, key, rng=jax.random.fold_in(rng, 1))
-  disguised_test = pipeline(test, scheme, key, rng=jax.random.fold_in(rng, 2))
-  _preview(workdir, test, disguised_test, scheme, fingerprint)
+  train, test = pipeline(inputs.train), pipeline(inputs.test)
+  _preview(workdir, inputs, test)
 
-  model = models.create(config.model, classes=len(train.class_names))
-  steps = config.train.epochs * disguised_train.steps_per_epoch
-  optimizer = optimizers.create(config.optimizer, disguised_train.steps_per_epoch, steps)
-  mean, scale = _statistics(disguised_train)
-  state = _initial_state(model, optimizer, jax.random.fold_in(rng, 3), mean, scale)
+  steps = config.train.epochs * train.steps_per_epoch
+  optimizer = optimizers.create(config.optimizer, train.steps_per_epoch, steps)
+  mean, scale = _statistics(model, train, inputs.disguised_shape)
+  state = state_lib.initial(model, optimizer, jax.random.fold_in(rng, 3), mean, scale)
   state = jax.device_put(state, NamedSharding(mesh, PartitionSpec()))
   evaluate = functools.partial(_evaluate, jax.jit(functools.partial(_count, model)))
 
-  with _checkpoints(workdir) as checkpoints:
-    state, seconds = _restore(checkpoints, state)
+  with state_lib.checkpoints(workdir) as checkpoints:
+    state, seconds = state_lib.restore(checkpoints, state)
     state, seconds = _train(
       config,
       workdir,
-      disguised_train,
+      train,
       state,
       step_fn=jax.jit(functools.partial(_step, model, optimizer), donate_argnums=0),
       dropout_rng=jax.random.fold_in(rng, 4),
-      test_accuracy=lambda state: evaluate(state, disguised_test)[0],
+      test_accuracy=lambda state: evaluate(state, test)[0],
       checkpoints=checkpoints,
       seconds=seconds,
-      label=f"{scheme.spec.scheme}, key {fingerprint}" if fingerprint else "plain, no key",
+      inputs=inputs,
     )
-  test_accuracy, test_loss = evaluate(state, disguised_test)
-  plain_train, plain_test = (
-    pipeline(_padded(data, scheme), plain_scheme(scheme.spec.disguised_shape), Key(), rng=rng)
-    for data in (train, test)
-  )
-  mean, scale = _statistics(plain_train)
-  plain_accuracy, _ = evaluate(state._replace(mean=mean, scale=scale), plain_test)
+  test_accuracy, test_loss = evaluate(state, test)
+  plain_accuracy = None
+  if inputs.plain is not None:
+    plain_train, plain_test = (pipeline(feed) for feed in inputs.plain)
+    mean, scale = _statistics(model, plain_train, inputs.disguised_shape)
+    plain_accuracy, _ = evaluate(state._replace(mean=mean, scale=scale), plain_test)
   result = {
     "test_accuracy": test_accuracy,
     "plain_accuracy": plain_accuracy,
     "test_loss": test_loss,
-    "test_images": len(test.images),
-    "classes": len(test.class_names),
+    "test_images": len(test),
+    "classes": inputs.classes,
+    "labels": inputs.labels,
     "steps": steps,
     "seconds": round(seconds, 3),
     "steps_per_second": round(steps / seconds, 3),
-    "key_fingerprint": fingerprint,
-    "scheme": scheme.spec.to_dict(),
+    "key_fingerprint": inputs.key_fingerprint,
+    "scheme": inputs.spec,
   }
   run_dir.write_json(workdir / "result.json", result)
   return result
@@ -167,7 +125,7 @@ def _train(
   test_accuracy: Callable[[State], float],
   checkpoints: ocp.CheckpointManager,
   seconds: float,
-  label: str,
+  inputs: Inputs,
 ) -> tuple[State, float]:
   """Runs the steps that are left; returns the last state and all seconds spent, those before a resume included."""
   per_epoch = pipeline.steps_per_epoch
@@ -177,7 +135,9 @@ def _train(
   metrics = run_dir.Metrics(workdir, step=start)
   clock = time.perf_counter() - seconds
   losses: list[jax.Array] = []
-  kind = "plain" if config.disguise.scheme == "plain" else "disguised"
+  key = inputs.key_fingerprint
+  kind = "disguised" if key else "plain"
+  label = f"{inputs.spec['scheme']}, key {key}" if key else "plain, no key"
   batches = pipeline.training(seed=config.seed, start=start, stop=stop)
   try:
     with terminal.signals() as received, terminal.progress(stop, start, label) as advance:
@@ -197,7 +157,7 @@ def _train(
           terminal.say(
             f"epoch {epoch}/{config.train.epochs}  loss {train_loss:.4f}  {kind} test accuracy {accuracy:.2%}"
           )
-        _save(checkpoints, step, state, time.perf_counter() - clock)
+        state_lib.save(checkpoints, step, state, time.perf_counter() - clock)
         if received:
           raise Stopped(received[0], step, workdir)
   finally:
@@ -238,11 +198,7 @@ def _step(
 
 def _count(model: nn.Module, state: State, batch: Batch) -> tuple[jax.Array, jax.Array]:
   """Returns how many images of a batch are recognised, and the sum of their losses."""
-  logits: Any = model.apply(
-    {"params": state.params, "batch_stats": state.batch_stats},
-    (batch.images - state.mean) / state.scale,
-    train=False,
-  )
+  logits = state_lib.forward(model, state, batch.images)
   losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels)
   right = jnp.argmax(logits, axis=-1) == batch.labels
   return jnp.sum(right * batch.mask), jnp.sum(losses * batch.mask)
@@ -252,30 +208,13 @@ def _evaluate(count: Callable, state: State, pipeline: Pipeline) -> tuple[float,
   """Returns accuracy in 0..1 and mean loss over every record."""
   sums = [count(state, batch) for batch in pipeline.all_records()]
   right, loss = np.asarray(jax.device_get(sums), np.float64).sum(axis=0)
-  return float(right / len(pipeline.data.images)), float(loss / len(pipeline.data.images))
+  return float(right / len(pipeline)), float(loss / len(pipeline))
 
 
-def _initial_state(
-  model: nn.Module,
-  optimizer: optax.GradientTransformation,
-  rng: jax.Array,
-  mean: jax.Array,
-  scale: jax.Array,
-) -> State:
-  variables = jax.jit(functools.partial(model.init, train=False))(rng, mean[None])
-  params = variables["params"]
-  return State(
-    step=jnp.zeros((), jnp.int32),
-    params=params,
-    batch_stats=variables.get("batch_stats", {}),
-    opt_state=optimizer.init(params),
-    mean=mean,
-    scale=scale,
-  )
-
-
-def _statistics(pipeline: Pipeline) -> tuple[jax.Array, jax.Array]:
-  """Returns mean image and spread of the first disguised training images: all that standardisation needs."""
+def _statistics(model: nn.Module, pipeline: Pipeline, shape: tuple[int, ...]) -> tuple[Any, Any]:
+  """Returns mean image and spread of the first training images: all that standardisation needs."""
+  if not models.standardised(model):
+    return jnp.zeros(shape, jnp.float32), jnp.ones((), jnp.float32)
   batches = [
     np.asarray(batch.images)[np.asarray(batch.mask) > 0]
     for batch in pipeline.all_records(limit=_STATISTICS_RECORDS)
@@ -284,39 +223,6 @@ def _statistics(pipeline: Pipeline) -> tuple[jax.Array, jax.Array]:
   mean = images.mean(axis=0, dtype=np.float64)
   scale = np.sqrt(np.mean((images - mean) ** 2)) or 1.0
   return jnp.asarray(mean, jnp.float32), jnp.asarray(scale, jnp.float32)
-
-
-def _checkpoints(workdir: Path) -> ocp.CheckpointManager:
-  options = ocp.CheckpointManagerOptions(max_to_keep=2, create=True)
-  return ocp.CheckpointManager(workdir / "checkpoints", options=options)
-
-
-def _save(checkpoints: ocp.CheckpointManager, step: int, state: State, seconds: float) -> None:
-  # Looked at first: what Orbax's threads print when a disk is full hides the one line that helps.
-  needed = 2 * sum(leaf.nbytes for leaf in jax.tree.leaves(state)) + _SPARE_BYTES
-  free = shutil.disk_usage(checkpoints.directory).free
-  if free < needed:
-    raise DjaxError(
-      f"the run directory needs {needed / 1e6:.1f} MB free for the next checkpoint, got {free / 1e6:.1f} MB. "
-      "Make room and give the same command again."
-    )
-  args = ocp.args.Composite(
-    state=ocp.args.StandardSave(state._asdict()), meta=ocp.args.JsonSave({"seconds": seconds})
-  )
-  checkpoints.save(step, args=args, force=True)
-
-
-def _restore(checkpoints: ocp.CheckpointManager, state: State) -> tuple[State, float]:
-  """Returns the newest checkpoint's state and the seconds spent on it, or the state given."""
-  step = checkpoints.latest_step()
-  if step is None:
-    return state, 0.0
-  abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, state._asdict())
-  restored = checkpoints.restore(
-    step,
-    args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract), meta=ocp.args.JsonRestore()),
-  )
-  return State(**restored["state"]), restored["meta"]["seconds"]
 
 
 def _finite_mean(losses: list[jax.Array], step: int, workdir: Path) -> float:
@@ -342,29 +248,12 @@ def _check_batch(config: ConfigDict, mesh: Mesh, records: int) -> None:
     )
 
 
-def _padded(data: Images, scheme: Scheme) -> Images:
-  """Pads originals to the shape the network was made for."""
-  if scheme.spec.block_size is None:
-    return data
-  padded = blocks.pad_to_blocks(jnp.asarray(data.images), block_size=scheme.spec.block_size)
-  return Images(np.asarray(padded), data.labels, data.class_names)
-
-
-def _preview(
-  workdir: Path, data: Images, pipeline: Pipeline, scheme: Scheme, fingerprint: str | None
-) -> None:
-  shown = min(8, len(data.images), pipeline.batch_size)
-  first = next(pipeline.all_records(limit=shown))
-  title = f"{scheme.spec.scheme}  key {fingerprint}" if fingerprint else "plain: no disguise"
-  disguised = np.asarray(first.images)[:shown]
-  report.preview(workdir / "preview.png", data.images[:shown], disguised, title=title)
-
-
-def _digest(*splits: Images) -> str:
-  """Returns SHA-256 over pixels and labels, so that a resumed run sees the same records."""
-  digest = hashlib.sha256()
-  for split in splits:
-    digest.update(repr((split.images.shape, str(split.images.dtype))).encode())
-    digest.update(np.ascontiguousarray(split.images))
-    digest.update(np.ascontiguousarray(split.labels, np.int32))
-  return digest.hexdigest()
+def _preview(workdir: Path, inputs: Inputs, test: Pipeline) -> None:
+  shown = min(8, len(test), test.batch_size)
+  first = next(test.all_records(limit=shown))
+  spec, key = inputs.spec, inputs.key_fingerprint
+  title = f"{spec['scheme']}  key {key}" if key else "plain: no disguise"
+  rows = {"disguised": np.asarray(first.images)[:shown]}
+  if inputs.originals is not None:
+    rows = {"originals": inputs.originals[1].images[:shown], **rows}
+  report.preview(workdir / "preview.png", rows, title=title)

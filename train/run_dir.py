@@ -4,8 +4,10 @@ import importlib.metadata
 import json
 import os
 import platform
+import shutil
 import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +19,21 @@ from train import config as config_lib
 
 __all__ = ["Metrics", "open_run", "write_json"]
 
-_PACKAGES = ("djax", "jax", "jaxlib", "flax", "optax", "numpy", "orbax-checkpoint")
+_PACKAGES = ("djax", "jax", "jaxlib", "flax", "optax", "numpy", "orbax-checkpoint", "grain")
+# Where the data lie and are held may change; disguise.json says which they are.
+_FREE = ("data.disguised_dir", "data.memory_gb")
 
 
-def open_run(workdir: Path, config: ConfigDict, disguise: dict[str, Any]) -> None:
+def open_run(
+  workdir: Path, config: ConfigDict, disguise: dict[str, Any], *, copies: Sequence[Path] = ()
+) -> None:
   """Makes a run directory, or checks that the one there belongs to the same run.
 
   Args:
     workdir: the directory.
     config: the run's config.
-    disguise: public facts: the scheme's spec, the key's fingerprint and the hash of the source.
+    disguise: public facts: the scheme's spec, the key's fingerprint, the hash of the source and more.
+    copies: files that a new directory gets copies of.
 
   Raises:
     ConfigError: if the directory holds a run of another config or source.
@@ -38,6 +45,8 @@ def open_run(workdir: Path, config: ConfigDict, disguise: dict[str, Any]) -> Non
     if (workdir / "config.json").exists():
       _check_same(workdir, config, disguise)
     else:
+      for path in copies:
+        shutil.copyfile(path, workdir / path.name)
       write_json(workdir / "disguise.json", disguise)
       write_json(workdir / "config.json", config.to_dict())
     write_json(workdir / "environment.json", _environment())
@@ -124,7 +133,7 @@ def _check_same(workdir: Path, config: ConfigDict, disguise: dict[str, Any]) -> 
   changed = [
     f"{name} was {before.get(name)!r}, now {now.get(name)!r}"
     for name in sorted(before.keys() | now.keys())
-    if before.get(name) != now.get(name)
+    if before.get(name) != now.get(name) and name not in _FREE
   ]
   if changed:
     raise ConfigError(
@@ -133,11 +142,12 @@ def _check_same(workdir: Path, config: ConfigDict, disguise: dict[str, Any]) -> 
   if old["key_fingerprint"] != disguise["key_fingerprint"]:
     raise KeyMismatchError(
       f"{workdir} holds a run with the key {old['key_fingerprint']}, got {disguise['key_fingerprint']}. "
-      "Give that key, or another --workdir."
+      "Go on with that key, or give another --workdir."
     )
   if old != disguise:
+    source = config.data.disguised_dir or config.data.source
     raise ConfigError(
-      f"{workdir} holds a run on other images than {config.data.source} has now. Give another --workdir."
+      f"{workdir} holds a run on other images than {source} has now. Give another --workdir."
     )
 
 

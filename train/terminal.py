@@ -1,12 +1,54 @@
-"""How a run talks and listens: signals, a progress bar on a terminal, plain lines elsewhere."""
+"""How a run talks and listens: signals, a progress bar on a terminal, plain lines elsewhere, errors as one line."""
 
 import contextlib
+import logging
 import signal
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
-__all__ = ["progress", "say", "signals"]
+from djax.errors import DjaxError
+
+__all__ = ["guarded", "progress", "say", "signals"]
+
+
+def guarded(work: Callable[[], int], *, place: str) -> int:
+  """Runs a command; what goes wrong becomes one line and an exit code.
+
+  Args:
+    work: the command; returns its exit code.
+    place: what the command writes to, for the line about a disk that is full.
+
+  Returns:
+    Exit code: 0 ok, 1 failed, 2 usage or config, 3 key, 4 data, 5 refused for safety, 143/130 after a signal.
+  """
+  logging.getLogger("absl").setLevel(logging.CRITICAL)
+  try:
+    return work()
+  except DjaxError as error:
+    say(f"error: {error}")
+    return error.exit_code
+  except KeyboardInterrupt:
+    return 130
+  except Exception as error:
+    # Orbax wraps what the file system says in types of its own.
+    full = "No space left" in _chain(error)
+    if not full and not isinstance(error, OSError):
+      raise
+    reason = "no space left on the disk" if full else error
+    say(
+      f"error: {place} must be writable, got: {reason}. Make room and give the same command again."
+    )
+    return 1
+
+
+def _chain(error: BaseException | None) -> str:
+  """Returns the texts of an error and of what led to it."""
+  texts = []
+  while error is not None:
+    texts.append(str(error))
+    error = error.__cause__ or error.__context__
+  return " ".join(texts)
 
 
 @contextlib.contextmanager

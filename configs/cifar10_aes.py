@@ -1,0 +1,20 @@
+"""CIFAR-10 under AES: 4x4 blocks, units of 16 pixels, one key, permuted. For a GPU.
+
+python -m djax prepare cifar10 && python -m train --config=cifar10_aes
+
+Not run yet: no GPU was at hand.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import cifar10_rmt
+
+
+def get_config() -> ConfigDict:
+  """Returns CIFAR-10, AES 4x4, permuted, one key for all positions, ResNet-18."""
+  config = cifar10_rmt.get_config()
+  config.disguise.scheme = "aes"
+  config.disguise.block_size = 4
+  config.disguise.permute = True
+  config.disguise.noise_level = 0.0
+  return config

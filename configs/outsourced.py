@@ -1,0 +1,19 @@
+"""A data set that was disguised elsewhere, without its key: the hyper-parameters of ``mnist_rmt``. For any machine.
+
+On the owner's machine: python -m djax disguise, see its --help. On the rented one:
+python -m train --config=outsourced --config.data.disguised_dir=DIR
+
+Not run yet.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base, mnist_rmt
+
+
+def get_config() -> ConfigDict:
+  """Returns ``mnist_rmt`` on a disguised directory; its manifest says what the disguise is."""
+  config = mnist_rmt.get_config()
+  config.data.disguised_dir = "./disguised"
+  config.disguise = base.get_config().disguise
+  return config

@@ -1,0 +1,199 @@
+"""The cloud's side of a question: what a trained network answers, and which requests it refuses."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from test_loop import params
+from test_outsourced import MASTER, RMT, config_for, write
+
+import train
+from djax import datasets, keys, manifest
+from djax.errors import ConfigError
+from train import answer, models, predict
+from train.__main__ import main as train_main
+
+QUERY = {"query": "test[:13]"}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+  """A trained run in ``run``, a request in ``request``, the data it was trained on in ``data``."""
+  path = tmp_path_factory.mktemp("answer")
+  write(path / "data")
+  write(path / "request", splits=QUERY)
+  train.run(config_for(path / "data"), path / "run")
+  return path
+
+
+def ask(capsys, *argv):
+  """Returns exit code and the last line on stderr."""
+  code = answer.main([str(word) for word in argv])
+  captured = capsys.readouterr()
+  assert captured.out == ""
+  return code, captured.err.splitlines()[-1]
+
+
+def by_hand(workdir, images):
+  """Classifies images one by one from the parameters on disk."""
+  config = config_for(workdir)
+  spec = json.loads((workdir / "disguise.json").read_text())["spec"]
+  model = models.create(config.model, classes=10, spec=spec)
+  _, state = params(workdir)
+  variables = {"params": state["params"], "batch_stats": state["batch_stats"]}
+  rows = []
+  for image in images:
+    x = (image - state["mean"]) / state["scale"]
+    logits = np.asarray(model.apply(variables, x[None], train=False), np.float64)[0]
+    rows.append(np.exp(logits) / np.exp(logits).sum())
+  return np.array(rows)
+
+
+def test_an_answer_is_what_the_network_says_image_by_image(tmp_path, capsys, monkeypatch, place):
+  monkeypatch.setattr(answer, "_BATCH", 5)
+  out = tmp_path / "answers.json"
+  code, line = ask(capsys, place / "run", place / "request", "--out", out)
+  assert code == 0 and line == f"answered 13 images: {out}"
+  found = json.loads(out.read_text())
+  assert set(found) == {"format", "version", "request", "run", "probabilities"}
+  assert found["format"] == "djax-answers" and found["version"] == 1
+  assert found["request"] == manifest.read(place / "request").sha256
+  assert found["run"]["model"]["name"] == "cnn" and found["run"]["step"] == 8
+  assert found["run"]["key_fingerprint"] == MASTER.fingerprint
+  images, _ = datasets.open(place / "request").splits["query"].read(np.arange(13))
+  want = by_hand(place / "run", images)
+  assert np.abs(np.asarray(found["probabilities"]) - want).max() < 1e-5
+  assert np.ptp(want, axis=0).max() > 0.01  # not one answer for all
+  assert list(tmp_path.iterdir()) == [out]
+  assert str(place) not in out.read_text()
+
+
+def test_a_request_in_bytes_is_dequantised_first(tmp_path, place):
+  write(tmp_path / "bytes", splits=QUERY, dtype="uint8")
+  exact = np.asarray(answer.answer(place / "run", place / "request")["probabilities"])
+  near = np.asarray(answer.answer(place / "run", tmp_path / "bytes")["probabilities"])
+  assert 0 < np.abs(exact - near).max() < 0.03
+
+
+def test_the_predictor_scores_the_test_set_as_the_run_did(place):
+  predictor = predict.load(place / "run")
+  images, labels = datasets.open(place / "data").splits["test"].read(np.arange(50))
+  found = predictor.probabilities(images, 7)
+  assert found.dtype == np.float32 and found.shape == (50, predictor.classes) == (50, 10)
+  np.testing.assert_allclose(found, predictor.probabilities(images, 50), atol=1e-5)
+  np.testing.assert_allclose(found.sum(axis=1), 1, atol=1e-5)
+  result = json.loads((place / "run" / "result.json").read_text())
+  assert np.mean(found.argmax(axis=1) == labels) == result["test_accuracy"]
+  assert predictor.probabilities(images[:0], 7).shape == (0, 10)
+  with pytest.raises(ConfigError, match=r"images must be \[n, 8, 8, 1\] as in the run, got"):
+    predictor.probabilities(np.zeros((2, 8, 6, 1), np.float32), 2)
+
+
+def test_loading_a_run_changes_nothing_in_it(place):
+  def content():
+    return {p: p.stat().st_mtime_ns for p in (place / "run").rglob("*")}
+
+  before = content()
+  predict.load(place / "run")
+  assert content() == before
+
+
+@pytest.mark.parametrize(
+  ("options", "code", "words"),
+  [
+    ({"master": keys.experiment(4)}, 3, "must be disguised with the key of"),
+    ({"disguise": {**RMT, "noise_level": 20.0}}, 2, "noise_level 25.0, got 20.0"),
+    ({"disguise": {"scheme": "permutation", "block_size": 2}}, 2, "scheme 'rmt', got 'permutation'"),
+    ({"splits": {"query": "test[:5]", "test": "test[:5]"}}, 4, "with the single split query, got"),
+    ({"splits": {"test": "test[:5]"}}, 4, "with the single split query, got test"),
+  ],
+)  # fmt: skip
+def test_other_requests_are_refused(tmp_path, capsys, place, options, code, words):
+  write(tmp_path / "request", **{"splits": QUERY, **options})
+  got, line = ask(capsys, place / "run", tmp_path / "request", "--out", tmp_path / "a.json")
+  assert got == code and line.startswith("error: ") and words in line
+  assert [path.name for path in tmp_path.iterdir()] == ["request"]
+
+
+def test_nothing_is_overwritten(tmp_path, capsys, place):
+  out = tmp_path / "answers.json"
+  out.write_text("precious")
+  code, line = ask(capsys, place / "run", place / "request", "--out", out)
+  assert code == 5 and "is not overwritten" in line
+  assert out.read_text() == "precious" and list(tmp_path.iterdir()) == [out]
+
+
+def test_an_answer_that_appears_meanwhile_is_not_overwritten(tmp_path, capsys, monkeypatch, place):
+  out, real = tmp_path / "answers.json", answer.answer
+
+  def slow(*args):
+    out.write_text("precious")
+    return real(*args)
+
+  monkeypatch.setattr(answer, "answer", slow)
+  assert ask(capsys, place / "run", place / "request", "--out", out)[0] == 5
+  assert out.read_text() == "precious" and list(tmp_path.iterdir()) == [out]
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(tmp_path, capsys, place):
+  code, line = ask(capsys, place / "run", place / "request", "--out", tmp_path / "no" / "a.json")
+  assert code == 1 and "the answer must be writable, got" in line
+
+
+def test_what_is_no_run_is_refused(tmp_path, capsys, place):
+  code, line = ask(capsys, tmp_path, place / "request", "--out", tmp_path / "a.json")
+  assert code == 2 and "must be a run directory with config.json and disguise.json" in line
+  for name in ("config.json", "disguise.json"):
+    shutil.copy(place / "run" / name, tmp_path / name)
+  code, line = ask(capsys, tmp_path, place / "request", "--out", tmp_path / "a.json")
+  assert code == 2 and "must hold a checkpoint, it has none yet" in line
+  code, line = ask(capsys, place / "run", tmp_path, "--out", tmp_path / "a.json")
+  assert code == 4 and "MANIFEST.json must exist" in line
+
+
+@pytest.mark.parametrize(
+  ("argv", "words"),
+  [
+    ([], "RUN, REQUEST"),
+    (["run", "request"], "--out"),
+    (["run", "request", "--out"], "expected one argument"),
+    (["run", "request", "more", "--out", "x"], "unrecognized arguments: more"),
+    (["run", "request", "--ou", "x"], "--out"),
+  ],
+)
+def test_bad_flags_are_one_line_and_exit_2(capsys, argv, words):
+  code, line = ask(capsys, *argv)
+  assert code == 2 and line.startswith("error: ") and words in line
+
+
+def test_help_is_there(capsys):
+  assert answer.main(["--help"]) == 0
+  assert "RUN REQUEST" in capsys.readouterr().out
+
+
+def test_a_plain_run_answers_nobody(tmp_path, capsys, place):
+  flags = [
+    "--config=digits_plain",
+    "--config.data.train_split=train[:32]",
+    "--config.train.epochs=1",
+  ]
+  flags += [
+    "--config.train.batch_size=32",
+    "--config.model.width=1",
+    f"--workdir={tmp_path / 'run'}",
+  ]
+  assert train_main(flags) == 0
+  capsys.readouterr()
+  code, line = ask(capsys, tmp_path / "run", place / "request", "--out", tmp_path / "a.json")
+  assert code == 3 and "None" in line
+
+
+def test_a_run_with_the_key_at_hand_answers_too(tmp_path, place):
+  config = config_for("", "disguise.scheme=rmt", "disguise.noise_level=25", "train.epochs=1")
+  config.data.train_split, config.data.test_split = "train[:128]", "test[:50]"
+  train.run(config, tmp_path / "run", master=MASTER)
+  found = answer.answer(tmp_path / "run", place / "request")
+  assert np.asarray(found["probabilities"]).shape == (13, 10)
+  assert jax.device_count() == 2  # saved from two devices, loaded to one

@@ -1,0 +1,135 @@
+"""``python -m train.answer``: the cloud's side of a question: a trained network classifies a request.
+
+A request is a disguised data set with the single split ``query``, see docs/format.md section 6. The answer gives a
+probability for each label id; what the ids mean only the owner knows.
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+
+from djax.errors import ConfigError, DataError, KeyMismatchError, UnsafeError
+from train import terminal
+
+__all__ = ["answer", "main"]
+
+_BATCH = 256
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Parses flags, classifies, writes the answer.
+
+  Args:
+    argv: arguments without the program's name; ``sys.argv`` by default.
+
+  Returns:
+    Exit code, as ``python -m train`` has them.
+  """
+  given = sys.argv[1:] if argv is None else list(argv)
+  return terminal.guarded(lambda: _main(given), place="the answer")
+
+
+class _Parser(argparse.ArgumentParser):
+  """Says what is wrong in one line."""
+
+  def error(self, message: str) -> NoReturn:
+    raise ConfigError(f"{message}. See --help.")
+
+
+def _main(argv: list[str]) -> int:
+  parser = _Parser(prog="python -m train.answer", description=__doc__, allow_abbrev=False)
+  parser.add_argument("run", metavar="RUN", help="run directory of python -m train")
+  parser.add_argument("request", metavar="REQUEST", help="directory of python -m djax query")
+  parser.add_argument("--out", required=True, metavar="FILE", help="JSON file to write")
+  if {"-h", "--help"} & set(argv):
+    parser.print_help()
+    return 0
+  flags = parser.parse_args(argv)
+  out = Path(flags.out).expanduser()
+  _check_new(out)
+  found = answer(flags.run, flags.request)
+  temporary = out.with_name(out.name + ".tmp")
+  try:
+    temporary.write_text(json.dumps(found, allow_nan=False) + "\n")
+    _check_new(out)
+    os.replace(temporary, out)
+  finally:
+    temporary.unlink(missing_ok=True)
+  terminal.say(f"answered {len(found['probabilities'])} images: {out}")
+  return 0
+
+
+def answer(run: str | Path, request: str | Path) -> dict[str, Any]:
+  """Classifies the images of a request.
+
+  Args:
+    run: the run directory.
+    request: the request's directory.
+
+  Returns:
+    The content of an answer, docs/format.md section 6.
+
+  Raises:
+    ConfigError: if the run has no network, or the request was disguised otherwise than the run's images.
+    DataError: if the request is damaged, or no request.
+    KeyMismatchError: if the request was disguised with another key.
+  """
+  from djax import datasets, quantise
+  from train import predict
+
+  data = datasets.open(request)
+  facts = data.manifest
+  if set(data.splits) != {"query"}:
+    raise DataError(
+      f"{data.path} must be a request, with the single split query, got {', '.join(data.splits)}. "
+      "Make one with: python -m djax query"
+    )
+  predictor = predict.load(run)
+  _check_same(run, predictor.facts, facts)
+  split = data.splits["query"]
+  found = []
+  for start in range(0, len(split), _BATCH):
+    images, _ = split.read(np.arange(start, min(start + _BATCH, len(split))))
+    if facts.quantiser is not None:
+      images = quantise.dequantise(images, facts.quantiser, block_size=facts.block_size)
+    found.append(predictor.probabilities(images.astype(np.float32), _BATCH))
+  return {
+    "format": "djax-answers",
+    "version": 1,
+    "request": facts.sha256,
+    "run": predictor.facts,
+    "probabilities": np.concatenate(found).tolist(),
+  }
+
+
+def _check_same(run: str | Path, ours: dict[str, Any], request: Any) -> None:
+  """Refuses a request that the network was not trained for."""
+  if request.key_fingerprint != ours["key_fingerprint"]:
+    raise KeyMismatchError(
+      f"the request must be disguised with the key of {run}, {ours['key_fingerprint']}, got "
+      f"{request.key_fingerprint}. Ask its owner for a request under that key."
+    )
+  spec = json.loads(json.dumps(dict(request.spec)))
+  if spec != ours["spec"]:
+    names = sorted(
+      name for name in spec.keys() | ours["spec"].keys() if spec.get(name) != ours["spec"].get(name)
+    )
+    shown = "; ".join(f"{n} {ours['spec'].get(n)!r}, got {spec.get(n)!r}" for n in names)
+    raise ConfigError(
+      f"the request must be disguised as the images of {run} were: {shown}. Ask its owner for such a request."
+    )
+
+
+def _check_new(path: Path) -> None:
+  if path.exists():
+    raise UnsafeError(f"{path} exists and is not overwritten. Give another --out.")
+
+
+if __name__ == "__main__":
+  sys.exit(main())

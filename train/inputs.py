@@ -1,0 +1,310 @@
+"""What a run trains on: originals with a key (``owned``), or a directory that was disguised elsewhere (``outsourced``).
+
+``outsourced`` needs no key and loads no code that could hold one.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from djax import blocks
+from djax.errors import ConfigError, nearest
+from djax.sources import Images
+from train import config as config_lib
+from train.input_pipeline import Feed
+
+if TYPE_CHECKING:
+  from djax.datasets import Disguised
+  from djax.keys import Master
+  from djax.schemes import Scheme
+
+__all__ = ["Arrays", "Inputs", "disguised", "outsourced", "owned"]
+
+_CHUNK = 1024
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Arrays:
+  """Records in host memory.
+
+  Attributes:
+    images: ``[N, H, W, C]``.
+    labels: ``[N]``.
+  """
+
+  images: np.ndarray
+  labels: np.ndarray
+
+  def __len__(self) -> int:
+    return len(self.images)
+
+  def read(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns images and labels of some rows."""
+    return self.images[rows], self.labels[rows]
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Inputs:
+  """All that the loop is given: two splits, and public facts about them.
+
+  Attributes:
+    train: what is trained on.
+    test: what is tested on.
+    spec: of the scheme, ``SchemeSpec.to_dict()``.
+    disguised_shape: ``(H', W', C)``.
+    classes: number of label ids.
+    labels: ``plain``, or ``permuted`` by the owner.
+    key_fingerprint: of the key, or None for the plain scheme.
+    source_sha256: of the originals, or of the manifest of an outsourced set.
+    originals: training and test split as they were, or None where this machine has none.
+    copies: files of an outsourced set that belong into the run directory.
+  """
+
+  train: Feed
+  test: Feed
+  spec: dict[str, Any]
+  disguised_shape: tuple[int, int, int]
+  classes: int
+  labels: str
+  key_fingerprint: str | None
+  source_sha256: str
+  originals: tuple[Images, Images] | None = None
+  copies: tuple[Path, ...] = ()
+
+  @property
+  def facts(self) -> dict[str, Any]:
+    """What ``disguise.json`` of a run directory holds."""
+    return {
+      "spec": self.spec,
+      "disguised_shape": list(self.disguised_shape),
+      "classes": self.classes,
+      "labels": self.labels,
+      "key_fingerprint": self.key_fingerprint,
+      "source_sha256": self.source_sha256,
+    }
+
+  @property
+  def plain(self) -> tuple[Feed, Feed] | None:
+    """The originals themselves, padded to the shape the network was made for; None where there are none."""
+    if self.originals is None:
+      return None
+    transform = functools.partial(_padded, self.spec.get("block_size"))
+    train, test = (Feed(Arrays(x.images, x.labels), transform) for x in self.originals)
+    return train, test
+
+
+def owned(config: ConfigDict, master: "Master | None") -> Inputs:
+  """Loads originals and the scheme that disguises them.
+
+  Args:
+    config: a checked config.
+    master: the owner's key, or None for the public one of ``config.disguise.experiment_seed``.
+
+  Raises:
+    ConfigError: if the disguise does not fit the images.
+    DataError: if the source is missing or damaged.
+  """
+  from djax import schemes, sources
+
+  data = config.data
+  train, test = (
+    sources.load(data.source, split, data_dir=data.data_dir, image_size=data.image_size)
+    for split in (data.train_split, data.test_split)
+  )
+  config_lib.check_data(train, test)
+  scheme = config_lib.make_scheme(config, train.images.shape[1:])
+  key: Any = schemes.Key()
+  fingerprint = None
+  if scheme.spec.scheme != "plain":
+    if master is None:
+      from djax import keys
+
+      master = keys.experiment(config.disguise.experiment_seed)
+    key, fingerprint = scheme.make_key(master.read), master.fingerprint
+  rng = jax.random.key(config.seed)
+  try:
+    feeds = [
+      disguised(split, scheme, key, rng=jax.random.fold_in(rng, number))
+      for number, split in enumerate((train, test), 1)
+    ]
+  except ValueError as error:
+    raise ConfigError(f"config.disguise: {error}") from error
+  return Inputs(
+    train=feeds[0],
+    test=feeds[1],
+    spec=scheme.spec.to_dict(),
+    disguised_shape=scheme.spec.disguised_shape,
+    classes=len(train.class_names),
+    labels="plain",
+    key_fingerprint=fingerprint,
+    source_sha256=_digest(train, test),
+    originals=(train, test),
+  )
+
+
+def disguised(data: Images, scheme: "Scheme", key: Any, *, rng: jax.Array) -> Feed:
+  """Makes the feed of originals under a scheme: disguised batch by batch on the device, or at once on the host.
+
+  Args:
+    data: originals.
+    scheme: the scheme; where ``on_device`` is False the whole split is disguised now.
+    key: its secret pytree.
+    rng: JAX key of the split's noise.
+  """
+  if scheme.on_device:
+    return Feed(Arrays(data.images, data.labels), _per_record(scheme), (key, rng))
+  return Feed(Arrays(_on_host(scheme, key, data.images, rng), data.labels), _widened)
+
+
+def outsourced(config: ConfigDict) -> Inputs:
+  """Opens the disguised data set of ``config.data.disguised_dir``; reads it from disk as needed if it is large.
+
+  Args:
+    config: a checked config.
+
+  Raises:
+    ConfigError: if a split cannot be had.
+    DataError: if the directory is missing, unfinished or damaged.
+  """
+  from djax import datasets, manifest, quantise
+
+  data = datasets.open(config.data.disguised_dir)
+  facts = data.manifest
+  parts = [_part(data, text) for text in (config.data.train_split, config.data.test_split)]
+  streamed = sum(part.nbytes for part in parts) > config.data.memory_gb * 1e9
+  transform: Callable[..., tuple[jax.Array, jax.Array]] = _widened
+  argument: Any = ()
+  if facts.quantiser is not None:
+    transform = functools.partial(_dequantised, quantise.dequantise, facts.block_size)
+    argument = facts.quantiser
+  train, test = (
+    Feed(part if streamed else _held(part), transform, argument, streamed) for part in parts
+  )
+  return Inputs(
+    train,
+    test,
+    spec=dict(facts.spec),
+    disguised_shape=facts.disguised_shape,
+    classes=facts.classes,
+    labels=facts.labels,
+    key_fingerprint=facts.key_fingerprint,
+    source_sha256=facts.sha256,
+    copies=(data.path / manifest.FILE, data.path / manifest.MAC_FILE),
+  )
+
+
+class _Part:
+  """The records ``start .. stop - 1`` of a split on disk."""
+
+  def __init__(self, split: Any, start: int, stop: int):
+    self._split, self._start, self._stop = split, start, stop
+    self.image_shape, self.dtype = split.image_shape, split.dtype
+
+  def __len__(self) -> int:
+    return self._stop - self._start
+
+  @property
+  def nbytes(self) -> int:
+    return self._split.nbytes * len(self) // len(self._split)
+
+  def read(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return self._split.read(rows + self._start)
+
+
+def _part(data: "Disguised", text: str) -> _Part:
+  """Returns the part of a disguised set that ``train`` or ``train[:1000]`` names."""
+  match = re.fullmatch(r"(\w+)(?:\[(\d*):(\d*)\])?", text, re.ASCII)
+  if not match or match[1] not in data.splits:
+    raise ConfigError(
+      f"a split of {data.path} must be one of {', '.join(data.splits)}, or a part such as train[:1000], got "
+      f"{text!r}.{nearest(match[1] if match else text, data.splits)}"
+    )
+  split = data.splits[match[1]]
+  start, stop = int(match[2] or 0), int(match[3] or len(split))
+  if not start < stop <= len(split):
+    raise ConfigError(
+      f"split {text!r} must name records that exist: {match[1]} of {data.path} has {len(split)}."
+    )
+  return _Part(split, start, stop)
+
+
+def _held(part: _Part) -> Arrays:
+  """Reads a part into memory, in pieces."""
+  images = np.empty((len(part), *part.image_shape), part.dtype)
+  labels = np.empty(len(part), np.int32)
+  for start in range(0, len(part), _CHUNK):
+    rows = np.arange(start, min(start + _CHUNK, len(part)))
+    images[rows], labels[rows] = part.read(rows)
+  return Arrays(images, labels)
+
+
+def _on_host(scheme: "Scheme", key: Any, originals: np.ndarray, rng: jax.Array) -> np.ndarray:
+  """Disguises a whole split in pieces; a record's noise depends on its index alone, not on the pieces."""
+  shape = scheme.spec.disguised_shape
+
+  @jax.jit
+  def uniforms(rng, indices):
+    return jax.vmap(lambda index: jax.random.uniform(jax.random.fold_in(rng, index), shape))(
+      indices
+    )
+
+  pieces = []
+  for start in range(0, len(originals), _CHUNK):
+    indices = np.arange(start, min(start + _CHUNK, len(originals)))
+    draw = functools.partial(lambda indices: np.asarray(uniforms(rng, indices)), indices)
+    pieces.append(scheme.export(key, originals[indices], draw))
+  return np.concatenate(pieces)
+
+
+def _per_record(scheme: "Scheme") -> Any:
+  """Vmaps a scheme over records, each with the noise of its own index; images become float32."""
+
+  def disguise(argument, images, labels, indices):
+    key, rng = argument
+
+    def one(image, label, index):
+      return scheme.disguise(key, image, label, rng=jax.random.fold_in(rng, index))
+
+    images, labels = jax.vmap(one)(images, labels, indices)
+    return images.astype(jnp.float32), labels
+
+  return disguise
+
+
+def _widened(argument, images, labels, indices):
+  """Gives stored values to the network as they are."""
+  del argument, indices
+  return images.astype(jnp.float32), labels
+
+
+def _dequantised(dequantise, block_size, quantiser, images, labels, indices):
+  """Undoes the quantiser of the data set."""
+  del indices
+  return dequantise(images, quantiser, block_size=block_size), labels
+
+
+def _padded(block_size, argument, images, labels, indices):
+  """Pads originals to whole blocks."""
+  del argument, indices
+  if block_size is not None:
+    images = blocks.pad_to_blocks(images, block_size=block_size)
+  return images.astype(jnp.float32), labels
+
+
+def _digest(*splits: Images) -> str:
+  """Returns SHA-256 over pixels and labels, so that a resumed run sees the same records."""
+  digest = hashlib.sha256()
+  for split in splits:
+    digest.update(repr((split.images.shape, str(split.images.dtype))).encode())
+    digest.update(np.ascontiguousarray(split.images))
+    digest.update(np.ascontiguousarray(split.labels, np.int32))
+  return digest.hexdigest()
