@@ -1,4 +1,4 @@
-"""``python -m djax``: makes and shows keys, runs the golden vectors, prepares data sets.
+"""``python -m djax``: keys, golden vectors, and data sets: prepared, disguised, checked, restored, asked about, attacked.
 
 Data goes to stdout, talk to stderr. JAX and NumPy are imported by the verbs that need them, so that
 ``keygen`` and ``show`` answer at once.
@@ -7,20 +7,19 @@ Data goes to stdout, talk to stderr. JAX and NumPy are imported by the verbs tha
 import argparse
 import dataclasses
 import json
-import math
 import os
 import re
 import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from djax import keyfile, keys
+from djax import data_verbs, keyfile, keys
+from djax.data_verbs import say
 from djax.errors import ConfigError, DataError, DjaxError, nearest
 
 __all__ = ["main"]
 
-_VERBS = ("keygen", "show", "selftest", "prepare")
-_REMARK = "a brute-force count, not a security level"
+_VERBS = ("keygen", "show", "selftest", "prepare", *data_verbs.VERBS)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -38,8 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     sys.stdout.flush()
   except DjaxError as error:
     return _fail(str(error), error.exit_code)
-  except KeyboardInterrupt:
-    return _fail("interrupted", 130)
+  except KeyboardInterrupt as stop:
+    return _fail(str(stop) or "interrupted", 130)
   except BrokenPipeError:
     # Whoever read our output has gone; nothing is left to say, not even by the flush at exit.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -57,8 +56,8 @@ class _Parser(argparse.ArgumentParser):
 
   def error(self, message: str) -> NoReturn:
     """Raises instead of printing the usage."""
-    choice = re.search(r"invalid choice: '([^']*)'", message)
-    hint = nearest(choice[1], _VERBS) if choice else ""
+    choice = re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message)
+    hint = nearest(choice[1], re.findall(r"[\w-]+", choice[2])) if choice else ""
     raise ConfigError(f"{message}.{hint} See {self.prog} --help.")
 
 
@@ -97,6 +96,7 @@ def _parser() -> argparse.ArgumentParser:
   prepare.add_argument("--data-dir", metavar="D", default="", help="where prepared data sets live")
   prepare.add_argument("--from-dir", metavar="D", default="", help="folder with the original files")
   prepare.set_defaults(run=_prepare)
+  data_verbs.add(verbs)
   return parser
 
 
@@ -107,8 +107,8 @@ def _keygen(args: argparse.Namespace) -> None:
   master = keys.generate()
   keyfile.write(args.out, master, passphrase=passphrase)
   how = "without a passphrase" if passphrase is None else "protected by the passphrase"
-  _say(f"wrote {args.out} {how}, mode 0600")
-  _say("keep a copy: without this file disguised data cannot be restored")
+  say(f"wrote {args.out} {how}, mode 0600")
+  say("keep a copy: without this file disguised data cannot be restored")
   print(master.fingerprint)
 
 
@@ -128,12 +128,9 @@ def _show(args: argparse.Namespace) -> None:
   print(f"file         version {info.version}, created {info.created}")
   print(f"passphrase   {'needed' if info.protected else 'none: the secret is in the clear'}")
   if permutation is not None:
-    print(
-      f"permutation  {permutation['blocks']} blocks, log2({permutation['blocks']}!) = "
-      f"{permutation['bits']:.1f} bits: {_REMARK}"
-    )
+    print(f"permutation  {data_verbs.bits_line(permutation)}")
   if info.protected:
-    _say("read from the file's header; the passphrase was not asked, so nothing vouches for it yet")
+    say("read from the file's header; the passphrase was not asked, so nothing vouches for it yet")
 
 
 def _permutation(shape: tuple[int, int, int], block_size: int) -> dict[str, int | float | str]:
@@ -144,8 +141,7 @@ def _permutation(shape: tuple[int, int, int], block_size: int) -> dict[str, int 
       f"show: --block-size must lie between 1 and the shorter side of the image, "
       f"got {block_size} for {height} x {width} pixels."
     )
-  blocks = -(-height // block_size) * -(-width // block_size)
-  return {"blocks": blocks, "bits": math.lgamma(blocks + 1) / math.log(2), "remark": _REMARK}
+  return data_verbs.bits(-(-height // block_size) * -(-width // block_size))
 
 
 def _selftest(args: argparse.Namespace) -> None:
@@ -157,7 +153,7 @@ def _selftest(args: argparse.Namespace) -> None:
   else:
     for group in groups:
       outcome = "ok" if group.mismatch is None else f"FAILED at {group.mismatch!r}"
-      print(f"{group.name:12} {group.vectors:3} vectors {outcome}")
+      print(f"{group.name:14} {group.vectors:3} vectors {outcome}")
   for group in groups:
     if group.mismatch is not None:
       raise DataError(
@@ -179,12 +175,8 @@ def _shape(text: str) -> tuple[int, ...]:
   return tuple(int(side) for side in text.split("x"))
 
 
-def _say(line: str) -> None:
-  print(f"djax: {line}", file=sys.stderr)
-
-
 def _fail(message: str, code: int) -> int:
-  _say("error: " + " ".join(message.splitlines()))
+  say("error: " + " ".join(message.splitlines()))
   return code
 
 

@@ -53,14 +53,21 @@ def text(facts: Manifest) -> str:
   )
   shape = " x ".join(map(str, facts.disguised_shape))
   labels = {
-    "permuted": "Label ids were permuted by the key; class names are with its owner.",
+    "permuted": "Label ids were permuted by the key; class names are sealed for its owner.",
     "plain": "Label ids and class names are those of the source.",
   }[facts.labels]
   cautions = "\n".join(f"- {warning}" for warning in facts.warnings)
+  is_request = tuple(facts.splits) == ("query",)
+  purpose = "to be classified by a network" if is_request else "to train networks on"
+  command = (
+    "python -m train.answer RUN DIR --out answers.json"
+    if is_request
+    else "python -m train --config=outsourced --config.data.disguised_dir=DIR"
+  )
   return f"""# Disguised images
 
-These {shape} images ({facts.dtype}) were disguised with a secret key by djax {facts.djax}. Networks can be trained on
-them; the originals are with the owner of the key `{facts.key_fingerprint}`.
+These {shape} images ({facts.dtype}) were disguised with a secret key by djax {facts.djax}, {purpose}. The originals
+are with the owner of the key `{facts.key_fingerprint}`.
 
 Scheme: **{facts.spec["scheme"]}** ({options}). {facts.classes} classes. {labels}
 
@@ -71,7 +78,7 @@ Scheme: **{facts.spec["scheme"]}** ({options}). {facts.classes} classes. {labels
 ## Use
 
 ```
-python -m train --config=outsourced --config.data.disguised_dir=DIR
+{command}
 ```
 
 or, with TFDS alone and without TensorFlow:
@@ -79,7 +86,7 @@ or, with TFDS alone and without TensorFlow:
 ```python
 import tensorflow_datasets as tfds
 
-source = tfds.builder_from_directory("DIR").as_data_source()["train"]
+source = tfds.builder_from_directory("DIR").as_data_source()["{next(iter(facts.splits))}"]
 source[0]["image"], source[0]["label"]
 ```
 {_scale(facts)}

@@ -6,6 +6,7 @@ The directory is specified in docs/format.md.
 import concurrent.futures
 import dataclasses
 import hashlib
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,7 +18,7 @@ from djax import manifest as manifest_lib
 from djax.errors import DataError, ManifestError
 from djax.manifest import Manifest, Shard
 
-__all__ = ["Disguised", "Split", "open", "verify"]
+__all__ = ["NAME", "Disguised", "Split", "file_sha256", "open", "shards", "verify"]
 
 NAME = "disguised"
 _EXTRA = (manifest_lib.FILE, manifest_lib.MAC_FILE)
@@ -47,7 +48,7 @@ class Split:
   @property
   def nbytes(self) -> int:
     """Bytes of all images, as stored."""
-    return len(self) * self.dtype.itemsize * int(np.prod(self.image_shape))
+    return len(self) * self.dtype.itemsize * math.prod(self.image_shape)
 
   def read(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Reads some records.
@@ -63,13 +64,17 @@ class Split:
     """
     rows = np.asarray(rows)
     images = np.empty((len(rows), *self.image_shape), self.dtype)
-    labels = np.empty(len(rows), np.int32)
+    labels = np.empty(len(rows), np.int64)
     try:
       if self._source is None:
         self._source = _data_source(self.path, self.name)
       for place, record in enumerate(self._source.__getitems__(rows.tolist())):
-        images[place] = record["image"]
-        labels[place] = record["label"]
+        image = record["image"]
+        if (image.shape, image.dtype) != (self.image_shape, self.dtype):
+          raise ValueError(
+            f"{image.dtype}{list(image.shape)}, the manifest says {self.dtype}{list(self.image_shape)}"
+          )
+        images[place], labels[place] = image, record["label"]
     except Exception as error:  # array_record and protobuf each have their own
       line = " ".join(str(error).split())[:200]
       raise DataError(
@@ -82,7 +87,7 @@ class Split:
         f"{self.path}: {self.name} holds the label {bad}, but the manifest has {self._classes} classes. "
         f"See what is damaged: python -m djax verify {self.path}"
       )
-    return images, labels
+    return images, labels.astype(np.int32)
 
   def _shard_of(self, rows: np.ndarray) -> str:
     """Names the shards that hold some rows."""
@@ -141,18 +146,18 @@ def verify(path: str | os.PathLike, *, mac_key: bytes | None = None) -> Manifest
   with concurrent.futures.ThreadPoolExecutor(os.cpu_count() or 1) as pool:
     faults = [fault for fault in pool.map(lambda file: _fault(folder, *file), expected) if fault]
   known = {*_EXTRA, *(name for name, _, _ in expected)}
-  faults += [
-    f"{entry.name} is not in the manifest"
-    for entry in sorted(folder.iterdir())
-    if entry.name not in known
-  ]
+  faults += [_stranger(entry.name) for entry in sorted(folder.iterdir()) if entry.name not in known]
   if faults:
     raise ManifestError(f"{folder}: {'; '.join(faults)}. Take the files from a good copy.")
   return manifest
 
 
 def shards(manifest: Manifest) -> list[Shard]:
-  """Returns the shards of all splits, in order."""
+  """Returns the shards of all splits, in order.
+
+  Args:
+    manifest: of the directory.
+  """
   return [shard for split in manifest.splits.values() for shard in split.shards]
 
 
@@ -165,12 +170,14 @@ def _files(manifest: Manifest) -> list[tuple[str, int | None, str]]:
 
 
 def _check_there(folder: Path, name: str, size: int | None) -> None:
+  """Refuses a file that is missing or of another length."""
   fault = _size_fault(folder, name, size)
   if fault:
     raise ManifestError(f"{folder}: {fault}. Take the files from a good copy.")
 
 
 def _size_fault(folder: Path, name: str, size: int | None) -> str | None:
+  """Returns what is wrong with a file's length, or None."""
   try:
     found = (folder / name).stat().st_size
   except OSError as error:
@@ -190,13 +197,27 @@ def _fault(folder: Path, name: str, size: int | None, sha256: str) -> str | None
     return f"{name}: {error.strerror}"
 
 
+def _stranger(name: str) -> str:
+  """Says of a name that it does not belong there, and of what a stop at the very end leaves, what to do."""
+  if name == manifest_lib.UNFINISHED:
+    return (
+      f"{name} is left from a run that was stopped: give the same `djax disguise` command again"
+    )
+  return f"{name} is not in the manifest"
+
+
 def file_sha256(path: Path) -> str:
-  """Returns SHA-256 of a file, in hex, reading it in pieces."""
+  """Returns SHA-256 of a file, in hex, reading it in pieces.
+
+  Args:
+    path: the file.
+  """
   with path.open("rb") as file:
     return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _data_source(path: Path, split: str) -> Any:
+  """Opens a split with TFDS, which needs no TensorFlow for that."""
   import tensorflow_datasets as tfds
 
   return tfds.builder_from_directory(str(path)).as_data_source(split=split)

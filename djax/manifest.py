@@ -42,6 +42,37 @@ MAC_LABEL = "manifest"
 UNFINISHED = ".unfinished"
 _MAC_FORM = re.compile(rb"hmac-sha256 ([0-9a-f]{64})\nsha256 ([0-9a-f]{64})\n")
 _FILE_FORM = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_SPLIT_FORM = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
+_HASH_FORM = re.compile(r"[0-9a-f]{64}")
+_LARGEST = 2**48
+
+# What each field must be. An integer stands for integers from it on, a list for a list of that, a set for one of its
+# strings, a tuple for null or that, a pattern for strings, also as the names of an object.
+_FORM: dict[str, Any] = {
+  "djax": str,
+  "expansion": str,
+  "key_fingerprint": str,
+  "spec": {"scheme": str, "image_shape": [1], "block_size": 1},
+  "disguised_shape": [1],
+  "dtype": set(DTYPES),
+  "quantiser": (None, {"offset": [float], "scale": [float]}),
+  "error": {"stored": float, "restored": (None, float), "noise": float},
+  "source": {"name": str, "dtype": str, "hmac": str},
+  "classes": 1,
+  "class_names": (None, [str]),
+  "labels": {"plain", "permuted"},
+  "views": {"count": 1, "crop": 0, "flip": bool},
+  "splits": {
+    _SPLIT_FORM: {
+      "records": 1,
+      "views": 1,
+      "shards": [{"file": _FILE_FORM, "records": 1, "bytes": 1, "sha256": _HASH_FORM}],
+    }
+  },
+  "files": {_FILE_FORM: _HASH_FORM},
+  "warnings": [str],
+  "sealed": str,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,19 +165,20 @@ def read(folder: Path) -> Manifest:
   try:
     facts = json.loads(data)
     form, version = facts["format"], facts["version"]
-  except (ValueError, TypeError, KeyError):
+  except (ValueError, TypeError, KeyError, RecursionError):
     raise ManifestError(f"{folder / FILE} is no manifest of djax.") from None
-  if form != FORMAT or type(version) is not int:
-    raise ManifestError(f"{folder / FILE} must be a {FORMAT} manifest, got {form!r}.")
+  if form != FORMAT or type(version) is not int or version < 1:
+    raise ManifestError(f"{folder / FILE} must be a {FORMAT} manifest, got another format.")
   if version > VERSION:
     raise ManifestError(
       f"{folder / FILE} is of format version {version}, this djax reads up to {VERSION}. Install a newer djax."
     )
   try:
+    _check(facts, _FORM, "manifest")
     return _parse(facts, hashlib.sha256(data).hexdigest())
-  except (ValueError, TypeError, KeyError, AttributeError) as error:
+  except ValueError as error:
     raise ManifestError(
-      f"{folder / FILE} lacks what the format asks for ({type(error).__name__}: {error}); see docs/format.md."
+      f"{folder / FILE} is not as its format asks for: {error}. Take the directory from a good copy."
     ) from None
 
 
@@ -193,8 +225,42 @@ def _read_files(folder: Path) -> tuple[bytes, bytes]:
   return data, lines[1]
 
 
+def _check(value: Any, form: Any, where: str) -> None:
+  """Refuses JSON of another form than ``_FORM`` asks for; more fields than those may stand in it."""
+  match form:
+    case dict():
+      fits = isinstance(value, dict)
+      for name, inner in form.items() if fits else ():
+        if isinstance(name, re.Pattern):
+          for key, item in value.items():
+            _check(key, name, f"a name in {where}")
+            _check(item, inner, f"{where}.{key}")
+        elif name not in value:
+          raise ValueError(f"{where} has no {name}")
+        else:
+          _check(value[name], inner, f"{where}.{name}")
+    case list():
+      fits = isinstance(value, list)
+      for item in value if fits else ():
+        _check(item, form[0], f"an item of {where}")
+    case tuple():
+      return None if value is None else _check(value, form[1], where)
+    case set():
+      fits = isinstance(value, str) and value in form
+    case re.Pattern():
+      fits = isinstance(value, str) and form.fullmatch(value) is not None
+    case int():
+      fits = type(value) is int and form <= value < _LARGEST
+    case _ if form is float:
+      fits = type(value) in (int, float) and abs(value) < _LARGEST
+    case _:
+      fits = type(value) is form
+  if not fits:
+    raise ValueError(f"{where} is out of form or range")
+
+
 def _parse(facts: Mapping[str, Any], sha256: str) -> Manifest:
-  """Makes a Manifest of JSON, checking what a reader relies on."""
+  """Makes a Manifest of JSON of the right form, checking that its parts fit together."""
   fields = {f.name: facts[f.name] for f in dataclasses.fields(Manifest) if f.name != "sha256"}
   splits = {
     name: SplitFacts(
@@ -206,23 +272,30 @@ def _parse(facts: Mapping[str, Any], sha256: str) -> Manifest:
     )
     for name, split in facts["splits"].items()
   }
-  for name in (*facts["files"], *(s.file for split in splits.values() for s in split.shards)):
-    if not _FILE_FORM.fullmatch(name):
-      raise ValueError(f"file name {name!r}")
-  if facts["dtype"] not in DTYPES or facts["labels"] not in ("plain", "permuted"):
-    raise ValueError(f"dtype {facts['dtype']!r}, labels {facts['labels']!r}")
+  if not splits:
+    raise ValueError("splits has no split")
+  for name, split in splits.items():
+    count = sum(shard.records for shard in split.shards)
+    if split.records != count or count % split.views:
+      raise ValueError(f"splits.{name} has other records than its shards, or views of a part only")
+  shape, side, names = facts["disguised_shape"], facts["spec"]["block_size"], facts["class_names"]
+  if len(shape) != 3 or shape[0] % side or shape[1] % side:
+    raise ValueError("disguised_shape is not whole blocks [H', W', C]")
+  if names is not None and len(names) != facts["classes"]:
+    raise ValueError("class_names are not one a class")
   quantiser = facts["quantiser"]
   if quantiser is not None:
     offset, scale = (np.asarray(quantiser[name], np.float32) for name in ("offset", "scale"))
+    positions = (shape[0] // side * (shape[1] // side),)
+    if offset.shape != positions or scale.shape != positions or not (scale > 0).all():
+      raise ValueError("quantiser is not an offset and a scale above 0 for each block position")
     quantiser = Quantiser(offset, scale)
-  height, width, channels = facts["disguised_shape"]
-  names = facts["class_names"]
   return Manifest(
     **{
       **fields,
-      "disguised_shape": (height, width, channels),
+      "disguised_shape": tuple(shape),
       "quantiser": quantiser,
-      "error": Bounds(**facts["error"]),
+      "error": Bounds(**{f.name: facts["error"][f.name] for f in dataclasses.fields(Bounds)}),
       "class_names": None if names is None else tuple(names),
       "splits": splits,
       "warnings": tuple(facts["warnings"]),

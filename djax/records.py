@@ -78,33 +78,44 @@ def writer(path: Path, features: Any) -> Iterator[Callable[[np.ndarray, np.ndarr
     features: as ``features`` returns them.
 
   Raises:
-    DjaxError: if the disk is full.
+    DjaxError: if the disk is full, or the file cannot be written.
   """
   import tensorflow_datasets as tfds
   from array_record.python.array_record_module import ArrayRecordWriter
 
   serializer = tfds.core.example_serializer.ExampleSerializer(features.get_serialized_info())
   try:
-    file = ArrayRecordWriter(str(path), _OPTIONS)
+    with _one_line(path):
+      file = ArrayRecordWriter(str(path), _OPTIONS)
 
     def write(images: np.ndarray, labels: np.ndarray) -> None:
       for image, label in zip(images, labels, strict=True):
-        example = {"image": image.tobytes(), "label": int(label)}
-        file.write(serializer.serialize_example(example))
+        example = serializer.get_tf_example({"image": image.tobytes(), "label": int(label)})
+        # Unsorted, the order of a protobuf map is another one in every process.
+        data = example.SerializeToString(deterministic=True)
+        with _one_line(path):
+          file.write(data)
 
     try:
       yield write
     finally:
-      file.close()
+      with _one_line(path):
+        file.close()
     with path.open("rb") as whole:
       os.fsync(whole.fileno())
-  except RuntimeError as error:  # how the writer says that the disk is full
-    path.unlink(missing_ok=True)
-    line = str(error).partition(";")[0]
-    raise DjaxError(
-      f"{path.parent.parent} must have room for the disguised images, got: {line}. "
-      "Make room and give the same command again: what is whole is kept."
-    ) from None
   except BaseException:
     path.unlink(missing_ok=True)
     raise
+
+
+@contextlib.contextmanager
+def _one_line(path: Path) -> Iterator[None]:
+  """Says in one line what the writer of ArrayRecord raises for a full disk."""
+  try:
+    yield
+  except RuntimeError as error:
+    line = str(error).partition(";")[0]
+    raise DjaxError(
+      f"{path.parent.parent} must be writable and have room for the disguised images, got: {line}. "
+      "Make room and give the same command again: what is whole is kept."
+    ) from None

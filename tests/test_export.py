@@ -93,11 +93,26 @@ def test_holds_what_the_scheme_makes_of_the_originals(tmp_path, originals, disgu
     assert (labels != original.labels).any()
 
 
-def test_plain_labels_keep_ids_and_names(tmp_path, originals):
-  facts = export.disguise(request(plain_labels=True), tmp_path / "set", MASTER)
-  assert facts.class_names == tuple("0123456789") and facts.labels == "plain"
-  _, labels = everything(datasets.open(tmp_path / "set"), "train")
-  np.testing.assert_array_equal(labels, originals["train"].labels)
+def test_plain_labels_keep_ids_and_names(tmp_path):
+  folder = tmp_path / "npz"
+  folder.mkdir()
+  images = np.random.default_rng(0).integers(0, 256, (12, 8, 8), dtype=np.uint8)
+  labels = np.arange(12) % 3
+  names = np.array(["cat", "dog", "über"])
+  both = {
+    f"{s}_{k}": v for s in ("train", "test") for k, v in (("images", images), ("labels", labels))
+  }
+  np.savez(folder / "a.npz", class_names=names, **both)
+  asked = Request(str(folder / "a.npz"), RMT, plain_labels=True)
+  facts = export.disguise(asked, tmp_path / "set", MASTER)
+  assert facts.class_names == tuple(names) and facts.labels == "plain"
+  import tensorflow_datasets as tfds
+
+  builder = tfds.builder_from_directory(str(tmp_path / "set"))
+  assert tuple(builder.info.features["label"].names) == facts.class_names
+  datasets.verify(tmp_path / "set")
+  _, stored = everything(datasets.open(tmp_path / "set"), "train")
+  np.testing.assert_array_equal(stored, labels)
 
 
 def test_names_are_nowhere_unless_asked_for(tmp_path):
@@ -270,6 +285,8 @@ def test_given_again_when_whole_it_changes_nothing(tmp_path, reference):
   folder = tmp_path / "set"
   first = export.disguise(asked, folder, MASTER)
   (folder / manifest.UNFINISHED).mkdir()  # a kill between the manifest and the last clean-up
+  with pytest.raises(DataError, match="left from a run that was stopped"):
+    datasets.verify(folder)
   times = {path: path.stat().st_mtime_ns for path in folder.glob("*")}
   assert export.disguise(asked, folder, MASTER) == first
   assert content(folder) == reference and not (folder / manifest.UNFINISHED).exists()

@@ -17,13 +17,13 @@ from jax.sharding import AxisType
 from test_loop import assert_same_state, params, tiny
 
 import train
-from djax import datasets, keys, manifest, quantise, schemes, sources
+from djax import datasets, keys, manifest, picture, quantise, schemes, sources
 from djax.errors import ConfigError, DataError, KeyMismatchError
 from djax.owner import export
 from djax.owner.plan import Request
 from train import __main__ as cli
 from train import config as config_lib
-from train import input_pipeline, inputs, loop, models, report
+from train import input_pipeline, inputs, loop, models
 from train.input_pipeline import Feed, Pipeline, epoch_order
 
 MASTER = keys.experiment(3)
@@ -80,11 +80,15 @@ def test_a_run_leaves_what_it_promises_and_no_original(runs, folder):
 
 def test_the_preview_shows_disguised_images_only(monkeypatch, tmp_path, mesh, folder):
   drawn = []
-  monkeypatch.setattr(report, "preview", lambda path, rows, title: drawn.append(rows))
+  real = picture.sheet
+  monkeypatch.setattr(
+    picture, "sheet", lambda rows, title: drawn.append(rows) or real(rows, title=title)
+  )
   for given in (inputs.outsourced(config_for(folder)), inputs.owned(tiny(), None)):
     loop._preview(tmp_path, given, Pipeline(given.test, mesh=mesh, batch_size=32))
   assert [list(rows) for rows in drawn] == [["disguised"], ["originals", "disguised"]]
   assert all(len(images) == 8 for rows in drawn for images in rows.values())
+  assert (tmp_path / "preview.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_the_summary_says_what_is_missing(runs):

@@ -17,8 +17,9 @@ import orbax.checkpoint as ocp
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
+from djax import picture
 from djax.errors import ConfigError, DjaxError
-from train import models, optimizers, report, run_dir, terminal
+from train import models, optimizers, run_dir, terminal
 from train import state as state_lib
 from train.input_pipeline import Batch, Pipeline
 from train.inputs import Inputs
@@ -256,4 +257,4 @@ def _preview(workdir: Path, inputs: Inputs, test: Pipeline) -> None:
   rows = {"disguised": np.asarray(first.images)[:shown]}
   if inputs.originals is not None:
     rows = {"originals": inputs.originals[1].images[:shown], **rows}
-  report.preview(workdir / "preview.png", rows, title=title)
+  picture.sheet(rows, title=title).save(workdir / "preview.png")

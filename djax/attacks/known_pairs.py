@@ -18,9 +18,12 @@ from djax.attacks.contract import Attack, Estimate, Known
 
 __all__ = ["PROCRUSTES", "REGRESSION", "procrustes", "regression"]
 
-_RIDGE = 1e-6  # of the mean square over all positions
-_CUTOFF = 1e-2  # of a matrix' largest singular value; what lies below is taken as not learnt
+_RIDGE = 1e-2  # the energy of this share of a mean row
+_CUTOFF = 0.1  # of a matrix' largest singular value; what lies below is taken as not learnt
 _TINY = 1e-9  # of the greatest energy: no signal but rounding
+_MOMENT_IMAGES = 2000  # whose rows are enough for second moments
+_MOMENT_ROWS = 30  # rows of a pair that all disguised rows together weigh as much as
+_STEPS = 20
 _NUMBERS = 1 << 24  # of float64 worked on at a time
 
 
@@ -57,28 +60,31 @@ def regression(known: Known, *, seed: int, progress: Callable[[float, str], None
   x, y, places, warnings = _prepare(known, layout, progress)
   if not x.size:
     return _nothing(known)
-  gram = x.swapaxes(-1, -2) @ x
+  gram = _gram(x)
   n = gram.shape[-1]
-  ridge = max(_RIDGE * np.trace(gram, axis1=-2, axis2=-1).mean() / n, np.finfo(float).tiny)
-  matrices = np.linalg.solve(gram + ridge * np.eye(n), x.swapaxes(-1, -2) @ y)
+  ridge = max(_RIDGE * (x**2).mean(), np.finfo(float).tiny)
+  matrices = np.linalg.solve(gram + ridge * np.eye(n), _gram(x, y))
   inverses = np.linalg.pinv(matrices, rcond=_CUTOFF)
   rank = np.linalg.matrix_rank(inverses)
   images = _apply(known, layout, places, lambda rows: rows @ inverses, progress)
-  return Estimate(images, _diagnostics(x, places, rank, warnings))
+  return Estimate(images, _diagnostics(known, n, places, rank, warnings))
 
 
 def procrustes(known: Known, *, seed: int, progress: Callable[[float, str], None]) -> Estimate:
-  """Orthogonal matrices from few pairs: the noise's mean off, then the polar factor of ``X'Y`` at each position.
+  """Orthogonal matrices from few pairs: the polar factor of ``X'Y``, the noise's mean taken off.
 
-  Directions in which the pairs' signal does not stand out from the noise are not guessed: they get the position's mean.
+  What a pair leaves open (flat blocks show one direction only) is filled by second moments: all disguised rows of a
+  position must look, once turned back, like rows of an image. The noise beyond its mean is damped by a Wiener filter
+  on the disguised rows of each position.
 
   Args:
-    known: what the attacker has; ``pairs`` are used, ``public`` and ``disguised`` are not.
+    known: what the attacker has; ``pairs`` and ``disguised`` are used, and of ``public`` the moments where given.
     seed: nothing is drawn.
     progress: told how far it is.
 
   Returns:
-    The estimates. Diagnostics as for ``regression``; ``learnt`` counts the directions above the noise.
+    The estimates. Diagnostics as for ``regression``; ``learnt`` counts the directions in which the pairs stand out
+    from the noise.
   """
   del seed
   layout = _layout(known.spec)
@@ -87,23 +93,28 @@ def procrustes(known: Known, *, seed: int, progress: Callable[[float, str], None
     return _nothing(known)
   x, y = x + layout.noise_before, y - layout.noise_after
   n = x.shape[-1]
-  energy, axes = np.linalg.eigh(x.swapaxes(-1, -2) @ x)
   variance = (
     layout.noise_before + layout.noise_after
   ) ** 2 / 3  # N^2 / 12, with N/2 in one of them
-  learnt = energy > max(n * variance, _TINY * energy.max(), np.finfo(float).tiny)
-  span = (axes * learnt[..., None, :]) @ axes.swapaxes(-1, -2)
-  u, _, vt = np.linalg.svd(span @ (x.swapaxes(-1, -2) @ y))
-  rank = learnt.sum(-1)
-  kept = np.arange(n) < rank[..., None]
-  inverses = (vt.swapaxes(-1, -2) * kept[..., None, :]) @ u.swapaxes(-1, -2)
-  rest = x.mean((-2, -1))[..., None, None] * (np.ones(n) - span.sum(-2, keepdims=True))
+  z = _rows(known.disguised[:_MOMENT_IMAGES], layout) - layout.noise_after
+  z = z if places is None else z[np.argsort(places)]
+  rows = x
+  if known.public is not None:
+    padded = host.pad_to_blocks(known.public[:_MOMENT_IMAGES], block_size=layout.block_size)
+    rows = _rows(padded, layout) + layout.noise_before
+  expected = (_gram(rows) / rows.shape[-2]).mean(0) + variance * np.eye(n)
+  progress(0.3, "turning matrices")
+  turns = _turns(_gram(x, y) / (variance + 1), z, expected)
+  mean, smooth = _wiener(z, variance)
+  inverses = turns.swapaxes(-1, -2)
 
   def invert(rows):
-    return (rows - layout.noise_after) @ inverses + rest - layout.noise_before
+    rows = rows - layout.noise_after - mean
+    return (rows @ smooth + mean) @ inverses - layout.noise_before
 
   images = _apply(known, layout, places, invert, progress)
-  return Estimate(images, _diagnostics(x, places, rank, warnings))
+  rank = (np.linalg.eigvalsh(_gram(x)) > n * variance + _TINY * (x**2).sum((-2, -1)).max()).sum(-1)
+  return Estimate(images, _diagnostics(known, n, places, rank, warnings))
 
 
 def _refuses_regression(spec: Mapping[str, Any]) -> str | None:
@@ -243,6 +254,51 @@ def _energy(cross: np.ndarray) -> np.ndarray:
   return (cross**2).sum((-2, -1))
 
 
+def _gram(x: np.ndarray, y: np.ndarray | None = None) -> np.ndarray:
+  """Returns ``X'X`` or ``X'Y`` of the last two axes."""
+  return x.swapaxes(-1, -2) @ (x if y is None else y)
+
+
+def _polar(matrices: np.ndarray) -> np.ndarray:
+  """Returns the nearest orthogonal matrices: those of the largest inner product with the given ones."""
+  u, _, vt = np.linalg.svd(matrices)
+  return u @ vt
+
+
+def _turns(evidence: np.ndarray, z: np.ndarray, expected: np.ndarray) -> np.ndarray:
+  """Returns the orthogonal R that agree best with the pairs and with all disguised rows.
+
+  Maximises ``2 tr(R'E) - w tr(R' S^-1 R C)``: E the pairs' ``X'Y`` over the noise's variance, S the second moments
+  that rows should have, C those of the disguised rows, which count as w. Since ``(k - S^-1)`` is positive for k its
+  largest eigenvalue, every polar step climbs. Two starts, by the pairs and by eigenvectors with the pairs' signs: the
+  higher end counts.
+  """
+  moments = _gram(z) / max(1, z.shape[-2])
+  precision = np.linalg.inv(
+    expected + _TINY * np.trace(expected, axis1=-2, axis2=-1).max() * np.eye(z.shape[-1])
+  )
+  top = np.linalg.eigvalsh(precision)[..., -1, None, None]
+  pull = min(_MOMENT_ROWS, z.shape[-2]) * (top * np.eye(z.shape[-1]) - precision)
+  axes, turned = np.linalg.eigh(expected)[1], np.linalg.eigh(moments)[1]
+  signs = np.where((axes * (evidence @ turned)).sum(-2, keepdims=True) < 0, -1, 1)
+  best, height = None, None
+  for turns in (_polar(evidence), (axes * signs) @ turned.swapaxes(-1, -2)):
+    for _ in range(_STEPS):
+      turns = _polar(evidence + pull @ turns @ moments)
+    reached = (turns * (2 * evidence + pull @ turns @ moments)).sum((-2, -1))
+    best = turns if best is None else np.where((reached > height)[..., None, None], turns, best)
+    height = reached if height is None else np.maximum(reached, height)
+  return best
+
+
+def _wiener(z: np.ndarray, variance: float) -> tuple[np.ndarray, np.ndarray]:
+  """Returns each position's mean row and the filter for what differs from it, by the share of the noise in it."""
+  mean = z.mean(-2, keepdims=True)
+  energy, axes = np.linalg.eigh(_gram(z - mean) / z.shape[-2])
+  gain = np.clip(1 - variance / np.maximum(energy, np.finfo(float).tiny), 0, 1)
+  return mean, (axes * gain[..., None, :]) @ axes.swapaxes(-1, -2)
+
+
 def _apply(
   known: Known,
   layout: _Layout,
@@ -281,11 +337,13 @@ def _nothing(known: Known) -> Estimate:
 
 
 def _diagnostics(
-  x: np.ndarray, places: np.ndarray | None, rank: np.ndarray, warnings: list[str]
+  known: Known, n: int, places: np.ndarray | None, rank: np.ndarray, warnings: list[str]
 ) -> dict[str, Any]:
   """Returns what was found out on the way."""
+  assert known.pairs is not None
   return {
+    "pairs": len(known.pairs[0]),
     "positions": None if places is None else places.tolist(),
-    "learnt": float(rank.mean() / x.shape[-1]),
+    "learnt": float(rank.mean() / n),
     "warnings": warnings,
   }

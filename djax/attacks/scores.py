@@ -5,6 +5,7 @@ accuracy there over its accuracy on the originals (DisguisedNets, doi:10.1145/36
 """
 
 import functools
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -14,7 +15,7 @@ import optax
 
 from djax import metrics
 
-__all__ = ["Examiner", "Scores", "score", "train_examiner"]
+__all__ = ["Examiner", "Scores", "score", "train_examiner", "window"]
 
 _BATCH = 128
 _STEPS = 800
@@ -30,7 +31,10 @@ class Scores(NamedTuple):
     ssim: float32 ``[t]``.
     accuracy: of the examiner on the estimates, 0..1.
     success: that over its accuracy on the originals.
-    above_chance: where ``accuracy`` lies between that of one guess for all, 0, and that on originals, 1.
+    above_chance: where ``accuracy`` lies between that of one guess for all, 0, and that on originals, 1; 0 where the
+      examiner does not beat that guess on the originals either, so that there is nothing to measure with.
+    plain: accuracy of the examiner on the originals.
+    chance: of one guess for all.
   """
 
   mse: np.ndarray
@@ -39,6 +43,8 @@ class Scores(NamedTuple):
   accuracy: float
   success: float
   above_chance: float
+  plain: float
+  chance: float
 
 
 class Examiner:
@@ -128,8 +134,6 @@ def score(
     estimates: float32 ``[t, H, W, C]``.
     examiner: trained on other originals.
   """
-  window = min(11, *originals.shape[1:3])
-  window -= 1 - window % 2
   x, y = (np.asarray(images, np.float32) for images in (originals, estimates))
   seen = float(np.mean(examiner.labels(y) == labels))
   plain = float(np.mean(examiner.labels(x) == labels))
@@ -137,8 +141,20 @@ def score(
   return Scores(
     mse=np.asarray(metrics.mse(x, y)),
     psnr=np.asarray(metrics.psnr(x, y)),
-    ssim=np.asarray(metrics.ssim(x, y, filter_size=window)),
+    ssim=np.asarray(metrics.ssim(x, y, filter_size=window(x.shape))),
     accuracy=seen,
     success=seen / plain if plain else 0.0,
-    above_chance=float(np.clip((seen - chance) / max(plain - chance, 1e-6), 0, 1)),
+    above_chance=float(np.clip((seen - chance) / (plain - chance), 0, 1)) if plain > chance else 0.0,
+    plain=plain,
+    chance=chance,
   )
+
+
+def window(shape: Sequence[int]) -> int:
+  """Returns the side of the window of SSIM: 11, or the largest odd number of pixels that small images have.
+
+  Args:
+    shape: ``[..., H, W, C]``.
+  """
+  side = min(11, *shape[-3:-1])
+  return side - 1 + side % 2

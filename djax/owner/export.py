@@ -238,12 +238,12 @@ def finish(folder: Path, facts: Manifest, master: Master) -> Manifest:
     master: the owner's key.
   """
   features = records.features(facts.disguised_shape, facts.dtype, facts.classes, facts.class_names)
-  features.save_config(str(folder / UNFINISHED))
-  texts = {
-    "features.json": (folder / UNFINISHED / "features.json").read_bytes(),
-    "dataset_info.json": json.dumps(records.tfds_info(facts.splits), indent=1).encode(),
-    "README.md": card.text(facts).encode(),
-  }
+  place = folder / UNFINISHED / "features"
+  place.mkdir(exist_ok=True)
+  features.save_config(str(place))
+  texts = {path.name: path.read_bytes() for path in sorted(place.iterdir())}
+  texts["dataset_info.json"] = json.dumps(records.tfds_info(facts.splits), indent=1).encode()
+  texts["README.md"] = card.text(facts).encode()
   for name, data in texts.items():
     manifest.replace(folder / name, data)
   hashes = {name: hashlib.sha256(data).hexdigest() for name, data in texts.items()}

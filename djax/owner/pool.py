@@ -3,6 +3,7 @@
 import multiprocessing
 import signal
 from collections.abc import Callable, Sequence
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
@@ -44,11 +45,15 @@ def run(
   # Fresh interpreters: JAX's threads do not survive a fork.
   context = multiprocessing.get_context("spawn")
   pipes: dict[Any, Any] = {}
+  resource_tracker.ensure_running()  # it would unmask what is masked below
   try:
     for _ in range(workers):
       ours, theirs = context.Pipe()
       process = context.Process(target=_serve, args=(theirs,), daemon=True)
+      # Inherited: Ctrl-C reaches all processes of a terminal, and a worker that starts would show its traceback.
+      unmasked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
       process.start()
+      signal.pthread_sigmask(signal.SIG_SETMASK, unmasked)
       theirs.close()
       pipes[ours] = process
       ours.send_bytes(keys.secret_bytes(master))

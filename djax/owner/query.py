@@ -11,7 +11,7 @@ import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -23,7 +23,7 @@ from djax.manifest import UNFINISHED, Manifest, Shard, SplitFacts
 from djax.owner import disguiser, export, restore, sealed
 from djax.owner.disguiser import Disguiser
 
-__all__ = ["Answer", "Query", "answers", "ask", "disguised", "named", "read", "request"]
+__all__ = ["Answer", "Answers", "Query", "answers", "ask", "disguised", "named", "read", "request"]
 
 SPLIT = "query"
 _SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -63,12 +63,26 @@ class Answer(NamedTuple):
   probabilities: tuple[float, ...]
 
 
+class Answers(NamedTuple):
+  """What a network says of some images.
+
+  Attributes:
+    classes: names of the classes, in the order of the source.
+    rows: one an image.
+    cut: number of disguised values that the range of the data set's quantiser cut, as far as known here.
+  """
+
+  classes: tuple[str, ...]
+  rows: tuple[Answer, ...]
+  cut: int = 0
+
+
 def read(paths: Sequence[str | os.PathLike], facts: Manifest, *, image_size: int = 0) -> Query:
   """Reads images that fit a disguised data set.
 
   Args:
-    paths: PNG and JPEG files, folders of them, ``.npy`` files ``[N, H, W]`` or ``[N, H, W, C]``, and ``.npz`` files with such
-      an array, named ``images`` or the only one. Grey files are taken where the data set has colours.
+    paths: PNG and JPEG files, folders of them, ``.npy`` files of ``[N, H, W]`` or ``[N, H, W, C]``, and ``.npz`` files
+      with such an array, named ``images`` or the only one. Grey files are taken where the data set has colours.
     facts: the data set's manifest.
     image_size: side in pixels to which image files are resized; 0 leaves them as they are.
 
@@ -117,7 +131,7 @@ def _picture(path: Path, shape: tuple[int, ...], image_size: int) -> np.ndarray:
   height, width, wanted = shape
   if wanted not in (1, 3):
     raise DataError(f"{path}: the data set has {wanted} channels. Give its images as .npy.")
-  channels, size = folder._read_header(path)
+  channels, size = folder.read_header(path)
   if channels > wanted:
     raise DataError(f"{path}: is in colour, but the data set is grey. Save it as grey.")
   if size != (width, height) and not image_size:
@@ -125,7 +139,7 @@ def _picture(path: Path, shape: tuple[int, ...], image_size: int) -> np.ndarray:
       f"{path}: is {size[1]}x{size[0]} pixels, but the data set {height}x{width}. "
       + (f"Resize it: --image-size {height}" if height == width else "Resize it.")
     )
-  return folder._decode(path, (height, width, wanted), image_size > 0)
+  return folder.decode(path, (height, width, wanted), image_size > 0)
 
 
 def _array(path: Path, shape: tuple[int, ...], dtype: str) -> np.ndarray:
@@ -133,14 +147,12 @@ def _array(path: Path, shape: tuple[int, ...], dtype: str) -> np.ndarray:
   if not path.is_file():
     raise DataError(f"{path}: no such file.")
   try:
-    found = np.load(path, allow_pickle=False)
-    if isinstance(found, np.lib.npyio.NpzFile):
-      with found as npz:
-        held = list(npz)
+    with path.open("rb") as file:
+      images = np.load(file, allow_pickle=False)
+      if isinstance(images, np.lib.npyio.NpzFile):
+        held = list(images)
         name = "images" if "images" in held else held[0] if len(held) == 1 else None
-        images = npz[name] if name else None
-    else:
-      images = found
+        images = images[name] if name else None
   except Exception as error:  # zipfile, zlib and numpy each have their own
     raise DataError(f"{path}: not a whole NumPy file ({sources.records.brief(error)}).") from None
   if images is None:
@@ -191,9 +203,7 @@ def _outside(exact: np.ndarray, quantiser: quantise.Quantiser, block_size: int) 
   return int(((exact < low - half) | (exact > high + half)).sum())
 
 
-def ask(
-  query: Query, run: str | os.PathLike, facts: Manifest, master: Master
-) -> tuple[list[Answer], int]:
+def ask(query: Query, run: str | os.PathLike, facts: Manifest, master: Master) -> Answers:
   """Has the network of a run directory on this machine classify images.
 
   Args:
@@ -202,16 +212,13 @@ def ask(
     facts: its manifest, as ``restore.authenticated`` returns it.
     master: the key of its images.
 
-  Returns:
-    An answer for each image, and the number of values that were cut, see ``disguised``.
-
   Raises:
     ConfigError: if the run holds no network.
     ManifestError: if its network was trained on other images than its manifest says.
   """
   from train import predict
 
-  predictor = predict.load(run)
+  predictor = predict.load(Path(run))
   if predictor.facts["source_sha256"] != facts.sha256:
     raise ManifestError(
       f"{run} must be trained on the images of its {manifest.FILE}, but its disguise.json names others. "
@@ -219,7 +226,8 @@ def ask(
     )
   stored, cut = disguised(query, facts, master)
   images = restore.values(stored, facts).astype(np.float32)
-  return named(predictor.probabilities(images, _CHUNK), query.names, facts, master), cut
+  found = named(predictor.probabilities(images, _CHUNK), query.names, facts, master)
+  return found._replace(cut=cut)
 
 
 def request(
@@ -278,7 +286,7 @@ def _hmac(query: Query, master: Master) -> str:
   return digest.hexdigest()
 
 
-def answers(folder: str | os.PathLike, file: str | os.PathLike, master: Master) -> list[Answer]:
+def answers(folder: str | os.PathLike, file: str | os.PathLike, master: Master) -> Answers:
   """Reads the answer of the rented machine to a request.
 
   Nothing vouches for its numbers but the machine itself.
@@ -324,7 +332,7 @@ def answers(folder: str | os.PathLike, file: str | os.PathLike, master: Master) 
 
 def named(
   probabilities: np.ndarray, names: Sequence[str], facts: Manifest, master: Master
-) -> list[Answer]:
+) -> Answers:
   """Turns probabilities by label id into answers by class name.
 
   Args:
@@ -333,13 +341,12 @@ def named(
     facts: manifest of the data set or the request.
     master: its key.
   """
-  content: dict[str, Any] = sealed.unseal(facts.sealed, master)
-  classes = content["class_names"]
+  classes = tuple(sealed.unseal(facts.sealed, master)["class_names"])
   by_class = np.asarray(probabilities)
   if facts.labels == "permuted":
     by_class = by_class[:, disguiser.label_permutation(master, facts.classes)]
-  best = by_class.argmax(1)
-  return [
-    Answer(name, classes[label], float(row[label]), tuple(map(float, row)))
-    for name, label, row in zip(names, best, by_class, strict=True)
-  ]
+  rows = tuple(
+    Answer(name, classes[row.argmax()], float(row.max()), tuple(map(float, row)))
+    for name, row in zip(names, by_class, strict=True)
+  )
+  return Answers(classes, rows)

@@ -25,7 +25,7 @@ from djax.owner.disguiser import Disguiser
 
 __all__ = ["appearing", "authenticated", "check_new", "originals", "to_folder", "to_npz", "values"]
 
-_CHUNK_BYTES = 16 << 20
+_CHUNK_BYTES = 4 << 20
 _SPARE_BYTES = 4 << 20
 _FILE_BYTES = 4096  # of disk that a small file takes
 _LONGEST_NAME = 60
@@ -122,8 +122,8 @@ def to_npz(
 ) -> Manifest:
   """Restores a whole data set to an uncompressed ``.npz`` that ``djax.sources`` reads.
 
-  It holds ``train_images``, ``train_labels``, ``test_images``, ``test_labels`` and ``class_names``. Images are uint8 where the
-  source was, else float32; cut to 0..255, as originals are.
+  It holds ``train_images``, ``train_labels``, ``test_images``, ``test_labels`` and ``class_names``. Images are uint8
+  where the source was, else float32; cut to 0..255, as originals are.
 
   Args:
     data: the disguised data set; every byte is verified first.
@@ -144,23 +144,21 @@ def to_npz(
   target = check_new(out, data.path)
   facts, names = _verified(data, master)
   _check_room(target, _pixels(facts) * _count(facts))
-  with appearing(target) as temporary:
-    with temporary.open("xb") as file:
-      with zipfile.ZipFile(file, "w") as archive:
-        chunks = _Chunks(data, master, facts, progress)
-        for split, records in facts.splits.items():
-          labels: list[np.ndarray] = []
-          shape = (records.records // records.views, *facts.spec["image_shape"])
-          with _member(
-            archive, f"{split}_images", shape, np.dtype(facts.source["dtype"])
-          ) as member:
-            for images, classes in chunks.of(split):
-              member.write(np.ascontiguousarray(images))
-              labels.append(classes)
-          _add(archive, f"{split}_labels", np.concatenate(labels))
-        _add(archive, "class_names", np.array(names))
-      file.flush()
-      os.fsync(file.fileno())
+  with appearing(target) as temporary, temporary.open("xb") as file:
+    with zipfile.ZipFile(file, "w") as archive:
+      chunks = _Chunks(data, master, facts, progress)
+      for split, records in facts.splits.items():
+        labels: list[np.ndarray] = []
+        shape = (records.records // records.views, *facts.spec["image_shape"])
+        dtype = np.dtype(facts.source["dtype"])
+        with _member(archive, f"{split}_images", shape, dtype) as member:
+          for images, classes in chunks.of(split):
+            member.write(np.ascontiguousarray(images))
+            labels.append(classes)
+        _add(archive, f"{split}_labels", np.concatenate(labels))
+      _add(archive, "class_names", np.array(names))
+    file.flush()
+    os.fsync(file.fileno())
   return facts
 
 

@@ -49,7 +49,8 @@ def uniforms(
   words = np.empty((len(originals), count), "<u4")
   zeros = bytes(4 * count)
   for row, original, index in zip(words, originals, indices, strict=True):
-    pixels = hashlib.sha256(np.ascontiguousarray(original)).digest()
+    little = np.ascontiguousarray(original, original.dtype.newbyteorder("<"))
+    pixels = hashlib.sha256(little).digest()
     place = int(index).to_bytes(8, "little") + view.to_bytes(4, "little")
     nonce = bytes(4) + hashlib.sha256(place + pixels).digest()[:12]
     stream = Cipher(ChaCha20(subkey, nonce), mode=None).encryptor()

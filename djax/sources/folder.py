@@ -10,7 +10,7 @@ import numpy as np
 from djax.errors import DataError
 from djax.sources.records import Images, Records, brief, parse_split
 
-__all__ = ["FolderRecords"]
+__all__ = ["FolderRecords", "decode", "read_header"]
 
 _SUFFIXES = (".png", ".jpg", ".jpeg")
 _SPLIT_NAMES = {"train", "test", "val", "valid", "validation", "dev"}
@@ -29,12 +29,14 @@ class FolderRecords(Records):
     paths = [path for half in files.values() for listed in half.values() for path in listed]
     with warnings.catch_warnings():
       warnings.simplefilter("error", Image.DecompressionBombWarning)
-      headers = [_read_header(path) for path in paths]
+      headers = [read_header(path) for path in paths]
     width, height = (image_size, image_size) if image_size else headers[0][1]
     sizes = {size: path for path, (_, size) in zip(paths, headers, strict=True)}
     if len(sizes) > 1 and not image_size:
       pair = ", but ".join(f"{path} is {x}x{y}" for (x, y), path in [*sizes.items()][:2])
-      raise DataError(f"images must have one size: {pair}. Set --config.data.image_size=N")
+      raise DataError(
+        f"images must have one size: {pair}. Set --config.data.image_size=N (djax: --image-size N)"
+      )
 
     self._resize = image_size > 0
     listed = enumerate(files[name].values())
@@ -53,7 +55,7 @@ class FolderRecords(Records):
     records, shape = self._records[start:stop], self.image_shape
     images = np.empty((len(records), *shape), np.uint8)
     with concurrent.futures.ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-      decoded = pool.map(lambda record: _decode(record[0], shape, self._resize), records)
+      decoded = pool.map(lambda record: decode(record[0], shape, self._resize), records)
       for index, image in enumerate(decoded):
         images[index] = image
     return Images(images, np.array([label for _, label in records], np.int32), self.class_names)
@@ -99,8 +101,18 @@ def _entries(folder: pathlib.Path) -> list[pathlib.Path]:
     raise DataError(f"{folder}: cannot be read ({error.strerror})") from None
 
 
-def _read_header(path: pathlib.Path) -> tuple[int, tuple[int, int]]:
-  """Returns channel count and upright (width, height), or refuses the kind of image."""
+def read_header(path: pathlib.Path) -> tuple[int, tuple[int, int]]:
+  """Reads what the head of an image file says, or refuses the kind of image.
+
+  Args:
+    path: a PNG or JPEG file.
+
+  Returns:
+    Channel count and upright ``(width, height)``.
+
+  Raises:
+    DataError: if it cannot be read, or is of a kind that djax does not take.
+  """
   from PIL import Image
 
   try:
@@ -119,8 +131,20 @@ def _read_header(path: pathlib.Path) -> tuple[int, tuple[int, int]]:
   return (1 if mode in ("1", "L") else 3), (size[::-1] if is_turned else size)
 
 
-def _decode(path: pathlib.Path, shape: tuple[int, int, int], resize: bool) -> np.ndarray:
-  """Returns one image, upright, uint8 ``[H, W, C]``."""
+def decode(path: pathlib.Path, shape: tuple[int, int, int], resize: bool) -> np.ndarray:
+  """Reads one image, upright.
+
+  Args:
+    path: a PNG or JPEG file.
+    shape: ``(H, W, C)`` it must have; with one channel it becomes grey.
+    resize: whether to resize it to that height and width.
+
+  Returns:
+    uint8 ``[H, W, C]``.
+
+  Raises:
+    DataError: if it is damaged or of another size.
+  """
   from PIL import Image, ImageOps
 
   try:

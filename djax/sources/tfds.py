@@ -110,7 +110,7 @@ def _find_tfds(source: str, data_dir: str) -> tuple[str, str, str]:
       hint = f" There: {', '.join(there)}."
     elif os.path.isdir(source):
       hint = f" For the folder of images write ./{source}."
-    where = f"{root} (TFDS_DATA_DIR or --config.data.data_dir says where)"
+    where = f"{root} (TFDS_DATA_DIR, --config.data.data_dir or --data-dir says where)"
     advice = f"Prepare it with: python -m djax prepare {source} --data-dir {root}"
     raise DataError(f"data set {source!r} is not prepared in {where}.{hint} {advice}")
   path = chosen[-1]

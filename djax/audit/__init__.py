@@ -1,0 +1,8 @@
+"""The audit: a disguise is attacked before someone else does it, and the outcome judged.
+
+``lookup`` is light: it knows what is known to break a setting, from a table of audits made before.
+"""
+
+from djax.audit.table import lookup
+
+__all__ = ["lookup"]

@@ -1,0 +1,186 @@
+"""Runs the attacks that apply to a setting and writes down what came of each, the refused and the failed included."""
+
+import platform
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+import djax
+from djax.attacks import contract, scores
+from djax.attacks.contract import Attack
+from djax.audit import judge
+from djax.audit.setting import Setting
+from djax.errors import ConfigError, nearest
+
+__all__ = ["FORMAT", "PICTURES", "VERSION", "Outcome", "audit", "choose"]
+
+FORMAT = "djax-audit"
+VERSION = 1
+PICTURES = 8
+
+_EXAMINER_IMAGES = 8000
+_PACKAGES = ("jax", "numpy", "scipy")
+
+Progress = Callable[[float, str], None]
+
+
+class Outcome(NamedTuple):
+  """What came of an audit.
+
+  Attributes:
+    facts: the content of ``audit.json``.
+    pictures: by caption, the first 8 originals, disguised images and best estimates of each attack; show originals.
+  """
+
+  facts: dict[str, Any]
+  pictures: dict[str, np.ndarray]
+
+
+def choose(names: Sequence[str], table: Mapping[str, Attack]) -> list[Attack]:
+  """Returns the attacks of some names, all if none is given.
+
+  Args:
+    names: of attacks.
+    table: those that exist.
+
+  Raises:
+    ConfigError: for a name that does not exist.
+  """
+  for name in names:
+    if name not in table:
+      raise ConfigError(
+        f"audit: attacks are {', '.join(table)}; got {name!r}.{nearest(name, table)}"
+      )
+  return [attack for name, attack in table.items() if name in names or not names]
+
+
+def audit(
+  setting: Setting,
+  attacks: Sequence[Attack],
+  *,
+  seed: int,
+  examiner: scores.Examiner | None = None,
+  progress: Progress = lambda fraction, word: None,
+) -> Outcome:
+  """Attacks a setting and judges what came of it.
+
+  Args:
+    setting: the experiment.
+    attacks: rows of ``attacks.ATTACKS``.
+    seed: of the attacks and of the examiner.
+    examiner: trained on originals that are no targets; trained here by default.
+    progress: told how far it is.
+  """
+  start = time.perf_counter()
+  if examiner is None:
+    progress(0, "training the examiner")
+    # Public images first: private ones that are no targets fill up what a small source lacks.
+    images = np.concatenate([setting.public, setting.private[setting.targets :]])
+    labels = np.concatenate([setting.public_labels, setting.labels[setting.targets :]])
+    some = slice(_EXAMINER_IMAGES)
+    examiner = scores.train_examiner(
+      images[some], labels[some], classes=setting.classes, seed=seed
+    )
+  constant = setting.public.mean(0, dtype=np.float64).astype(np.float32)
+  first = slice(min(PICTURES, setting.targets))
+  pictures = {
+    "originals": setting.private[first],
+    "disguised": setting.disguised[first],
+  }
+  rows = []
+  for place, attack in enumerate(attacks):
+
+    def told(fraction, word, place=place, name=attack.name):
+      progress((place + fraction) / len(attacks), f"{name}: {word}")
+
+    row, images = _attack(setting, attack, seed, examiner, constant, told)
+    rows.append(row)
+    if images is not None:
+      pictures[attack.name] = images[first]
+  facts = {
+    "format": FORMAT,
+    "version": VERSION,
+    "djax": djax.__version__,
+    "versions": {"python": platform.python_version(), **_versions()},
+    "setting": {**setting.facts, "spec": dict(setting.spec), "classes": setting.classes},
+    "seed": seed,
+    "seconds": time.perf_counter() - start,
+    "levels": {str(number): judge.level(rows, number) for number in (1, 2)},
+    "attacks": rows,
+    "thresholds": {name: value for name, (value, _) in judge.THRESHOLDS.items()},
+  }
+  return Outcome(facts, pictures)
+
+
+def _attack(
+  setting: Setting,
+  attack: Attack,
+  seed: int,
+  examiner: scores.Examiner,
+  constant: np.ndarray,
+  progress: Progress,
+) -> tuple[dict[str, Any], np.ndarray | None]:
+  """Returns an attack's row and its best estimates, None if it made none."""
+  row: dict[str, Any] = {"name": attack.name, "level": attack.level, "title": attack.title}
+  if reason := attack.refuses(setting.spec):
+    return {**row, "status": "refused", "reason": reason, "verdict": None, "runs": []}, None
+  runs: list[dict[str, Any]] = []
+  shown: list[np.ndarray] = []
+  failures = []
+  for pairs in setting.pairs if attack.level == 2 else (None,):
+    progress(len(runs) / len(setting.pairs), "starts" if pairs is None else f"{pairs} pairs")
+    try:
+      result = contract.run(attack, setting.known(pairs or 0), seed=seed, progress=progress)
+      if not np.isfinite(result.images).all():
+        raise ValueError("its estimates are not all finite")
+    except Exception as error:  # whatever it was: a failed attack must not look like one that found nothing
+      line = " ".join(str(error).split())[:300]
+      failures.append(f"failed: {type(error).__name__}: {line}")
+      continue
+    originals, labels = setting.private[: setting.targets], setting.labels[: setting.targets]
+    measured = judge.measure(originals, labels, result.images, constant, examiner)
+    runs.append(
+      {
+        "pairs": pairs,
+        "verdict": judge.verdict(measured),
+        "seconds": result.seconds,
+        "scores": measured,
+        "diagnostics": _plain(result.diagnostics),
+      }
+    )
+    shown.append(result.images)
+  row |= {"status": "failed" if failures else "ran", "runs": runs}
+  if failures:
+    row["reason"] = "; ".join(failures)
+  row["verdict"] = judge.worst([run["verdict"] for run in runs])
+  if not runs:
+    return row, None
+  row["pairs"] = next(run["pairs"] for run in runs if run["verdict"] == row["verdict"])
+  best = max(range(len(runs)), key=lambda i: runs[i]["scores"]["ssim"]["median"])
+  return row, shown[best]
+
+
+def _plain(value: Any) -> Any:
+  """Returns diagnostics as JSON types."""
+  match value:
+    case Mapping():
+      return {str(name): _plain(item) for name, item in value.items()}
+    case list() | tuple():
+      return [_plain(item) for item in value]
+    case np.ndarray():
+      return _plain(value.tolist())
+    case np.generic():
+      return _plain(value.item())
+    case float() if not np.isfinite(value):
+      return None
+    case None | bool() | int() | float() | str():
+      return value
+  return str(value)
+
+
+def _versions() -> dict[str, str]:
+  from importlib import metadata
+
+  return {name: metadata.version(name) for name in _PACKAGES}

@@ -1,0 +1,328 @@
+"""What is audited: images split into private, public, known pairs and targets, and the private ones disguised.
+
+The cloud holds the disguised twins of all private images. Targets are some of them, known pairs others; public images
+are in neither, so nothing is scored on what an attack saw. Everything follows from the seed.
+"""
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from djax import datasets, keys, schemes, sources
+from djax.attacks.contract import Known
+from djax.errors import ConfigError, DataError, UnsafeError
+from djax.owner import restore
+from djax.owner.disguiser import Disguiser
+
+__all__ = ["FAST", "FULL", "Setting", "Sizes", "from_directory", "from_source"]
+
+Progress = Callable[[float, str], None]
+
+_CHUNK = 500  # images disguised at once
+_RUN = 100  # records read in a row: few enough that sorted sources are met everywhere
+_LEAST_TARGETS = 20
+_TARGETS_SHARE = 8
+_PUBLIC_SHARE = 3
+_SPLIT = "train"
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+  """Of how many images an audit is made, at most.
+
+  Attributes:
+    private: what the cloud holds, disguised; targets and pairs are among them.
+    public: what the attacker has of the same kind.
+    targets: to be recovered.
+    pairs: numbers of known pairs, rising.
+  """
+
+  private: int
+  public: int
+  targets: int
+  pairs: tuple[int, ...]
+
+
+FAST = Sizes(private=6000, public=4000, targets=200, pairs=(5,))
+FULL = Sizes(private=20000, public=10000, targets=200, pairs=(1, 5, 15, 35))
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Setting:
+  """An experiment to be attacked. Holds no key.
+
+  Attributes:
+    facts: what it is, JSON types.
+    spec: ``SchemeSpec.to_dict()``.
+    classes: number of classes.
+    private: originals ``[n, H, W, C]``: targets first, then pairs.
+    labels: int32 ``[n]``, theirs.
+    disguised: ``[n, H', W', C]``, as the cloud holds them.
+    public: originals ``[m, H, W, C]``.
+    public_labels: int32 ``[m]``.
+    targets: how many of the private ones are targets.
+    pairs: numbers of known pairs, rising.
+  """
+
+  facts: Mapping[str, Any]
+  spec: Mapping[str, Any]
+  classes: int
+  private: np.ndarray
+  labels: np.ndarray
+  disguised: np.ndarray
+  public: np.ndarray
+  public_labels: np.ndarray
+  targets: int
+  pairs: tuple[int, ...]
+
+  def known(self, pairs: int) -> Known:
+    """Returns what an attacker has.
+
+    Args:
+      pairs: how many known pairs; 0 for none.
+    """
+    some = slice(self.targets, self.targets + pairs)
+    return Known(
+      spec=self.spec,
+      disguised=self.disguised,
+      targets=self.disguised[: self.targets],
+      public=self.public,
+      pairs=(self.private[some], self.disguised[some]) if pairs else None,
+    )
+
+
+def from_source(
+  source: str,
+  disguise: Mapping[str, Any],
+  *,
+  seed: int,
+  sizes: Sizes,
+  data_dir: str = "",
+  image_size: int = 0,
+  split: str = _SPLIT,
+  progress: Progress = lambda fraction, word: None,
+) -> Setting:
+  """Disguises a part of a source with a fresh experiment key, exactly as ``disguise`` exports it.
+
+  Args:
+    source: as ``sources.open`` takes it.
+    disguise: ``scheme`` and its parameters, without ``image_shape``.
+    seed: of the key and of the parts.
+    sizes: at most; a smaller source is divided in proportion.
+    data_dir: of prepared TFDS sets.
+    image_size: to which images of a folder are resized.
+    split: of the source.
+    progress: told how far it is.
+
+  Raises:
+    ConfigError: for parameters that cannot work.
+    DataError: if the source cannot be used, is too small, or its images are all the same.
+    UnsafeError: for a scheme that disguises nothing.
+  """
+  with sources.open(source, split, data_dir=data_dir, image_size=image_size) as records:
+    spec = _spec(disguise, records.image_shape)
+    counts = _counts(len(records), sizes)
+    draw = np.random.default_rng(seed)
+    rows = _rows(len(records), counts["private"] + counts["public"], draw)
+    images, labels = _read(records, rows, progress)
+    name, classes = records.name, len(records.class_names)
+  tool = Disguiser(spec, keys.experiment(seed))
+  count = counts["private"]
+  private, indices = images[:count], rows[:count]
+  parts = []
+  for start in range(0, count, _CHUNK):
+    progress(start / count, "disguising")
+    part = slice(start, start + _CHUNK)
+    try:
+      parts.append(tool.images(private[part], _SPLIT, indices[part].tolist()))
+    except ValueError as error:  # such as aes of floats
+      raise ConfigError(str(error)) from error
+  facts = {"kind": "source", "source": name, "key": f"experiment, seed {seed}"}
+  return _setting(facts, spec, classes, images, labels, np.concatenate(parts), counts, sizes)
+
+
+def from_directory(
+  path: str,
+  source: str,
+  *,
+  seed: int,
+  sizes: Sizes,
+  data_dir: str = "",
+  image_size: int = 0,
+  splits: Mapping[str, str] | None = None,
+  progress: Progress = lambda fraction, word: None,
+) -> Setting:
+  """Takes a disguised directory and its originals. The key is not needed: originals score, and make known pairs.
+
+  Some of the originals play the public images; their disguised twins are left out of what the attacker gets. Of several
+  views of an image the first is taken.
+
+  Args:
+    path: what ``disguise`` wrote.
+    source: it was made from.
+    seed: of the parts.
+    sizes: at most; a smaller directory is divided in proportion.
+    data_dir: of prepared TFDS sets.
+    image_size: to which images of a folder are resized.
+    splits: of the source, by the names of the directory's splits; by default the same names.
+    progress: told how far it is.
+
+  Raises:
+    ManifestError: if the directory is damaged.
+    DataError: if the originals are not those of the directory, are too few, or are all the same.
+  """
+  data = datasets.open(path)
+  facts = data.manifest
+  with contextlib.ExitStack() as stack:
+    opened = {
+      name: stack.enter_context(
+        sources.open(
+          source, (splits or {}).get(name, name), data_dir=data_dir, image_size=image_size
+        )
+      )
+      for name in data.splits
+    }
+    for name, records in opened.items():
+      _check_match(name, records, facts)
+    split, records = next(iter(opened.items()))
+    counts = _counts(len(records), sizes)
+    rows = _rows(len(records), counts["private"] + counts["public"], np.random.default_rng(seed))
+    images, labels = _read(records, rows, progress)
+    classes = len(records.class_names)
+  count = counts["private"]
+  progress(0.5, "reading disguised images")
+  stored, ids = _read_split(data.splits[split], rows[:count] * facts.splits[split].views)
+  _check_labels(split, labels[:count], ids, facts.classes)
+  told = {"kind": "data", "source": facts.source["name"], "key": facts.key_fingerprint}
+  told["stored"] = facts.dtype
+  disguised = restore.values(stored, facts)
+  return _setting(told, facts.spec, classes, images, labels, disguised, counts, sizes)
+
+
+def _spec(disguise: Mapping[str, Any], shape: tuple[int, int, int]) -> dict[str, Any]:
+  """Completes the parameters of a scheme."""
+  if disguise.get("scheme") == "plain":
+    raise UnsafeError(
+      "audit: scheme plain disguises nothing, there is nothing to attack. Choose rmt, aes or permutation."
+    )
+  try:
+    return schemes.from_spec({**disguise, "image_shape": shape}).spec.to_dict()
+  except ConfigError:
+    raise
+  except (ValueError, TypeError) as error:
+    raise ConfigError(str(error)) from error
+
+
+def _counts(given: int, sizes: Sizes) -> dict[str, int]:
+  """Divides images into parts."""
+  public = min(sizes.public, given // _PUBLIC_SHARE)
+  private = min(sizes.private, given - public)
+  targets = min(sizes.targets, given // _TARGETS_SHARE)
+  pairs = max(sizes.pairs)
+  needed = max(_LEAST_TARGETS * _TARGETS_SHARE, 2 * (_LEAST_TARGETS + pairs))
+  if given < needed or private < targets + pairs:
+    raise DataError(
+      f"audit: needs at least {needed} images for targets, {pairs} known pairs and public images, got {given}. "
+      "Give a larger source or split."
+    )
+  return {"private": private, "public": public, "targets": targets}
+
+
+def _rows(given: int, wanted: int, draw: np.random.Generator) -> np.ndarray:
+  """Draws rows in random order, from all over a split, in runs that are cheap to read."""
+  starts = np.arange(0, given, _RUN)
+  rows = np.concatenate([np.arange(s, min(s + _RUN, given)) for s in draw.permutation(starts)])
+  return draw.permutation(rows[: max(wanted, 1)])
+
+
+def _read(
+  records: sources.Records, rows: np.ndarray, progress: Progress
+) -> tuple[np.ndarray, np.ndarray]:
+  """Reads some rows, in their order."""
+  order = np.sort(rows)
+  cuts = np.flatnonzero(np.diff(order) > 1) + 1
+  parts = []
+  for run in np.split(order, cuts):
+    progress(len(parts) / (len(cuts) + 1), "reading originals")
+    parts.append(records.read(int(run[0]), int(run[-1]) + 1))
+  back = np.argsort(np.argsort(rows))
+  images = np.concatenate([part.images for part in parts])[back]
+  return images, np.concatenate([part.labels for part in parts])[back]
+
+
+def _read_split(split: datasets.Split, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  parts = [split.read(rows[s : s + _CHUNK]) for s in range(0, len(rows), _CHUNK)]
+  images, labels = zip(*parts, strict=True)
+  return np.concatenate(images), np.concatenate(labels)
+
+
+def _check_match(name: str, records: sources.Records, facts: datasets.Manifest) -> None:
+  """Refuses originals of another shape or number than the directory was made of."""
+  held = facts.splits[name].records // facts.splits[name].views
+  shape = tuple(facts.spec["image_shape"])
+  if records.image_shape != shape:
+    raise DataError(
+      f"audit: the originals must be those of the directory, of shape {shape}, got {records.image_shape}. "
+      "Give the source it was made from."
+    )
+  if len(records) != held:
+    raise DataError(
+      f"audit: the originals must be those of the directory, whose split {name} holds {held} images; "
+      f"got {len(records)}. Give --{name}-split as it was given to disguise."
+    )
+
+
+def _check_labels(name: str, labels: np.ndarray, ids: np.ndarray, classes: int) -> None:
+  """Refuses originals whose labels no renaming of classes turns into those of the directory."""
+  table = np.zeros((max(classes, labels.max() + 1), classes), bool)
+  table[labels, ids] = True
+  if table.sum(0).max() > 1 or table.sum(1).max() > 1:
+    raise DataError(
+      f"audit: the originals must be those of the directory, in the same order; in split {name} their labels are "
+      "not. Give the source and the splits it was made from."
+    )
+
+
+def _setting(
+  facts: Mapping[str, Any],
+  spec: Mapping[str, Any],
+  classes: int,
+  images: np.ndarray,
+  labels: np.ndarray,
+  disguised: np.ndarray,
+  counts: Mapping[str, int],
+  sizes: Sizes,
+) -> Setting:
+  count = counts["private"]
+  if not np.ptp(images.astype(np.float32), axis=0).any():
+    raise DataError(
+      f"audit: the originals must differ, all {len(images)} are the same image. Nothing can be learnt from that."
+    )
+  flat = np.ptp(images[: counts["targets"]].astype(np.float32), axis=(1, 2)).max(-1) == 0
+  warnings = []
+  if flat.any():
+    warnings.append(
+      f"{flat.sum()} of the {len(flat)} targets are of one colour: their SSIM says little"
+    )
+  for part in ("private", "public", "targets"):
+    if counts[part] < getattr(sizes, part):
+      warnings.append(
+        f"{counts[part]} {part} images instead of {getattr(sizes, part)}: the source has no more, and attacks that "
+        "need many look weaker than they are"
+      )
+  told = {**facts, "sizes": {**counts, "pairs": list(sizes.pairs)}, "warnings": warnings}
+  return Setting(
+    facts=told,
+    spec=spec,
+    classes=classes,
+    private=images[:count],
+    labels=labels[:count],
+    disguised=disguised,
+    public=images[count:],
+    public_labels=labels[count:],
+    targets=counts["targets"],
+    pairs=sizes.pairs,
+  )

@@ -1,0 +1,587 @@
+import json
+import math
+import os
+import pty
+import re
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+from test_main import environment, failed, run
+from test_restore import mend
+
+from djax import datasets, keyfile, keys, manifest, sources
+from djax.__main__ import _VERBS, main
+from djax.owner import commands, export, sealed
+from train.__main__ import main as train_main
+from train.answer import main as answer_main
+
+SECRET = bytes(range(50, 82))
+MASTER = keys.Master(SECRET)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+  """A folder with the key, another key, and three data sets: noisy, exact, and stepped with views."""
+  folder = tmp_path_factory.mktemp("place")
+  keyfile.write(folder / "key", MASTER, passphrase=None)
+  keyfile.write(folder / "other", keys.Master(bytes(32)), passphrase=None)
+  for name, options in (
+    ("noisy", ["--scheme", "rmt", "--block-size", "2", "--noise-level", "25"]),
+    ("exact", ["--scheme", "aes", "--block-size", "4"]),
+    (
+      "stepped",
+      [
+        *("--scheme", "rmt", "--block-size", "3", "--dtype", "uint8", "--plain-labels"),
+        *("--views", "2", "--crop", "1", "--flip"),
+      ],
+    ),
+  ):
+    assert main(disguise(folder, name, *options)) == 0
+  return folder
+
+
+def disguise(folder, name, *options):
+  splits = ("--train-split", "train[:60]", "--test-split", "test[:30]")
+  where = ("--key", folder / "key", "--out", folder / name)
+  return list(map(str, ("disguise", "--source", "digits", *splits, *where, *options)))
+
+
+@pytest.fixture
+def call(capsys):
+  """Runs a verb in this process; returns code, stdout and the lines of stderr."""
+
+  def call(*arguments):
+    capsys.readouterr()
+    code = main([str(argument) for argument in arguments])
+    out, err = capsys.readouterr()
+    return code, out, err.splitlines()
+
+  return call
+
+
+def refused(answer, code, message):
+  """Asserts one line on stderr, nothing on stdout, and the exit code."""
+  assert answer[0] == code
+  assert answer[1] == ""
+  assert len(answer[2]) == 1
+  assert re.match(f"djax: error: .*{message}", answer[2][0]), answer[2]
+
+
+# disguise.
+
+
+def test_disguise_says_where_and_with_which_key_and_warns_once(place, call):
+  code, out, err = call(*disguise(place, "said", "--scheme", "rmt", "--block-size", "2"))
+  assert code == 0
+  assert out == f"directory    {place / 'said'}\nfingerprint  {MASTER.fingerprint}\n"
+  assert re.fullmatch(r"djax: disguised 90 images in \d+\.\d s, [1-9]\d* images/s", err[0])
+  (warning,) = datasets.open(place / "said").manifest.warnings
+  assert err[1:] == [f"djax: warning: {warning}"]
+
+
+def test_disguise_again_goes_on_and_changes_nothing(place, call):
+  before = {path.name: path.read_bytes() for path in (place / "exact").iterdir()}
+  code, out, err = call(*disguise(place, "exact", "--scheme", "aes", "--block-size", "4"))
+  assert code == 0 and MASTER.fingerprint in out
+  assert re.fullmatch(r"djax: disguised 90 images in .* s, with what was done before", err[0])
+  assert {path.name: path.read_bytes() for path in (place / "exact").iterdir()} == before
+
+
+OPTIONS = {
+  "--scheme rmt --block-size 4 --no-permute --matrix projection --mix block --noise-level 5 --noise-place after": {
+    "scheme": "rmt",
+    "block_size": 4,
+    "permute": False,
+    "matrix": "projection",
+    "mix": "block",
+    "per_channel": False,
+    "noise_level": 5.0,
+    "noise_place": "after",
+  },
+  "--scheme rmt --block-size 2 --per-channel": {
+    "scheme": "rmt",
+    "block_size": 2,
+    "permute": True,
+    "matrix": "orthogonal",
+    "mix": "rows",
+    "per_channel": True,
+    "noise_level": 0.0,
+    "noise_place": "before",
+  },
+  "--scheme aes --block-size 4 --unit-pixels 8 --position-keys --salt-pepper 0.1 --no-permute": {
+    "scheme": "aes",
+    "block_size": 4,
+    "permute": False,
+    "position_keys": True,
+    "unit_pixels": 8,
+    "salt_pepper": 0.1,
+  },
+  "--scheme permutation --block-size 3": {"scheme": "permutation", "block_size": 3},
+}
+
+
+@pytest.mark.parametrize("given", OPTIONS)
+def test_options_of_a_scheme_reach_the_manifest(place, tmp_path, call, given):
+  shutil.copyfile(place / "key", tmp_path / "key")
+  (tmp_path / "key").chmod(0o600)
+  code, out, _ = call(*disguise(tmp_path, "new", *given.split(), "--json"))
+  assert code == 0
+  facts = json.loads(out)
+  assert facts["spec"] == {"image_shape": [8, 8, 1], **OPTIONS[given]}
+  assert facts["directory"] == str(tmp_path / "new")
+  assert facts["key_fingerprint"] == MASTER.fingerprint
+  assert "sealed" not in facts
+  assert (facts["permutation"] is None) == ("--no-permute" in given)
+  assert facts["manifest_sha256"] == manifest.read(tmp_path / "new").sha256
+
+
+def test_options_of_the_data_reach_the_manifest(place, call):
+  code, out, _ = call("inspect", place / "stepped", "--json")
+  facts = json.loads(out)
+  assert code == 0
+  assert facts["views"] == {"count": 2, "crop": 1, "flip": True}
+  assert facts["labels"] == "plain" and facts["class_names"] == list("0123456789")
+  assert facts["dtype"] == "uint8" and facts["disguised_shape"] == [9, 9, 1]
+  assert {name: split["records"] for name, split in facts["splits"].items()} == {
+    "train": 120,
+    "test": 30,
+  }
+  assert facts["authenticated"] is False
+
+
+def test_shards_and_workers(place, call):
+  options = ("--scheme", "aes", "--block-size", "4", "--originals-per-shard", "25")
+  code, out, _ = call(*disguise(place, "shards", *options, "--workers", "1", "--json"))
+  assert code == 0
+  shards = json.loads(out)["splits"]["train"]["shards"]
+  assert [shard["records"] for shard in shards] == [25, 25, 10]
+  assert "train        60 records in 3 shards\n" in call("inspect", place / "shards")[1]
+
+
+ALIEN = [
+  ("aes", ["--noise-level", "5"], "--noise-level"),
+  ("aes", ["--per-channel"], "--per-channel"),
+  ("aes", ["--matrix", "projection"], "--matrix"),
+  ("aes", ["--mix", "rows", "--noise-place", "before"], "--mix, --noise-place"),
+  ("rmt", ["--unit-pixels", "16"], "--unit-pixels"),
+  ("rmt", ["--position-keys"], "--position-keys"),
+  ("rmt", ["--salt-pepper", "0"], "--salt-pepper"),
+  ("permutation", ["--no-permute"], "--no-permute"),
+  ("permutation", ["--noise-level", "0"], "--noise-level"),
+]
+
+
+@pytest.mark.parametrize(("scheme", "options", "named"), ALIEN)
+def test_options_of_another_scheme_are_refused_by_name(place, call, scheme, options, named):
+  answer = call(*disguise(place, "no", "--scheme", scheme, "--block-size", "4", *options))
+  refused(answer, 2, f"--scheme {scheme} takes --block-size.*; got {named}\\. Leave it out")
+  assert not (place / "no").exists()
+
+
+@pytest.mark.parametrize(
+  ("options", "code", "message"),
+  [
+    (["--block-size", "4"], 2, "are required: --scheme"),
+    (["--scheme", "rmt"], 2, "are required: --block-size"),
+    (["--scheme", "plain", "--block-size", "4"], 2, "invalid choice: 'plain'"),
+    (["--scheme", "permutaton", "--block-size", "4"], 2, "Did you mean 'permutation'"),
+    (["--scheme", "aes", "--block-size", "3"], 2, "multiple of unit_pixels"),
+    (["--scheme", "rmt", "--block-size", "9"], 2, "block_size"),
+    (["--scheme", "rmt", "--block-size", "2", "--mix", "all"], 2, "mix must be one of"),
+    (["--scheme", "aes", "--block-size", "4", "--dtype", "float16"], 2, "stored as uint8"),
+    (["--scheme", "aes", "--block-size", "4", "--dtype", "float23"], 2, "Did you mean 'float32'"),
+    (["--scheme", "aes", "--block-size", "4", "--views", "2"], 2, "need crop or flip"),
+    (["--scheme", "aes", "--block-size", "4", "--workers", "0"], 2, "whole number of at least 1"),
+    (["--scheme", "aes", "--block-size", "4", "--image-size", "8"], 2, "resizes image folders"),
+    (["--scheme", "aes", "--block-size", "4", "--source", "./nowhere"], 4, "no such folder"),
+    (["--scheme", "aes", "--block-size", "4", "--key", "/nowhere/key"], 3, "does not exist"),
+  ],
+)
+def test_disguise_refusals(place, call, options, code, message):
+  refused(call(*disguise(place, "no", *options)), code, message)
+  assert not (place / "no").exists()
+
+
+def test_disguise_does_not_write_over_anything(place, call):
+  refused(
+    call(*disguise(place, "exact", "--scheme", "permutation", "--block-size", "4")),
+    5,
+    r"made otherwise \(.*spec.*Nothing is overwritten",
+  )
+
+
+def test_a_passphrase_is_asked_for(place, tmp_path, call, monkeypatch):
+  keyfile.write(tmp_path / "key", MASTER, passphrase="secret words")
+  words = disguise(tmp_path, "new", "--scheme", "aes", "--block-size", "4")
+  monkeypatch.setenv("DJAX_PASSPHRASE", "other words")
+  refused(call(*words), 3, "passphrase")
+  (tmp_path / "pass").write_text("secret words\n")
+  (tmp_path / "pass").chmod(0o600)
+  code, out, err = call(*words, "--passphrase-file", tmp_path / "pass")
+  assert code == 0
+  assert "secret" not in out + "".join(err)
+
+
+def test_an_interrupt_says_how_to_go_on(place, call, monkeypatch):
+  def stop(*args, **kwargs):
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr(export, "disguise", stop)
+  answer = call(*disguise(place, "no", "--scheme", "aes", "--block-size", "4"))
+  refused(answer, 130, "interrupted. The same command goes on where it stopped")
+
+
+def test_ctrl_c_stops_a_process_that_then_goes_on(place, tmp_path):
+  """A real signal, with worker processes, as a terminal sends it: to all of them."""
+  shutil.copy2(place / "key", tmp_path / "key")
+  options = ("--scheme", "rmt", "--block-size", "2", "--workers", "2", "--originals-per-shard", "3")
+  words = disguise(tmp_path, "new", *options)
+  process = subprocess.Popen(
+    [sys.executable, "-m", "djax", *words],
+    env=environment(),
+    stderr=subprocess.PIPE,
+    text=True,
+    start_new_session=True,
+  )
+  deadline = time.monotonic() + 60
+  while not list(tmp_path.glob("new/disguised-*")) and time.monotonic() < deadline:
+    time.sleep(0.01)
+  os.killpg(process.pid, signal.SIGINT)
+  _, err = process.communicate(timeout=60)
+  assert process.returncode == 130, err
+  assert re.search(r"^djax: error: interrupted\. The same command goes on.*\n\Z", err, re.M)
+  assert all(line.startswith("djax: ") for line in err.splitlines())  # none from a worker
+  done = len(list(tmp_path.glob("new/disguised-*")))
+  assert not (tmp_path / "new" / manifest.FILE).exists()
+  words[words.index("--workers") + 1] = "1"
+  assert main(words) == 0
+  assert 0 < done < len(list(tmp_path.glob("new/disguised-*"))) == 30
+  datasets.verify(tmp_path / "new", mac_key=MASTER.subkey(manifest.MAC_LABEL))
+
+
+# Progress.
+
+
+def test_lines_now_and_then_where_there_is_no_terminal(place, call, monkeypatch):
+  monkeypatch.setattr(commands, "_SECONDS_OF_A_LINE", 0)
+  options = ("--scheme", "aes", "--block-size", "4", "--originals-per-shard", "30")
+  _, _, err = call(*disguise(place, "lines", *options, "--workers", "1"))
+  assert len(err) >= 5  # three shards, the end, the warning
+  form = r"djax: disguising: \d+%, \d+ images/s, about \d+ s left"
+  shown = [line for line in err if re.fullmatch(form, line)]
+  assert [re.search(r"\d+%", line)[0] for line in shown] == ["33%", "67%", "100%"]
+  assert "about 0 s left" in shown[-1]
+
+
+def test_no_lines_while_the_work_is_short(place, call):
+  _, _, err = call(*disguise(place, "short", "--scheme", "aes", "--block-size", "4"))
+  assert not [line for line in err if "left" in line]
+
+
+def test_a_bar_on_a_terminal(place, call, monkeypatch):
+  ours, theirs = pty.openpty()
+  with os.fdopen(theirs, "w") as terminal:
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "100")
+    code = main(disguise(place, "bar", "--scheme", "aes", "--block-size", "4"))
+    terminal.flush()
+    shown = b""
+    while select.select([ours], [], [], 0.2)[0]:
+      shown += os.read(ours, 1 << 16)
+  os.close(ours)
+  assert code == 0
+  assert re.search(r"disguising .*100%.* images/s", shown.decode())
+  assert b"disguised 90 images" in shown
+
+
+# inspect.
+
+
+def test_inspect_in_words(place, call):
+  code, out, err = call("inspect", place / "noisy")
+  assert code == 0
+  (warning,) = datasets.open(place / "noisy").manifest.warnings
+  bits = math.log2(math.factorial(16))
+  assert out.splitlines() == [
+    f"directory    {place / 'noisy'}",
+    f"fingerprint  {MASTER.fingerprint}",
+    "scheme       rmt: block_size 2, permute True, matrix orthogonal, mix rows, per_channel False, "
+    "noise_level 25.0, noise_place before",
+    "images       8 x 8 x 1, of 8 x 8 x 1 uint8 originals from digits",
+    "stored       float32, at most 0.000189 off the disguise",
+    "restored     at most 13 grey levels off, of which the noise makes up to 12.5",
+    "labels       10 classes, ids permuted, names sealed for the owner",
+    f"permutation  16 blocks, log2(16!) = {bits:.1f} bits: a brute-force count, not a security level",
+    "train        60 records in 1 shard",
+    "test         30 records in 1 shard",
+    f"warning      {warning}",
+  ]
+  assert err == [
+    f"djax: nothing was authenticated; for that: python -m djax verify {place / 'noisy'} --key KEY"
+  ]
+
+
+@pytest.mark.parametrize(
+  ("name", "lines"),
+  [
+    ("exact", ["stored       uint8, exact", "restored     exact"]),
+    (
+      "stepped",
+      [
+        "labels       10 classes, as in the source: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9",
+        "train        120 records in 1 shard, 2 views of each original",
+        "images       9 x 9 x 1, of 8 x 8 x 1 uint8 originals from digits",
+      ],
+    ),
+  ],
+)
+def test_inspect_of_other_sets(place, call, name, lines):
+  assert set(lines) <= set(call("inspect", place / name)[1].splitlines())
+
+
+def test_restored_bounds_in_words(place, call):
+  for options, words in (
+    ("--scheme aes --block-size 4 --salt-pepper 0.05", "exact, but for the share 0.05 that salt"),
+    ("--scheme aes --block-size 4 --unit-pixels 4", "never: this disguise has no way back"),
+    ("--scheme rmt --block-size 2 --noise-level 0.5", "exact"),
+    ("--scheme rmt --block-size 2 --dtype uint8", "at most 2 grey levels off"),
+  ):
+    name = f"words{abs(hash(options))}"
+    assert call(*disguise(place, name, *options.split()))[0] == 0
+    out = call("inspect", place / name)[1]
+    assert re.search(f"^restored     {re.escape(words)}", out, re.M), out
+
+
+def test_inspect_needs_no_key_code_of_the_owner_to_draw(place, tmp_path, call):
+  for name in ("noisy", "stepped", "exact"):
+    file = tmp_path / f"{name}.png"
+    assert call("inspect", place / name, "--grid", file)[0] == 0
+    with Image.open(file) as picture:
+      assert picture.size == (8 * 68 + 4, 14 + 4 + 14 + 4 * 68)  # 32 images
+      pixels = np.asarray(picture)
+    assert pixels[40:, 10:].std() > 10
+
+
+def test_the_grid_shows_what_is_stored(place, tmp_path, call):
+  call("inspect", place / "exact", "--grid", tmp_path / "grid.png")
+  images, _ = datasets.open(place / "exact").splits["train"].read(np.arange(32))
+  with Image.open(tmp_path / "grid.png") as picture:
+    pixels = np.asarray(picture.convert("L"))
+  for index in (0, 7, 8, 31):
+    top, left = 32 + index // 8 * 68, 4 + index % 8 * 68
+    shown = pixels[top : top + 64 : 8, left : left + 64 : 8]
+    np.testing.assert_array_equal(shown, images[index, ..., 0])
+
+
+def test_the_grid_overwrites_nothing(place, tmp_path, call):
+  (tmp_path / "grid.png").write_text("mine")
+  answer = call("inspect", place / "noisy", "--grid", tmp_path / "grid.png")
+  refused(answer, 5, "grid.png exists and is not overwritten")
+  assert (tmp_path / "grid.png").read_text() == "mine"
+  refused(call("inspect", place / "noisy", "--grid", place / "noisy" / "x.png"), 5, "lies in")
+  assert datasets.verify(place / "noisy")
+
+
+def test_inspect_of_what_is_no_data_set(place, tmp_path, call):
+  refused(call("inspect", tmp_path), 4, r"MANIFEST\.json must exist, it does not")
+  (tmp_path / manifest.UNFINISHED).mkdir()
+  refused(call("inspect", tmp_path), 4, "It is unfinished: give the same `djax disguise` command")
+
+
+# verify.
+
+
+def test_verify_says_what_was_checked_and_what_was_not(place, call):
+  code, out, err = call("verify", place / "noisy")
+  assert (code, err) == (0, [])
+  assert "5 files: lengths and SHA-256 as it says, and nothing else is there" in out
+  assert re.search("^not checked +who wrote it: ", out, re.M)
+  code, out, err = call("verify", place / "noisy", "--key", place / "key")
+  assert (code, err) == (0, [])
+  assert re.search(
+    f"^authenticated +written with the key {MASTER.fingerprint}, unchanged", out, re.M
+  )
+  assert "not checked" not in out
+
+
+def test_verify_refusals(place, tmp_path, call):
+  folder = tmp_path / "copy"
+  shutil.copytree(place / "exact", folder)
+  key = ("--key", place / "key")
+  refused(call("verify", folder, "--key", place / "other"), 3, f"with the key {MASTER.fingerprint}")
+  refused(call("verify", folder, "--passphrase-file", "x"), 2, "given with --key or not at all")
+  (folder / "stray").touch()
+  refused(call("verify", folder), 4, "stray is not in the manifest")
+  (folder / "stray").unlink()
+  card = (folder / "README.md").read_bytes()
+  (folder / "README.md").write_bytes(card.replace(b"not encryption", b"an encryption"))
+  refused(call("verify", folder), 4, r"README\.md is damaged")
+  (folder / "README.md").write_bytes(card)
+  facts = (folder / manifest.FILE).read_text()
+  (folder / manifest.FILE).write_text(facts.replace('"exact"', "").replace("0.0", "0.5", 1))
+  refused(call("verify", folder), 4, "checksum does not hold")
+  mend(folder)
+  assert call("verify", folder)[0] == 0
+  refused(call("verify", folder, *key), 4, "was not written with this key or was changed since")
+
+
+# restore.
+
+
+@pytest.mark.parametrize("out", ["back.npz", "back"])
+def test_restore(place, tmp_path, call, out):
+  code, shown, err = call(
+    "restore", place / "exact", "--key", place / "key", "--out", tmp_path / out
+  )
+  assert code == 0
+  assert shown == f"{tmp_path / out}\n"
+  assert err == [
+    "djax: restored pixels: exact",
+    "djax: these are originals: keep them on this machine",
+  ]
+  was, back = sources.load("digits", "train[:60]"), sources.load(str(tmp_path / out), "train")
+  for label in range(10):
+    mine, theirs = (x.images[x.labels == label] for x in (was, back))
+    np.testing.assert_array_equal(mine, theirs)
+
+
+def test_the_words_about_restored_pixels_hold(place, tmp_path, call):
+  for name in ("noisy", "stepped"):
+    _, _, err = call(
+      "restore", place / name, "--key", place / "key", "--out", tmp_path / f"{name}.npz"
+    )
+    worst = int(re.search("restored pixels: at most ([0-9]+) grey levels off", err[0])[1])
+    back = sources.load(str(tmp_path / f"{name}.npz"), "train").images.astype(int)
+    error = np.abs(back - sources.load("digits", "train[:60]").images).max()
+    assert worst / 2 <= error <= worst
+
+
+def test_restore_refusals(place, tmp_path, call):
+  out = ("--out", tmp_path / "back.npz")
+  key = ("--key", place / "key")
+  refused(call("restore", place / "exact", "--key", place / "other", *out), 3, "Give the key it")
+  refused(call("restore", place / "exact", *out), 2, "are required: --key")
+  refused(call("restore", tmp_path, *key, *out), 4, "must exist, it does not")
+  assert not list(tmp_path.iterdir())
+  (tmp_path / "back.npz").write_text("mine")
+  refused(call("restore", place / "exact", *key, *out), 5, "exists and is not overwritten")
+  refused(call("restore", place / "exact", *key, "--out", tmp_path / "no" / "x.npz"), 1, "No such")
+
+
+# query: what lies behind it has tests of its own.
+
+
+@pytest.fixture(scope="module")
+def trained(place):
+  """A run directory of a small network on the set ``stepped``."""
+  words = (f"--workdir={place / 'run'}", f"--config.data.disguised_dir={place / 'stepped'}")
+  small = ("--config.model.width=2", "--config.train.epochs=1", "--config.train.batch_size=20")
+  assert train_main(["--config=outsourced", *words, *small]) == 0
+  return place / "run"
+
+
+@pytest.fixture(scope="module")
+def pictures(place):
+  """Two image files."""
+  folder = place / "pictures"
+  folder.mkdir()
+  for index, image in enumerate(sources.load("digits", "test[:2]").images):
+    Image.fromarray(image[..., 0]).save(folder / f"{index}.png")
+  return folder
+
+
+def test_query_here_and_there_give_the_same(place, trained, pictures, tmp_path, call):
+  key = ("--key", place / "key")
+  code, out, err = call("query", pictures, "--checkpoint", trained, *key)
+  assert code == 0
+  rows = [line.split("  ") for line in out.splitlines()]
+  assert [row[0] for row in rows] == [str(pictures / "0.png"), str(pictures / "1.png")]
+  assert all(row[1] in "0123456789" and 0.1 < float(row[2]) <= 1 for row in rows)
+  here = json.loads(call("query", pictures, "--checkpoint", trained, *key, "--json")[1])
+  assert here["classes"] == list("0123456789")
+  for row, answer in zip(rows, here["answers"], strict=True):
+    assert row == [answer["file"], answer["class"], f"{answer['probability']:.4f}"]
+    assert answer["probability"] == max(answer["probabilities"])
+
+  for data in (place / "stepped", trained):
+    request, answers = tmp_path / f"request-{data.name}", tmp_path / f"{data.name}.json"
+    code, out, err = call("query", pictures, "--data", data, "--request", request, *key)
+    assert code == 0
+    assert out.startswith(f"request      {request}\nfingerprint  {MASTER.fingerprint}\n")
+    assert f"python -m train.answer RUN {request} --out answers.json" in out
+    assert f"python -m djax query --request {request} --answers answers.json" in out
+    assert answer_main([str(trained), str(request), "--out", str(answers)]) == 0
+    code, out, err = call("query", "--request", request, "--answers", answers, *key, "--json")
+    assert code == 0
+    assert err == ["djax: nothing vouches for these numbers but the machine that gave them"]
+    found = json.loads(out)
+    assert found["classes"] == here["classes"]
+    for mine, other in zip(found["answers"], here["answers"], strict=True):
+      assert (mine["file"], mine["class"]) == (other["file"], other["class"])
+      np.testing.assert_allclose(mine["probabilities"], other["probabilities"], atol=1e-6)
+
+
+def test_query_says_how_many_values_were_cut(place, tmp_path, call):
+  Image.fromarray(np.full((8, 8), 255, np.uint8)).save(tmp_path / "white.png")
+  words = ("--data", place / "stepped", "--request", tmp_path / "r", "--key", place / "key")
+  code, out, err = call("query", tmp_path / "white.png", *words, "--json")
+  assert code == 0
+  assert re.match(
+    r"djax: [1-9]\d* values lay outside the range of the data set's quantiser", err[0]
+  )
+  facts = json.loads(out)
+  assert facts["splits"]["query"]["records"] == 1
+  names = sealed.unseal(manifest.read(tmp_path / "r").sealed, MASTER)["names"]
+  assert names == [str(tmp_path / "white.png")]
+
+
+def test_query_refusals(place, pictures, tmp_path, call):
+  key = ("--key", place / "key")
+  data = ("--data", place / "stepped")
+  usage = "takes --checkpoint, or --data with --request, or --request with --answers; got "
+  refused(call("query", pictures, *key), 2, f"{usage}none of them")
+  refused(call("query", pictures, *data, *key), 2, f"{usage}--data")
+  both = call("query", pictures, *data, "--checkpoint", "x", *key)
+  refused(both, 2, f"{usage}--checkpoint and --data")
+  refused(call("query", *data, "--request", "r", *key), 2, "IMAGES are given with")
+  words = ("--request", "r", "--answers", "a", *key)
+  refused(call("query", pictures, *words), 2, "not with --answers")
+  refused(call("query", *words, "--image-size", "8"), 2, "not with --answers")
+  refused(call("query", *words), 4, "must exist")
+  new = ("--request", tmp_path / "r")
+  refused(call("query", tmp_path / "x.png", *data, *new, *key), 4, r"x\.png: no such file")
+  refused(call("query", pictures, *data, *new, "--key", place / "other"), 3, "Give the key it")
+  inside = ("--request", place / "stepped" / "r")
+  refused(call("query", pictures, *data, *inside, *key), 5, "lies in")
+  refused(call("query", pictures, *data, "--request", pictures, *key), 5, "exists and is not")
+  refused(
+    call("query", pictures, "--checkpoint", tmp_path, *key),
+    4,
+    r"must be a run on a disguised data set, with a copy of MANIFEST\.json; it has none",
+  )
+  assert not list(tmp_path.iterdir())
+
+
+# Help.
+
+
+@pytest.mark.parametrize("verb", _VERBS)
+def test_every_verb_has_help(verb, capsys):
+  with pytest.raises(SystemExit) as left:
+    main([verb, "--help"])
+  assert left.value.code == 0
+  out = capsys.readouterr().out
+  assert out.startswith(f"usage: python -m djax {verb}") and len(out.splitlines()) >= 5
+
+
+def test_a_mistyped_verb_finds_its_name():
+  failed(run("disguse"), 2, r"Did you mean 'disguise'\?")
+  failed(run("restor", "x"), 2, r"Did you mean 'restore'\?")

@@ -1,0 +1,226 @@
+import hashlib
+import json
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from djax import records
+from djax.errors import DjaxError
+from djax.manifest import Shard, SplitFacts
+
+SHAPE = (4, 6, 3)
+WRITE = """
+import hashlib, pathlib, sys
+import numpy as np
+from djax import records
+path = pathlib.Path(sys.argv[1], ".unfinished", "x")
+path.parent.mkdir(parents=True, exist_ok=True)
+images = np.random.default_rng(0).random((20, 4, 6, 3), np.float32)
+features = records.features((4, 6, 3), "float32", 10)
+with records.writer(path, features) as write:
+  write(images[:7], np.arange(7))
+  write(images[7:], np.arange(13) % 10)
+features.save_config(sys.argv[1])
+for written in (path, pathlib.Path(sys.argv[1], "features.json")):
+  print(hashlib.sha256(written.read_bytes()).hexdigest())
+"""
+FULL = """
+import pathlib, resource, sys
+import numpy as np
+from djax import records
+from djax.errors import DjaxError
+path = pathlib.Path(sys.argv[1], ".unfinished", "x")
+path.parent.mkdir(parents=True)
+features = records.features((32, 32, 3), "float32", 10)
+images = np.zeros((20, 32, 32, 3), np.float32)
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]),) * 2)
+try:
+  with records.writer(path, features) as write:
+    for _ in range(int(sys.argv[3])):
+      write(images, np.arange(20) % 10)
+except DjaxError as error:
+  print(f"DjaxError: {error}")
+print(sorted(entry.name for entry in path.parent.iterdir()))
+"""
+
+
+def start(script, *arguments):
+  return subprocess.Popen(
+    [sys.executable, "-c", script, *map(str, arguments)],
+    stdout=subprocess.PIPE,
+    text=True,
+    cwd=pathlib.Path(__file__).parent.parent,
+  )
+
+
+def output(process):
+  out, _ = process.communicate(timeout=120)
+  assert process.returncode == 0
+  return out
+
+
+@pytest.fixture
+def path(tmp_path):
+  (tmp_path / ".unfinished").mkdir()
+  return tmp_path / ".unfinished" / "x"
+
+
+def arrays(dtype, count=9):
+  values = np.random.default_rng(0).integers(0, 256, (count, *SHAPE))
+  return values.astype(np.dtype(dtype).newbyteorder("<")), np.arange(count) % 5
+
+
+def write_all(path, images, labels, dtype):
+  with records.writer(path, records.features(SHAPE, dtype, 5)) as write:
+    write(images, labels)
+
+
+def varint(data, at):
+  value = shift = 0
+  while True:
+    value |= (data[at] & 127) << shift
+    shift, at = shift + 7, at + 1
+    if data[at - 1] < 128:
+      return value, at
+
+
+def fields(data):
+  """The fields of a protobuf message: a slow reader of the wire format, lengths and varints only."""
+  at, found = 0, []
+  while at < len(data):
+    tag, at = varint(data, at)
+    value, at = varint(data, at)
+    if tag & 7 == 2:
+      value, at = data[at : at + value], at + value
+    else:
+      assert tag & 7 == 0
+    found.append((tag >> 3, value))
+  return found
+
+
+def twin_example(data):
+  """Reads a serialised tf.train.Example: the order of its features, and both."""
+  ((_, features),) = fields(data)
+  found = {}
+  for number, entry in fields(features):
+    assert number == 1
+    (_, name), (_, feature) = fields(entry)
+    ((kind, content),) = fields(feature)
+    ((_, value),) = fields(content)
+    found[name.decode()] = kind, value
+  return found
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "uint8"])
+def test_records_are_examples_as_the_document_has_them(path, dtype):
+  from array_record.python.array_record_module import ArrayRecordReader
+
+  images, labels = arrays(dtype)
+  write_all(path, images, labels, dtype)
+  reader = ArrayRecordReader(str(path))
+  assert reader.num_records() == len(images)
+  assert "group_size:1" in reader.writer_options_string()
+  assert "uncompressed" in reader.writer_options_string()
+  for data, image, label in zip(reader.read_all(), images, labels, strict=True):
+    found = twin_example(data)
+    assert list(found) == ["image", "label"]
+    assert found["image"] == (1, image.tobytes())
+    kind, value = found["label"]
+    assert kind == 3
+    assert (value if isinstance(value, int) else varint(value, 0)[0]) == label
+  reader.close()
+
+
+def test_the_same_records_are_the_same_bytes_in_every_process(tmp_path):
+  """A protobuf map keeps no order of its own: unsorted, two processes agree half of the time."""
+  processes = [start(WRITE, tmp_path / str(number)) for number in range(4)]
+  found = {output(process) for process in processes}
+  assert len(found) == 1
+  assert len(found.pop().split()) == 2
+
+
+def test_the_same_records_are_the_same_bytes_twice(path):
+  images, labels = arrays("float32")
+  digests = set()
+  for step in (1, 4, 9):
+    with records.writer(path, records.features(SHAPE, "float32", 5)) as write:
+      for first in range(0, 9, step):
+        write(images[first : first + step], labels[first : first + step])
+    digests.add(hashlib.sha256(path.read_bytes()).hexdigest())
+  assert len(digests) == 1
+  write_all(path, images + np.float32(1), labels, "float32")
+  assert hashlib.sha256(path.read_bytes()).hexdigest() not in digests
+
+
+@pytest.mark.parametrize("error", [ValueError("mine"), RuntimeError("mine"), KeyboardInterrupt()])
+@pytest.mark.parametrize("written", [0, 3])
+def test_a_failing_body_leaves_no_file_and_keeps_its_error(path, error, written):
+  images, labels = arrays("uint8")
+  with (
+    pytest.raises(type(error)) as raised,
+    records.writer(path, records.features(SHAPE, "uint8", 5)) as write,
+  ):
+    write(images[:written], labels[:written])
+    raise error
+  assert raised.value is error
+  assert list(path.parent.iterdir()) == []
+
+
+def test_images_and_labels_must_be_as_many(path):
+  images, labels = arrays("uint8")
+  with pytest.raises(ValueError, match="shorter"):
+    write_all(path, images, labels[:-1], "uint8")
+  assert not path.exists()
+
+
+@pytest.mark.parametrize("limit", [300_000, 65_536])
+def test_a_full_disk_is_one_line_and_leaves_no_file(tmp_path, limit):
+  out = tmp_path / "out"
+  line, left = output(start(FULL, out, limit, 20)).splitlines()
+  assert line == (
+    f"DjaxError: {out} must be writable and have room for the disguised images, got: write() failed: "
+    "File too large. Make room and give the same command again: what is whole is kept."
+  )
+  assert left == "[]"
+
+
+def test_the_full_disk_can_be_large_enough(tmp_path):
+  assert output(start(FULL, tmp_path / "out", 1 << 30, 2)) == "['x']\n"
+
+
+def test_a_folder_that_is_not_there_is_one_line(tmp_path):
+  with pytest.raises(DjaxError, match=r"must be writable .* open\(\) failed: No such file"):
+    write_all(tmp_path / "nowhere" / "x", *arrays("uint8"), "uint8")
+
+
+def test_tfds_info_counts_records_and_bytes():
+  shards = (Shard("a", 4, 100, ""), Shard("b", 3, 80, ""))
+  info = records.tfds_info({"train": SplitFacts(7, 1, shards)})
+  assert (info["name"], info["version"], info["fileFormat"]) == (
+    "disguised",
+    "1.0.0",
+    "array_record",
+  )
+  assert info["splits"] == [
+    {
+      "filepathTemplate": "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
+      "name": "train",
+      "numBytes": "180",
+      "shardLengths": ["4", "3"],
+    }
+  ]
+  json.dumps(info)
+
+
+def test_features_are_as_the_document_has_them():
+  import tensorflow_datasets as tfds
+
+  found = records.features(SHAPE, "float16", 7)
+  assert set(found) == {"image", "label"}
+  assert (found["image"].shape, np.dtype(found["image"].np_dtype)) == (SHAPE, np.float16)
+  assert found["image"]._encoding == tfds.features.Encoding.BYTES
+  assert found["label"].num_classes == 7
+  assert records.features(SHAPE, "uint8", 2, ("größer", "b"))["label"].names == ["größer", "b"]

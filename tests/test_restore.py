@@ -1,0 +1,362 @@
+import dataclasses
+import hashlib
+import json
+import shutil
+import zipfile
+
+import numpy as np
+import pytest
+
+from djax import datasets, keys, manifest, sources
+from djax.errors import (
+  ConfigError,
+  DjaxError,
+  KeyMismatchError,
+  ManifestError,
+  NotInvertibleError,
+  UnsafeError,
+)
+from djax.owner import export, restore, streams
+from djax.owner.plan import Request
+
+MASTER = keys.Master(bytes(range(90, 122)))
+SPLITS = {"train": "train[:90]", "test": "test[:30]"}
+RMT = {"scheme": "rmt", "block_size": 2}
+
+
+def disguised(folder, disguise, source="digits", splits=SPLITS, **options):
+  request = Request(str(source), disguise, splits=splits, **options)
+  export.disguise(request, folder, MASTER, workers=1)
+  return datasets.open(folder)
+
+
+def gathered(data, split, chunk=32):
+  pieces = list(restore.originals(data, MASTER, split, chunk=chunk))
+  return tuple(np.concatenate(arrays) for arrays in zip(*pieces, strict=True))
+
+
+@pytest.fixture(scope="module")
+def noisy(tmp_path_factory):
+  """A disguised set with three shards of the training split."""
+  folder = tmp_path_factory.mktemp("noisy") / "data"
+  return disguised(folder, {**RMT, "noise_level": 25.0}, originals_per_shard=40)
+
+
+@pytest.fixture
+def copied(noisy, tmp_path):
+  shutil.copytree(noisy.path, tmp_path / "copy")
+  return datasets.open(tmp_path / "copy")
+
+
+def floats(folder):
+  """Writes a source of float images of 6x5 pixels, black and white corners among them."""
+  rng = np.random.default_rng(3)
+  images = rng.uniform(0, 255, (40, 6, 5, 1)).astype(np.float32)
+  images[:, 0, 0], images[:, 5, 4] = 0, 255
+  labels = rng.integers(0, 3, 40)
+  np.savez(
+    folder / "floats.npz",
+    train_images=images[:30],
+    train_labels=labels[:30],
+    test_images=images[30:],
+    test_labels=labels[30:],
+    class_names=["ant", "bee", "cat"],
+  )
+  return folder / "floats.npz"
+
+
+# What comes back.
+
+
+@pytest.mark.parametrize(
+  "disguise",
+  [
+    {"scheme": "permutation", "block_size": 3},  # padded
+    {"scheme": "aes", "block_size": 4},
+    {"scheme": "aes", "block_size": 4, "position_keys": True, "permute": False},
+    RMT,
+  ],
+)
+def test_bytes_come_back_as_they_were_and_load_again(tmp_path, disguise):
+  data = disguised(tmp_path / "data", disguise)
+  restore.to_npz(data, MASTER, tmp_path / "back.npz")
+  for split, part in SPLITS.items():
+    was = sources.load("digits", part)
+    back = sources.load(str(tmp_path / "back.npz"), split)
+    assert back.images.dtype == np.uint8
+    np.testing.assert_array_equal(back.images, was.images)
+    np.testing.assert_array_equal(back.labels, was.labels)
+    assert back.class_names == was.class_names
+    _, stored = data.splits[split].read(np.arange(len(was.labels)))
+    assert (stored != was.labels).any()  # they had been permuted
+
+
+def test_plain_labels_come_back_too(tmp_path):
+  data = disguised(tmp_path / "data", RMT, plain_labels=True)
+  was = sources.load("digits", SPLITS["test"])
+  np.testing.assert_array_equal(data.splits["test"].read(np.arange(30))[1], was.labels)
+  np.testing.assert_array_equal(gathered(data, "test")[1], was.labels)
+
+
+@pytest.mark.parametrize("matrix", ["orthogonal", "projection"])
+@pytest.mark.parametrize("mix", ["rows", "block"])
+def test_rmt_without_noise_comes_back_within_a_hundredth_unrounded(tmp_path, matrix, mix):
+  data = disguised(tmp_path / "data", {**RMT, "matrix": matrix, "mix": mix})
+  images, _ = gathered(data, "train")
+  error = np.abs(images - sources.load("digits", SPLITS["train"]).images).max()
+  assert 0 < error <= min(0.01, data.manifest.error.restored)
+
+
+@pytest.mark.parametrize("noise_level", [0.0, 25.0])
+@pytest.mark.parametrize("dtype", ["float16", "uint8"])
+@pytest.mark.parametrize(
+  "options",
+  [{}, {"block_size": 3, "mix": "block"}, {"matrix": "projection", "permute": False}],
+)
+def test_the_bound_in_the_manifest_holds_and_means_something(tmp_path, options, dtype, noise_level):
+  disguise = {**RMT, **options, "noise_level": noise_level}
+  data = disguised(tmp_path / "data", disguise, dtype=dtype)
+  facts = data.manifest
+  worst = 0
+  for split, part in SPLITS.items():
+    was = sources.load("digits", part).images
+    subkey = MASTER.subkey(streams.label("noise", facts.spec, split))
+    count = int(np.prod(facts.disguised_shape))
+    drawn = streams.uniforms(subkey, was, range(len(was)), count=count).astype(np.float64)
+    noise = noise_level * (drawn.reshape(-1, *facts.disguised_shape)[:, :8, :8] - 0.5)
+    assert abs(noise).max() <= facts.error.noise
+    worst = max(worst, np.abs(gathered(data, split)[0] - was - noise).max())
+  assert facts.error.restored / 50 <= worst <= facts.error.restored
+
+
+def test_noise_after_the_projection_stays_within_its_bound(tmp_path):
+  data = disguised(tmp_path / "data", {**RMT, "noise_level": 25.0, "noise_place": "after"})
+  error = np.abs(gathered(data, "train")[0] - sources.load("digits", SPLITS["train"]).images).max()
+  bound = data.manifest.error
+  assert bound.noise / 2 <= error <= bound.restored + bound.noise
+
+
+def test_noise_stays_in_the_files_within_its_bound(noisy, tmp_path):
+  restore.to_npz(noisy, MASTER, tmp_path / "back.npz")
+  back = sources.load(str(tmp_path / "back.npz"), "train").images.astype(int)
+  error = np.abs(back - sources.load("digits", SPLITS["train"]).images).max()
+  assert 10 <= error <= 13  # N / 2, rounded
+
+
+def test_only_view_0_comes_back(tmp_path):
+  for name, disguise in (("a", RMT), ("b", {"scheme": "aes", "block_size": 4})):
+    data = disguised(tmp_path / name, disguise, views=3, crop=2, flip=True)
+    assert len(data.splits["train"]) == 270
+    was = sources.load("digits", SPLITS["train"])
+    images, labels = gathered(data, "train")
+    np.testing.assert_array_equal(np.rint(images), was.images)
+    np.testing.assert_array_equal(labels, was.labels)
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 90, 1000])
+def test_the_size_of_chunks_changes_nothing(noisy, chunk):
+  pieces = list(restore.originals(noisy, MASTER, "train", chunk=chunk))
+  assert max(len(labels) for _, labels in pieces) == min(chunk, 90)
+  for mine, other in zip(gathered(noisy, "train", chunk), gathered(noisy, "train"), strict=True):
+    np.testing.assert_allclose(mine, other, atol=1e-4)
+
+
+def test_files_are_written_chunk_by_chunk(noisy, tmp_path, monkeypatch):
+  restore.to_npz(noisy, MASTER, tmp_path / "one.npz")
+  monkeypatch.setattr(restore, "_CHUNK_BYTES", 7 * 4 * 64)
+  seen = []
+  restore.to_npz(noisy, MASTER, tmp_path / "many.npz", progress=lambda *x: seen.append(x))
+  assert seen[:3] == [(7, 120), (14, 120), (21, 120)] and seen[-1] == (120, 120)
+  assert (tmp_path / "one.npz").read_bytes() == (tmp_path / "many.npz").read_bytes()
+  with zipfile.ZipFile(tmp_path / "many.npz") as archive:
+    assert archive.testzip() is None
+    assert {info.compress_type for info in archive.infolist()} == {zipfile.ZIP_STORED}
+  with np.load(tmp_path / "many.npz") as npz:
+    assert sorted(npz) == [
+      "class_names",
+      "test_images",
+      "test_labels",
+      "train_images",
+      "train_labels",
+    ]
+
+
+def test_float_originals_come_back_as_floats_that_load_again(tmp_path):
+  source = floats(tmp_path)
+  splits = {"train": "train", "test": "test"}
+  data = disguised(tmp_path / "data", RMT, source, splits)
+  restore.to_npz(data, MASTER, tmp_path / "back.npz")
+  assert gathered(data, "train")[0].min() < 0  # what would be refused on the way back
+  for split in splits:
+    was, back = sources.load(str(source), split), sources.load(str(tmp_path / "back.npz"), split)
+    assert back.images.dtype == np.float32
+    assert 0 < np.abs(back.images - was.images).max() <= data.manifest.error.restored
+    np.testing.assert_array_equal(back.labels, was.labels)
+    assert back.class_names == ("ant", "bee", "cat")
+
+
+def test_float_originals_under_a_permutation_are_exact(tmp_path):
+  source = floats(tmp_path)
+  splits = {"train": "train", "test": "test"}
+  data = disguised(tmp_path / "data", {"scheme": "permutation", "block_size": 2}, source, splits)
+  np.testing.assert_array_equal(
+    gathered(data, "train")[0], sources.load(str(source), "train").images
+  )
+
+
+# Folders.
+
+
+def test_a_folder_of_png_files_loads_again(tmp_path):
+  splits = {"train": "train[:90]", "test": "test"}  # every class is in both
+  data = disguised(tmp_path / "data", RMT, splits=splits)
+  restore.to_folder(data, MASTER, tmp_path / "back")
+  for split, part in splits.items():
+    was, back = sources.load("digits", part), sources.load(str(tmp_path / "back"), split)
+    assert back.class_names == was.class_names
+    for label in range(10):
+      np.testing.assert_array_equal(
+        back.images[back.labels == label], was.images[was.labels == label]
+      )
+  assert (tmp_path / "back" / "train" / "0" / "00.png").is_file()
+  assert (tmp_path / "back" / "test" / "9" / "001.png").exists() == (was.labels[1] == 9)
+
+
+def test_class_names_become_safe_file_names(tmp_path):
+  names = ["A/B", "a:b", "..", "a_b", "fine name", "", "a_b_1", "\x00\n", "x" * 200]
+  labels = np.arange(len(names))
+  images = (labels[:, None, None, None] * np.full((4, 4, 3), 20)).astype(np.uint8)
+  arrays = {"train_images": images, "train_labels": labels}
+  arrays |= {"test_images": images, "test_labels": labels}
+  np.savez(tmp_path / "odd.npz", **arrays, class_names=names)
+  splits = {"train": "train", "test": "test"}
+  data = disguised(tmp_path / "data", RMT, tmp_path / "odd.npz", splits)
+  restore.to_folder(data, MASTER, tmp_path / "back")
+  made = sorted(path.name for path in (tmp_path / "back" / "train").iterdir())
+  assert len({name.lower() for name in made}) == len(names)
+  assert {"A_B", "a_b_1", "a_b_1_6", "fine name", "x" * 60} <= set(made)
+  assert all(not name.startswith(".") and len(name) <= 80 for name in made)
+  assert sorted(path.name for path in tmp_path.iterdir()) == ["back", "data", "odd.npz"]
+  back = sources.load(str(tmp_path / "back"), "train")
+  assert {int(image[0, 0, 0]) // 20 for image in back.images} == set(range(len(names)))
+
+
+def test_originals_that_fit_no_png_are_refused_at_once(tmp_path):
+  splits = {"train": "train", "test": "test"}
+  data = disguised(tmp_path / "data", RMT, floats(tmp_path), splits)
+  with pytest.raises(ConfigError, match=r"float32 with 1\. Give an --out that ends in \.npz"):
+    restore.to_folder(data, MASTER, tmp_path / "back")
+  assert not (tmp_path / "back").exists()
+
+
+# Refusals: nothing is written.
+
+WRITERS = [(restore.to_npz, "back.npz"), (restore.to_folder, "back")]
+
+
+def refused(write, data, master, out, error, match):
+  folder = out.parent
+  before = sorted(folder.iterdir())
+  with pytest.raises(error, match=match):
+    write(data, master, out)
+  assert sorted(folder.iterdir()) == before
+
+
+@pytest.mark.parametrize(("write", "name"), WRITERS)
+def test_another_key_is_refused(noisy, tmp_path, write, name):
+  other = keys.Master(bytes(32))
+  refused(write, noisy, other, tmp_path / name, KeyMismatchError, f"got {other.fingerprint}")
+  with pytest.raises(KeyMismatchError):
+    restore.originals(noisy, other, "train", chunk=1)
+
+
+def mend(folder):
+  """Renews the checksum, as anyone can; the MAC stays."""
+  first = (folder / manifest.MAC_FILE).read_bytes().partition(b"\n")[0] + b"\n"
+  digest = hashlib.sha256((folder / manifest.FILE).read_bytes() + first).hexdigest()
+  (folder / manifest.MAC_FILE).write_bytes(first + f"sha256 {digest}\n".encode())
+
+
+@pytest.mark.parametrize(("write", "name"), WRITERS)
+def test_a_manifest_that_was_tampered_with_is_refused(copied, tmp_path, write, name):
+  path = copied.path / manifest.FILE
+  facts = json.loads(path.read_bytes())
+  facts["warnings"] = []
+  path.write_text(json.dumps(facts))
+  refused(write, copied, MASTER, tmp_path / name, ManifestError, "checksum does not hold")
+  mend(copied.path)
+  datasets.verify(copied.path)  # without the key it goes unseen
+  refused(write, copied, MASTER, tmp_path / name, ManifestError, "was not written with this key")
+  with pytest.raises(ManifestError, match="was not written with this key"):
+    restore.originals(copied, MASTER, "train", chunk=1)
+
+
+@pytest.mark.parametrize(("write", "name"), WRITERS)
+def test_a_flipped_bit_is_refused(copied, tmp_path, write, name):
+  shard = copied.path / copied.manifest.splits["train"].shards[1].file
+  content = bytearray(shard.read_bytes())
+  content[len(content) // 2] ^= 1
+  shard.write_bytes(content)
+  refused(write, copied, MASTER, tmp_path / name, ManifestError, f"{shard.name} is damaged")
+
+
+@pytest.mark.parametrize(("write", "name"), WRITERS)
+def test_a_disguise_without_a_way_back_is_refused(tmp_path, write, name):
+  data = disguised(tmp_path / "data", {"scheme": "aes", "block_size": 4, "unit_pixels": 8})
+  refused(write, data, MASTER, tmp_path / name, NotInvertibleError, "only units of 16 pixels")
+  with pytest.raises(NotInvertibleError):
+    restore.originals(data, MASTER, "train", chunk=1)  # before the first chunk is asked for
+
+
+@pytest.mark.parametrize(("write", "name"), WRITERS)
+def test_nothing_is_overwritten(noisy, tmp_path, write, name):
+  (tmp_path / name).write_text("mine")
+  refused(write, noisy, MASTER, tmp_path / name, UnsafeError, "exists and is not overwritten")
+  assert (tmp_path / name).read_text() == "mine"
+  (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+  refused(write, noisy, MASTER, tmp_path / "link", UnsafeError, "exists and is not overwritten")
+
+
+@pytest.mark.parametrize(("write", "name"), WRITERS)
+def test_originals_do_not_go_where_the_disguise_lies(noisy, write, name):
+  refused(write, noisy, MASTER, noisy.path / name, UnsafeError, "which leaves your machine")
+
+
+@pytest.mark.parametrize(("write", "name"), WRITERS)
+def test_a_disk_too_small_is_refused(noisy, tmp_path, monkeypatch, write, name):
+  free = shutil.disk_usage(tmp_path)._replace(free=1000)
+  monkeypatch.setattr(shutil, "disk_usage", lambda path: free)
+  refused(write, noisy, MASTER, tmp_path / name, DjaxError, r"needs 4\.\d MB free, got 0\.0 MB")
+
+
+@pytest.mark.parametrize(("write", "name"), WRITERS)
+def test_an_interrupted_restore_leaves_nothing(noisy, tmp_path, write, name):
+  there = []
+
+  def stop(done, total):
+    there.extend(path.name for path in tmp_path.iterdir())
+    raise KeyboardInterrupt
+
+  with pytest.raises(KeyboardInterrupt):
+    write(noisy, MASTER, tmp_path / name, progress=stop)
+  assert len(there) == 1 and there[0].startswith(f"{name}.") and there[0].endswith(".tmp")
+  assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("write", "name"), WRITERS)
+def test_what_appears_meanwhile_is_not_overwritten(noisy, tmp_path, write, name):
+  def other(done, total):
+    (tmp_path / name).write_text("mine")
+
+  with pytest.raises(UnsafeError, match="appeared meanwhile"):
+    write(noisy, MASTER, tmp_path / name, progress=other)
+  assert [path.name for path in tmp_path.iterdir()] == [name]
+  assert (tmp_path / name).read_text() == "mine"
+
+
+def test_authenticated_returns_the_manifest_of_a_run_directory(noisy, tmp_path):
+  for name in (manifest.FILE, manifest.MAC_FILE):
+    shutil.copyfile(noisy.path / name, tmp_path / name)
+  facts = restore.authenticated(tmp_path, MASTER)
+  assert facts.to_dict() == noisy.manifest.to_dict()
+  assert dataclasses.asdict(facts.error) == dataclasses.asdict(noisy.manifest.error)
