@@ -214,6 +214,39 @@ def test_bounds_hold_for_each_dtype(tmp_path, originals):
     assert least <= restored <= facts.error.restored
 
 
+STRANGER = """
+import sys
+import numpy as np
+import tensorflow_datasets as tfds
+from sklearn.neighbors import KNeighborsClassifier
+
+source = tfds.builder_from_directory(sys.argv[1]).as_data_source()
+arrays = {}
+for split in ("train", "test"):
+  records = list(source[split])
+  images = np.stack([record["image"] for record in records]).reshape(len(records), -1)
+  arrays[split] = images, np.array([record["label"] for record in records])
+print(KNeighborsClassifier(5).fit(*arrays["train"]).score(*arrays["test"]))
+print("djax" in sys.modules, "tensorflow" in sys.modules)
+"""
+
+
+@pytest.mark.parametrize(
+  ("disguise", "least"), [({**RMT, "noise_level": 25.0}, 0.9), (PERMUTATION, 0.9)]
+)
+def test_code_that_knows_nothing_of_djax_learns_from_it(tmp_path, disguise, least):
+  export.disguise(Request("digits", disguise), tmp_path / "set", MASTER)
+  done = subprocess.run(
+    [sys.executable, "-c", STRANGER, str(tmp_path / "set")],
+    capture_output=True,
+    check=True,
+    text=True,
+    cwd=tmp_path,
+  )
+  accuracy, loaded = done.stdout.split("\n")[:2]
+  assert float(accuracy) > least and loaded == "False False"
+
+
 # The same bytes whatever happens on the way.
 
 

@@ -1,12 +1,18 @@
 """The README says what works: its Python runs, its commands exist, its links lead somewhere."""
 
+import os
 import pathlib
 import re
+import shlex
+import subprocess
+import sys
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from djax import __main__ as owner_cli
+from djax import sources
 from train import config as config_lib
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -40,3 +46,46 @@ def test_verbs_and_configs_named_exist():
 def test_files_named_exist():
   for name in re.findall(r"`((?:docs|configs|tests)/[\w./-]+)`", README):
     assert (ROOT / name).exists(), name
+
+
+def outsourcing():
+  """Returns the commands of the section on outsourcing, in order, and those in its text."""
+  section = README.partition("## Outsource a data set")[2].partition("\n## ")[0]
+  blocks = "\n".join(re.findall(r"```\n(.*?)```", section, re.DOTALL)).splitlines()
+  prose = re.findall(r"`((?:query|python -m train\.answer) [^`]*)`", section.replace("\n", " "))
+  return [line.partition("#")[0].strip() for line in blocks if line], prose
+
+
+def test_outsourcing_works_as_the_readme_shows_it(tmp_path):
+  """On the digits, with a smaller network: disguise, train, query, request, answer, inspect, verify, restore."""
+  digits = sources.load("digits", "test[:6]")
+  (tmp_path / "photos").mkdir()
+  for i, image in enumerate(digits.images):
+    Image.fromarray(image[..., 0]).save(tmp_path / "photos" / f"{i}.png")
+  commands, prose = outsourcing()
+  assert len(commands) == 7 and len(prose) == 3
+  commands[0] += " --no-passphrase"
+  commands[1] = commands[1].replace("mnist", "digits").replace("--block-size 7", "--block-size 2")
+  commands[1] = commands[1].replace("--noise-level 100", "--noise-level 25")
+  commands[2] += " --config.train.epochs=8 --config.train.batch_size=64 --config.model.width=8"
+  prose = [f"python -m djax {x}" if x.startswith("query") else x for x in prose]
+  said = []
+  for command in [*commands[:4], *prose, *commands[4:]]:
+    words = shlex.split(command)
+    assert words[:2] == ["python", "-m"]
+    done = subprocess.run(
+      [sys.executable, *words[1:]],
+      cwd=tmp_path,
+      capture_output=True,
+      text=True,
+      env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert done.returncode == 0, f"{command}: {done.stderr}"
+    said.append(done.stdout)
+  seen = [line.split()[1] for line in said[3].splitlines()]
+  assert sum(s == str(label) for s, label in zip(seen, digits.labels, strict=True)) >= 5
+  assert said[6] == said[3]
+  assert "authenticated" in said[8] and (tmp_path / "grid.png").exists()
+  back = np.load(tmp_path / "originals.npz")["train_images"]
+  error = np.abs(back.astype(int) - sources.load("digits", "train").images)
+  assert 6 <= error.max() <= 13
