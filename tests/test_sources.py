@@ -630,7 +630,7 @@ def test_names_that_are_no_source(source, hint):
 def test_tfds_not_prepared_says_how_to(tmp_path):
   message = refused("data set 'mnist' is not prepared in ", "mnist", data_dir=str(tmp_path))
   assert f"python -m djax prepare mnist --data-dir {tmp_path}" in message
-  assert "TFDS_DATA_DIR or --config.data.data_dir" in message
+  assert "TFDS_DATA_DIR, --config.data.data_dir or --data-dir" in message
   refused("Did you mean 'digits'", "digit", data_dir=str(tmp_path))
 
 
