@@ -9,6 +9,7 @@ Source: the codebook attack of DisguisedNets, doi:10.1145/3609506.
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from scipy import ndimage, optimize
 
@@ -18,14 +19,17 @@ from djax.attacks.contract import Attack, Estimate, Known
 __all__ = ["CODEBOOK", "FREQUENCY", "codebook", "frequency", "units_of"]
 
 _SAMPLES = 1 << 25  # units compared in all to place the blocks
-_ROUNDS = 10
+_ROUNDS = 10  # of placing blocks, and of choosing among candidates
 _SIGMA = 0.8  # of the window over neighbours that fills a hole, in pixels
 _PRIOR = 0.05  # weight of the mean image beside the neighbours'
-_IMAGES = 2000  # whose units are counted
+_IMAGES = 2000  # from which is learnt, less where they are large
+_NUMBERS = 1 << 23  # of such images at most
+_PIXELS = 1 << 20  # of targets worked on at a time
 _RIDGE = 10.0
-_CANDIDATES = 8
-_USUAL = 0.99
-_CHUNK = 256
+_CANDIDATES = 8  # of one cipher, the most frequent ones
+_USUAL = (
+  0.99  # share of known units that are as near to their neighbours as one must be to be believed
+)
 
 
 def units_of(images: np.ndarray, spec: Mapping[str, Any]) -> np.ndarray:
@@ -44,18 +48,19 @@ def units_of(images: np.ndarray, spec: Mapping[str, Any]) -> np.ndarray:
 def codebook(known: Known, *, seed: int, progress: Callable[[float, str], None]) -> Estimate:
   """Looks the targets' units up in the dictionary that the known pairs fill.
 
-  A cipher that stands for several units (small units are averages) is read as the most frequent of them. Units not in
-  the dictionary get the mean of their neighbours, with a little of the mean image.
+  Units of one or two pixels are averages that collide: of the plain units seen with a cipher the one that goes best
+  with its neighbours is taken, or none if all are far from them. What is missing gets the mean of its neighbours, with
+  a little of the silhouette that ``frequency`` would draw.
 
   Args:
-    known: what the attacker has; ``pairs`` are used, and ``public`` for the mean image where given.
+    known: what the attacker has; ``pairs`` are used, and ``public`` for the silhouette where given.
     seed: nothing is drawn.
     progress: told how far it is.
 
   Returns:
     The estimates. Diagnostics: ``pairs``; ``entries`` of the dictionary; ``found``, the share of the targets' units
-    that are in it; ``positions``, the original position found for each disguised one, or None where blocks stay in
-    place.
+    whose cipher is in it, by collision or not; ``positions``, the original position found for each disguised one, or
+    None where blocks stay in place.
   """
   del seed
   spec = known.spec
@@ -72,11 +77,13 @@ def codebook(known: Known, *, seed: int, progress: Callable[[float, str], None])
   progress(0.5, "looking units up")
   book = _dictionary(_names(cipher, spec), plain)
   silhouette, common = _learn(_originals(known), spec)
-  far = _far(plain, silhouette(_codes(plain) == common), spec)
+  few = plain[: _few(originals)]
+  far = _far(few, silhouette(_codes(few) == common), spec) if len(few) else 0.0
   images = np.empty((len(known.targets), *spec["image_shape"]), np.float32)
   found = 0.0
-  for start in range(0, len(images), _CHUNK):
-    part = slice(start, start + _CHUNK)
+  step = max(1, _PIXELS // images[:1].size) if images.size else 1
+  for start in range(0, len(images), step):
+    part = slice(start, start + step)
     targets = units_of(known.targets[part], spec)
     targets = targets if places is None else targets[:, np.argsort(places)]
     units, exists, held = _look_up(_names(targets, spec), book)
@@ -114,7 +121,7 @@ def frequency(known: Known, *, seed: int, progress: Callable[[float, str], None]
   del seed
   spec = known.spec
   progress(0.1, "counting units")
-  names = _names(units_of(known.disguised[:_IMAGES], spec), spec)
+  names = _names(units_of(known.disguised[: _few(known.disguised)], spec), spec)
   common = _commonest(names, spec)
   flat = _names(units_of(known.targets, spec), spec) == common  # [t, P, C, s]
   diagnostics: dict[str, Any] = {
@@ -129,10 +136,11 @@ def frequency(known: Known, *, seed: int, progress: Callable[[float, str], None]
       diagnostics["warnings"].append("no public images: blocks stay where they are")
     values = np.where(flat, 0.0, 127.5)[..., None].repeat(spec["unit_pixels"], -1)
     return Estimate(_image_of(values, spec), diagnostics)
-  silhouette, plain_common = _learn(known.public[:_IMAGES], spec)
+  public = known.public[: _few(known.public)]
+  silhouette, plain_common = _learn(public.astype(np.float32), spec)
   if permuted:
     progress(0.3, "placing blocks")
-    seen = _codes(units_of(known.public[:_IMAGES], spec)) == plain_common
+    seen = _codes(units_of(public, spec)) == plain_common
     places = _place_shares(seen, names == common)
     diagnostics["positions"] = places.tolist()
     flat = flat[:, np.argsort(places)]
@@ -315,12 +323,17 @@ def _place_shares(seen: np.ndarray, flat: np.ndarray) -> np.ndarray:
 def _originals(known: Known) -> np.ndarray:
   """Returns all originals at hand, ``[m, H, W, C]``, or a grey one."""
   mine = [known.public] if known.pairs is None else [known.pairs[0], known.public]
-  images = [np.asarray(a[:_IMAGES], np.float32) for a in mine if a is not None and len(a)]
+  images = [np.asarray(a[: _few(a)], np.float32) for a in mine if a is not None and len(a)]
   return (
     np.concatenate(images)
     if images
     else np.full((1, *known.spec["image_shape"]), 127.5, np.float32)
   )
+
+
+def _few(images: np.ndarray) -> int:
+  """Returns from how many of these images to learn."""
+  return min(_IMAGES, max(1, _NUMBERS // max(1, images[:1].size)))
 
 
 def _learn(
@@ -337,10 +350,10 @@ def _learn(
   centre, mean = maps.mean(0), originals.mean(0)
   x = maps - centre
   y = (originals - mean).reshape(len(originals), -1)
-  weights = x.T @ np.linalg.solve(x @ x.T + _RIDGE * np.eye(len(x)), y)
+  weights = np.linalg.solve(x @ x.T + _RIDGE * np.eye(len(x)), y)
 
   def silhouette(flat):
-    estimates = (flat.reshape(len(flat), -1) - centre) @ weights
+    estimates = ((flat.reshape(len(flat), -1) - centre) @ x.T) @ weights
     return (estimates.reshape(-1, *mean.shape) + mean).astype(np.float32)
 
   return silhouette, common
@@ -348,10 +361,12 @@ def _learn(
 
 def _slices(images: np.ndarray, spec: Mapping[str, Any]) -> np.ndarray:
   """Slices like ``units_of``, float32."""
-  b = spec["block_size"]
-  cut = np.asarray(blocks.blockify(host.pad_to_blocks(images, block_size=b), block_size=b))
+  b, u = spec["block_size"], spec["unit_pixels"]
+  cut = np.asarray(
+    blocks.blockify(jnp.asarray(host.pad_to_blocks(images, block_size=b)), block_size=b)
+  )
   count, positions, _, _, channels = cut.shape
-  return np.moveaxis(cut, -1, 2).reshape(count, positions, channels, -1, spec["unit_pixels"])
+  return np.moveaxis(cut, -1, 2).reshape(count, positions, channels, b * b // u, u)
 
 
 def _image_of(units: np.ndarray, spec: Mapping[str, Any]) -> np.ndarray:
@@ -359,15 +374,15 @@ def _image_of(units: np.ndarray, spec: Mapping[str, Any]) -> np.ndarray:
   height, width, _ = spec["image_shape"]
   b = spec["block_size"]
   count, positions, channels = units.shape[:3]
-  cut = np.moveaxis(units.reshape(count, positions, channels, b, b), 2, -1).astype(np.float32)
-  whole = blocks.unblockify(cut, height=height + -height % b, width=width + -width % b)
+  cut = np.moveaxis(units.reshape(count, positions, channels, b, b), 2, -1)
+  whole = blocks.unblockify(
+    jnp.asarray(cut, jnp.float32), height=height + -height % b, width=width + -width % b
+  )
   return np.asarray(whole)[:, :height, :width]
 
 
 def _far(plain: np.ndarray, mean: np.ndarray, spec: Mapping[str, Any]) -> float:
   """Returns the squared distance from their neighbours that nearly all units of the known originals keep."""
-  if not plain.size:
-    return 0.0
   near = _slices(_neighbours(plain, np.ones(plain.shape[:-1], bool), mean, spec), spec)
   return float(np.quantile(((plain - near) ** 2).mean(-1), _USUAL))
 

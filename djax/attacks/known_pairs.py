@@ -10,6 +10,7 @@ doi:10.1007/BF02289451.
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 from scipy import optimize
 
@@ -23,7 +24,8 @@ _CUTOFF = 0.1  # of a matrix' largest singular value; what lies below is taken a
 _TINY = 1e-9  # of the greatest energy: no signal but rounding
 _MOMENT_IMAGES = 2000  # whose rows are enough for second moments
 _MOMENT_ROWS = 30  # rows of a pair that all disguised rows together weigh as much as
-_STEPS = 20
+_SHRINK = 1e-3  # of the moments towards their mean
+_STEPS = 10
 _NUMBERS = 1 << 24  # of float64 worked on at a time
 
 
@@ -169,7 +171,7 @@ def _layout(spec: Mapping[str, Any]) -> _Layout:
 def _rows(images: np.ndarray, layout: _Layout) -> np.ndarray:
   """Cuts images of whole blocks into the rows that matrices multiply, ``[P, G, rows, n]``, G groups with one matrix."""
   cut = np.asarray(
-    blocks.blockify(np.asarray(images, np.float32), block_size=layout.block_size)
+    blocks.blockify(jnp.asarray(images, jnp.float32), block_size=layout.block_size)
   )  # [k, P, b, b, C]
   count, positions, b, _, channels = cut.shape
   if layout.whole_blocks:
@@ -189,7 +191,7 @@ def _images(rows: np.ndarray, layout: _Layout, count: int) -> np.ndarray:
   else:
     cut = rows.reshape(positions, channels, count, b, b).transpose(2, 0, 3, 4, 1)
   whole = blocks.unblockify(
-    cut.astype(np.float32), height=height + -height % b, width=width + -width % b
+    jnp.asarray(cut, jnp.float32), height=height + -height % b, width=width + -width % b
   )
   return np.asarray(whole)[:, :height, :width]
 
@@ -274,21 +276,20 @@ def _turns(evidence: np.ndarray, z: np.ndarray, expected: np.ndarray) -> np.ndar
   higher end counts.
   """
   moments = _gram(z) / max(1, z.shape[-2])
-  precision = np.linalg.inv(
-    expected + _TINY * np.trace(expected, axis1=-2, axis2=-1).max() * np.eye(z.shape[-1])
-  )
+  n = z.shape[-1]
+  size = np.trace(expected, axis1=-2, axis2=-1)[..., None, None] / n
+  precision = np.linalg.inv(expected + (1 + _SHRINK * size) * np.eye(n))  # a grey level at least
   top = np.linalg.eigvalsh(precision)[..., -1, None, None]
-  pull = min(_MOMENT_ROWS, z.shape[-2]) * (top * np.eye(z.shape[-1]) - precision)
+  pull = min(_MOMENT_ROWS, z.shape[-2]) * (top * np.eye(n) - precision)
   axes, turned = np.linalg.eigh(expected)[1], np.linalg.eigh(moments)[1]
   signs = np.where((axes * (evidence @ turned)).sum(-2, keepdims=True) < 0, -1, 1)
-  best, height = None, None
+  ends, heights = [], []
   for turns in (_polar(evidence), (axes * signs) @ turned.swapaxes(-1, -2)):
     for _ in range(_STEPS):
       turns = _polar(evidence + pull @ turns @ moments)
-    reached = (turns * (2 * evidence + pull @ turns @ moments)).sum((-2, -1))
-    best = turns if best is None else np.where((reached > height)[..., None, None], turns, best)
-    height = reached if height is None else np.maximum(reached, height)
-  return best
+    ends.append(turns)
+    heights.append((turns * (2 * evidence + pull @ turns @ moments)).sum((-2, -1)))
+  return np.where((heights[1] > heights[0])[..., None, None], ends[1], ends[0])
 
 
 def _wiener(z: np.ndarray, variance: float) -> tuple[np.ndarray, np.ndarray]:

@@ -117,7 +117,9 @@ def train_examiner(images: np.ndarray, labels: np.ndarray, *, classes: int, seed
 
   @jax.jit
   def classify(batch):
-    logits = model.apply({"params": params, "batch_stats": stats}, standardised(batch), train=False)
+    logits: Any = model.apply(
+      {"params": params, "batch_stats": stats}, standardised(batch), train=False
+    )
     return jnp.argmax(logits, axis=-1)
 
   return Examiner(classify)
@@ -134,9 +136,9 @@ def score(
     estimates: float32 ``[t, H, W, C]``.
     examiner: trained on other originals.
   """
-  x, y = (np.asarray(images, np.float32) for images in (originals, estimates))
-  seen = float(np.mean(examiner.labels(y) == labels))
-  plain = float(np.mean(examiner.labels(x) == labels))
+  x, y = (jnp.asarray(images, jnp.float32) for images in (originals, estimates))
+  seen = float(np.mean(examiner.labels(estimates) == labels))
+  plain = float(np.mean(examiner.labels(originals) == labels))
   chance = float(np.bincount(labels).max() / len(labels))
   return Scores(
     mse=np.asarray(metrics.mse(x, y)),
@@ -144,7 +146,9 @@ def score(
     ssim=np.asarray(metrics.ssim(x, y, filter_size=window(x.shape))),
     accuracy=seen,
     success=seen / plain if plain else 0.0,
-    above_chance=float(np.clip((seen - chance) / (plain - chance), 0, 1)) if plain > chance else 0.0,
+    above_chance=float(np.clip((seen - chance) / (plain - chance), 0, 1))
+    if plain > chance
+    else 0.0,
     plain=plain,
     chance=chance,
   )

@@ -1,0 +1,356 @@
+import collections
+import itertools
+import json
+import math
+
+import numpy as np
+import pytest
+
+from djax import keys, metrics, schemes, sources
+from djax.attacks import codebook as codebook_lib
+from djax.attacks import contract
+from djax.attacks.codebook import CODEBOOK, FREQUENCY, units_of
+from djax.errors import ConfigError
+
+
+def spec_of(shape, block_size=4, **options):
+  spec = {"scheme": "aes", "image_shape": list(shape), "block_size": block_size, **options}
+  return schemes.from_spec(spec).spec.to_dict()
+
+
+def disguise(spec, images, seed=0, draw=0):
+  scheme = schemes.from_spec(spec)
+  key = scheme.make_key(keys.experiment(seed).read)
+  rng = np.random.default_rng(draw)
+  shape = (len(images), *scheme.spec.disguised_shape)
+  return scheme.export(key, images, lambda: rng.random(shape, np.float32)), key
+
+
+def figures(count, shape=(16, 16, 1), seed=0):
+  """Grey-scale figures on black, somewhere near the middle, like handwriting."""
+  rng = np.random.default_rng(seed)
+  y, x = np.mgrid[: shape[0], : shape[1]]
+  images = np.zeros((count, *shape))
+  for image in images:
+    angle, shift = rng.uniform(0, math.pi), rng.normal(0, 2)
+    centre = np.array(shape[:2]) / 2 + rng.normal(0, 1.5, 2)
+    across = (y - centre[0]) * math.cos(angle) + (x - centre[1]) * math.sin(angle) - shift
+    along = (x - centre[1]) * math.cos(angle) - (y - centre[0]) * math.sin(angle)
+    image[...] = (255 * np.clip(2 - np.abs(across), 0, 1) * (np.abs(along) < 5))[..., None]
+  return np.rint(images / 51) * 51
+
+
+def world(originals, pairs, seed=0, other=None, public=0, **options):
+  """The first images are known, some are public, the rest are targets, perhaps under the key of another seed."""
+  originals = originals.astype(np.uint8)
+  spec = spec_of(originals.shape[1:], **options)
+  shown, key = disguise(spec, originals[:pairs], seed, 1)
+  hidden = originals[pairs + public :]
+  targets, _ = disguise(spec, hidden, seed if other is None else other, 2)
+  everything = targets if other is None else disguise(spec, hidden, seed, 2)[0]
+  known = contract.Known(
+    spec,
+    everything,
+    targets,
+    originals[pairs : pairs + public] if public else None,
+    (originals[:pairs], shown),
+  )
+  return known, hidden, key
+
+
+def quality(estimates, originals):
+  estimates = np.broadcast_to(np.asarray(estimates, np.float32), originals.shape)
+  return float(np.mean(metrics.psnr(originals, np.maximum(estimates, 0.01))))
+
+
+def chance(known, originals):
+  """The constant guess: the mean of the originals that the attacker has, for every target."""
+  mine = known.pairs[0] if known.public is None else known.public
+  return quality(mine.mean(0), originals)
+
+
+def wins(attack, known, originals, margin):
+  result = contract.run(attack, known, seed=0)
+  json.dumps(result.diagnostics)
+  assert quality(result.images, originals) > chance(known, originals) + margin
+  return result
+
+
+def loses(attack, known, originals):
+  result = contract.run(attack, known, seed=0)
+  assert quality(result.images, originals) < chance(known, originals) + 0.5
+  return result
+
+
+# Slicing.
+
+
+def slow_units(image, spec):
+  """Units of one image by loops over blocks, channels and pixels."""
+  b, u = spec["block_size"], spec["unit_pixels"]
+  height, width, channels = image.shape
+  for top, left in itertools.product(range(0, height, b), range(0, width, b)):
+    for channel in range(channels):
+      data = [
+        int(image[min(top + r, height - 1), min(left + c, width - 1), channel])
+        for r, c in itertools.product(range(b), range(b))
+      ]
+      yield from (data[start : start + u] for start in range(0, b * b, u))
+
+
+CUTS = list(itertools.product((16, 8, 4, 2, 1), (4, 8)))
+
+
+@pytest.mark.parametrize(("unit", "block"), CUTS)
+def test_units_are_those_of_the_loops(unit, block):
+  images = np.random.default_rng(0).integers(0, 256, (2, 13, 18, 3), np.uint8)
+  spec = spec_of((13, 18, 3), block, unit_pixels=unit)
+  units = units_of(images, spec)
+  assert units.dtype == np.uint8
+  assert units.shape == (2, -(-13 // block) * -(-18 // block), 3, block * block // unit, unit)
+  expected = [list(slow_units(image, spec)) for image in images]
+  np.testing.assert_array_equal(units.reshape(2, -1, unit), expected)
+  np.testing.assert_array_equal(codebook_lib._image_of(units, spec), images)
+
+
+def planted(unit, block, **options):
+  """One known image, and targets whose units are those of the known one, shuffled."""
+  shape = (16, 16, 3)
+  spec = spec_of(shape, block, unit_pixels=unit, permute=False, **options)
+  rng = np.random.default_rng(unit)
+  original = rng.choice(np.array([3, 70, 131, 250], np.uint8), (1, *shape))
+  units = units_of(original, spec)
+  flat = units.reshape(-1, unit)
+  shuffled = np.stack([rng.permutation(flat).reshape(units.shape[1:]) for _ in range(4)])
+  targets = codebook_lib._image_of(shuffled, spec).astype(np.uint8)
+  pairs = (original, disguise(spec, original)[0])
+  disguised = disguise(spec, targets)[0]
+  return contract.Known(spec, disguised, disguised, None, pairs), targets
+
+
+def reads_planted(known, targets):
+  result = contract.run(CODEBOOK, known, seed=0)
+  assert result.diagnostics["found"] == 1
+  assert np.mean(result.images == targets) > 0.95  # averaged ciphers collide at times
+
+
+@pytest.mark.parametrize(("unit", "block"), CUTS)
+def test_planted_units_are_read(monkeypatch, unit, block):
+  known, targets = planted(unit, block)
+  reads_planted(known, targets)
+  slices = codebook_lib._slices
+  for wrong in (
+    lambda images, spec: slices(np.roll(images, 1, 2), spec),  # across units
+    lambda images, spec: slices(images.swapaxes(1, 2), spec),  # column by column
+  ):
+    if unit == 1:
+      continue  # a pixel by itself is a unit wherever it is cut
+    monkeypatch.setattr(codebook_lib, "_slices", wrong)
+    with pytest.raises(AssertionError):
+      reads_planted(known, targets)
+
+
+# The dictionary.
+
+
+def test_dictionary_holds_the_most_frequent_units_first():
+  rng = np.random.default_rng(0)
+  names = rng.integers(0, 30, (500,)).astype(np.uint64)
+  plain = rng.integers(0, 4, (500, 2)).astype(np.uint8)
+  entries, units, exists = codebook_lib._dictionary(names, plain)
+  np.testing.assert_array_equal(entries, np.unique(names))
+  for name, candidates, there in zip(entries, units, exists, strict=True):
+    counted = collections.Counter(map(tuple, plain[names == name]))
+    counts = [counted[tuple(unit)] for unit in candidates[there].tolist()]
+    assert counts == [n for _, n in counted.most_common(codebook_lib._CANDIDATES)]
+    assert len({tuple(unit) for unit in candidates[there].tolist()}) == len(counts)
+
+
+def test_joint_counts_are_those_of_the_loops():
+  joint = np.sort(np.random.default_rng(0).integers(0, 5, (7, 40)), -1)
+  slow = [sum(n * math.log(n) for n in collections.Counter(row).values()) for row in joint.tolist()]
+  np.testing.assert_allclose(codebook_lib._n_log_n(joint), slow)
+
+
+def test_names_tell_units_of_sixteen_apart():
+  units = np.random.default_rng(0).integers(0, 2, (4000, 16)).astype(np.uint8)
+  names = codebook_lib._codes(units)
+  assert len(np.unique(names)) == len(np.unique(units, axis=0)) < len(units)
+
+
+# The codebook attack.
+
+OPTIONS = [
+  {"unit_pixels": 2},
+  {"unit_pixels": 1},
+  {"unit_pixels": 4, "permute": False},
+  {"unit_pixels": 2, "position_keys": True},
+  {"unit_pixels": 16},
+  {"unit_pixels": 2, "block_size": 6},
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_known_images_open_others(options):
+  known, originals, key = world(figures(260), 200, **options)
+  small = options["unit_pixels"] <= 4
+  result = wins(CODEBOOK, known, originals, 5 if small else 1.5)
+  if key.perm is None:
+    assert result.diagnostics["positions"] is None
+    return
+  found = np.array(result.diagnostics["positions"])
+  b = known.spec["block_size"]
+  cut = units_of(known.pairs[0], known.spec)
+  used = cut.reshape(*cut.shape[:2], -1).any(-1).mean(0) > 0.2  # black places look alike
+  assert b and used.sum() >= 4
+  np.testing.assert_array_equal(found[used[key.perm]], key.perm[used[key.perm]])
+
+
+def test_a_key_for_each_position_is_a_dictionary_for_each_position(monkeypatch):
+  known, originals, _ = world(figures(160), 100, unit_pixels=1, position_keys=True, permute=False)
+  wins(CODEBOOK, known, originals, 4)
+  monkeypatch.setattr(codebook_lib, "_names", lambda units, spec: codebook_lib._codes(units))
+  with pytest.raises(AssertionError):
+    wins(CODEBOOK, known, originals, 4)
+
+
+def test_unplaced_blocks_are_noticed(monkeypatch):
+  known, originals, _ = world(figures(160), 100, unit_pixels=2)
+  wins(CODEBOOK, known, originals, 5)
+  monkeypatch.setattr(codebook_lib, "_place", lambda plain, *rest: np.arange(plain.shape[1]))
+  with pytest.raises(AssertionError):
+    wins(CODEBOOK, known, originals, 5)
+
+
+def test_pairs_of_another_key_do_not_beat_chance():
+  for unit in (16, 4):
+    known, originals, _ = world(figures(160), 100, other=1, unit_pixels=unit)
+    assert loses(CODEBOOK, known, originals).diagnostics["found"] < 0.01
+
+
+def test_random_images_do_not_beat_chance():
+  noise = np.random.default_rng(0).integers(0, 256, (60, 16, 16, 3))
+  for unit in (16, 8):
+    known, originals, _ = world(noise, 40, unit_pixels=unit)
+    assert loses(CODEBOOK, known, originals).diagnostics["found"] < 0.01
+
+
+def test_salt_and_pepper_spoils_the_codebook():
+  results = {}
+  for unit, rate in itertools.product((16, 2), (0.0, 0.1, 0.3)):
+    known, originals, _ = world(figures(120), 60, unit_pixels=unit, salt_pepper=rate, permute=False)
+    result = contract.run(CODEBOOK, known, seed=0)
+    results[unit, rate] = result.diagnostics["found"], quality(result.images, originals)
+  found = [results[16, rate][0] for rate in (0.0, 0.1, 0.3)]
+  assert found[0] > found[1] + 0.05 and found[1] > found[2] + 0.1
+  seen = [results[2, rate][1] for rate in (0.0, 0.1, 0.3)]
+  assert seen[0] > seen[1] + 5 and seen[1] > seen[2] + 1
+
+
+def test_chunks_of_targets_change_nothing(monkeypatch):
+  known, _, _ = world(figures(40), 20, unit_pixels=2)
+  whole = contract.run(CODEBOOK, known, seed=0)
+  monkeypatch.setattr(codebook_lib, "_PIXELS", 3 * 256)
+  parts = contract.run(CODEBOOK, known, seed=0)
+  np.testing.assert_allclose(parts.images, whole.images, atol=1e-3)
+  assert parts.diagnostics["found"] == pytest.approx(whole.diagnostics["found"])
+
+
+@pytest.mark.parametrize("value", [0, 255])
+@pytest.mark.parametrize("pairs", [0, 1])
+def test_no_pair_one_pair_and_constant_images_do_not_crash(pairs, value):
+  for options in ({}, {"unit_pixels": 2}, {"unit_pixels": 1, "position_keys": True}):
+    known, originals, _ = world(np.full((5, 9, 13, 3), value), pairs, **options)
+    result = contract.run(CODEBOOK, known, seed=0)
+    assert result.diagnostics["pairs"] == pairs
+    if pairs:
+      assert (result.images == originals).all()
+      assert result.diagnostics["found"] == 1
+    else:
+      np.testing.assert_allclose(result.images, 127.5, atol=0.01)
+      assert result.diagnostics["warnings"]
+
+
+# Frequencies.
+
+
+@pytest.mark.parametrize(
+  "options",
+  [
+    {"permute": False},
+    {"unit_pixels": 2},
+    {"unit_pixels": 2, "position_keys": True},
+    {"unit_pixels": 8, "permute": False},
+  ],
+)
+def test_silhouettes_show_without_any_pair(options):
+  known, originals, _ = world(figures(900), 1, public=300, **options)
+  result = wins(FREQUENCY, known, originals, 3 if "unit_pixels" in options else 1.5)
+  black = (units_of(originals, known.spec) == 0).all(-1).mean()
+  assert result.diagnostics["flat"] == pytest.approx(black, abs=0.05)
+
+
+def test_without_public_images_flat_units_are_black():
+  known, originals, _ = world(figures(100), 1, unit_pixels=2, permute=False)
+  result = contract.run(FREQUENCY, known, seed=0)
+  flat = codebook_lib._image_of(units_of(originals, known.spec), known.spec) == 0
+  assert np.mean((result.images == 0) == flat) > 0.85
+  assert set(np.unique(result.images)) == {0, 127.5}
+
+
+def test_frequency_without_a_flat_unit_does_not_beat_chance(monkeypatch):
+  noise = np.random.default_rng(0).integers(0, 256, (400, 16, 16, 1))
+  known, originals, _ = world(noise, 1, public=200, unit_pixels=4)
+  loses(FREQUENCY, known, originals)
+  known, originals, _ = world(figures(400), 1, public=200, other=1, unit_pixels=16)
+  loses(FREQUENCY, known, originals)
+  known, originals, _ = world(figures(400), 1, public=200, unit_pixels=2, permute=False)
+  wins(FREQUENCY, known, originals, 3)
+  monkeypatch.setattr(
+    codebook_lib, "_commonest", lambda names, spec: names.reshape(-1)[-1:, None, None] + 1
+  )
+  with pytest.raises(AssertionError):
+    wins(FREQUENCY, known, originals, 3)
+
+
+def test_frequency_places_by_shares(monkeypatch):
+  known, originals, _ = world(figures(900), 1, public=300, unit_pixels=2)
+  wins(FREQUENCY, known, originals, 3)
+  monkeypatch.setattr(codebook_lib, "_place_shares", lambda seen, flat: np.arange(seen.shape[1]))
+  with pytest.raises(AssertionError):
+    wins(FREQUENCY, known, originals, 3)
+
+
+def test_attacks_say_what_they_cannot_handle():
+  known, _, _ = world(figures(6), 2)
+  rmt = {"scheme": "rmt", "image_shape": [16, 16, 1], "block_size": 4}
+  for attack, level in ((CODEBOOK, 2), (FREQUENCY, 1)):
+    assert attack.level == level
+    assert attack.refuses(known.spec) is None
+    with pytest.raises(ConfigError, match="aes"):
+      contract.run(attack, contract.Known(rmt, known.disguised, known.targets), seed=0)
+  with pytest.raises(ConfigError, match="pairs"):
+    contract.run(CODEBOOK, contract.Known(known.spec, known.disguised, known.targets), seed=0)
+
+
+@pytest.mark.slow
+def test_nine_known_images_of_cifar10_open_two_pixel_units(tfds_dir):
+  images = sources.load("cifar10", "test[:1000]", data_dir=str(tfds_dir)).images
+  for permute in (False, True):
+    known, originals, _ = world(images[:309], 9, unit_pixels=2, permute=permute)
+    result = wins(CODEBOOK, known, originals, 2.5)
+    held = set(map(bytes, units_of(known.pairs[0], known.spec).reshape(-1, 2)))
+    hit = np.mean([bytes(u) in held for u in units_of(originals, known.spec).reshape(-1, 2)])
+    assert result.diagnostics["found"] >= hit > 0.5  # ciphers that collide are found as well
+  known, originals, _ = world(images[:309], 9, unit_pixels=16)
+  assert loses(CODEBOOK, known, originals).diagnostics["found"] < 0.05
+
+
+@pytest.mark.slow
+def test_mnist_shows_without_any_pair(tfds_dir):
+  images = sources.load("mnist", "test[:3000]", data_dir=str(tfds_dir)).images
+  for unit, permute, margin in ((16, False, 2), (16, True, 0.5), (2, True, 4)):
+    known, originals, _ = world(images, 1, public=1000, unit_pixels=unit, permute=permute)
+    wins(FREQUENCY, known, originals, margin)
+    known, originals, _ = world(images[:350], 50, unit_pixels=unit, permute=permute)
+    wins(CODEBOOK, known, originals, 1 if unit == 16 else 4)

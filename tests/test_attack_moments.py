@@ -1,0 +1,298 @@
+import numpy as np
+import pytest
+
+from djax import blocks, errors, keys, schemes
+from djax.attacks import contract, moments, statistics
+from djax.attacks.contract import Known
+
+SHAPE = (16, 16, 1)
+RHO = 0.95
+
+
+def fields(seed, count, shape=SHAPE, *, rho=RHO):
+  """Smooth images: separable AR(1) fields, stronger further down and right, on a sloping mean."""
+  rng = np.random.default_rng(seed)
+  height, width, channels = shape
+  roots = [np.linalg.cholesky(rho ** np.abs(np.subtract.outer(*[np.arange(k)] * 2))) for k in shape]
+  x = rng.normal(size=(count, *shape))
+  x = np.einsum("ij,kl,cd,bjld->bikc", roots[0], roots[1], roots[2][:channels], x, optimize=True)
+  down, across = np.mgrid[0 : 1 : height * 1j, 0 : 1 : width * 1j][..., None]
+  images = 110 + 30 * down + 15 * across + (25 + 8 * down + 3 * across) * x
+  return np.clip(np.round(images), 0, 255).astype(np.uint8)
+
+
+def scheme_and_key(name="rmt", seed=0, shape=SHAPE, **options):
+  scheme = schemes.SCHEMES[name](shape, **{"block_size": 4, **options})
+  return scheme, scheme.make_key(keys.experiment(seed).read)
+
+
+def disguise(scheme, key, images, seed=0):
+  rng = np.random.default_rng([77, seed])
+  shape = (len(images), *scheme.spec.disguised_shape)
+  return scheme.export(key, images, lambda: rng.random(shape, np.float32))
+
+
+def known_of(scheme, key, private, targets, public):
+  both = [disguise(scheme, key, images, seed) for seed, images in enumerate((private, targets))]
+  return Known(scheme.spec.to_dict(), *both, public)
+
+
+def psnr(originals, estimates):
+  error = np.square(originals.astype(np.float64) - estimates).mean((1, 2, 3))
+  return float(np.mean(20 * np.log10(255) - 10 * np.log10(np.maximum(error, 1e-6))))
+
+
+def chance(images):
+  """PSNR of the best single image as an estimate for all: what is known without breaking anything."""
+  return psnr(images, images.mean(0))
+
+
+def run(known, attack=moments.ATTACK):
+  return contract.run(attack, known, seed=0)
+
+
+PRIVATE, TARGETS, PUBLIC = fields(1, 4000), fields(2, 30), fields(3, 4000)
+WINS = 33  # dB; chance is 19
+
+
+def case(noise_level=0.0, public=PUBLIC, **options):
+  scheme, key = scheme_and_key(permute=False, noise_level=noise_level, **options)
+  return scheme, key, known_of(scheme, key, PRIVATE, TARGETS, public)
+
+
+@pytest.fixture(scope="module")
+def plain_case():
+  return case()[2]
+
+
+def test_wins_without_noise(plain_case):
+  result = run(plain_case)
+  assert psnr(TARGETS, result.images) > WINS
+  assert result.diagnostics["warnings"] == [] and not result.diagnostics["smoothed"]
+
+
+@pytest.mark.parametrize(
+  "options", [{"mix": "block", "block_size": 2}, {"per_channel": True}, {"block_size": 2}]
+)
+def test_wins_for_every_mixing_in_colour(options):
+  shape = (8, 12, 3)
+  private, targets, public = (fields(s, n, shape) for s, n in ((1, 5000), (2, 30), (3, 5000)))
+  scheme, key = scheme_and_key(shape=shape, permute=False, **options)
+  result = run(known_of(scheme, key, private, targets, public))
+  assert psnr(targets, result.images) > chance(targets) + 7
+
+
+def test_wins_without_public_images():
+  result = run(case(public=None)[2])
+  assert psnr(TARGETS, result.images) > WINS
+  (window,) = result.diagnostics["windows"]
+  assert window["rho"] == pytest.approx(RHO, abs=0.03)
+
+
+@pytest.mark.parametrize("place", ["before", "after"])
+def test_noise_is_the_only_limit_and_smoothing_helps(place, monkeypatch):
+  scheme, key, known = case(25.0, noise_place=place)
+  floor = psnr(TARGETS, np.asarray(scheme.restore(key, known.targets)))
+  assert psnr(TARGETS, run(known).images) > floor + 1
+  monkeypatch.setattr(moments, "_smooth", lambda x, *_: x)
+  assert floor - 2 < psnr(TARGETS, run(known).images) < floor + 0.2
+
+
+def test_gives_nothing_on_random_pixels():
+  rng = np.random.default_rng(4)
+  private, targets, public = (
+    rng.integers(0, 256, (n, *SHAPE)).astype(np.uint8) for n in (4000, 30, 4000)
+  )
+  scheme, key = scheme_and_key(permute=False)
+  result = run(known_of(scheme, key, private, targets, public))
+  assert psnr(targets, result.images) < chance(targets) + 0.5
+
+
+def test_gives_nothing_on_targets_of_another_key(plain_case):
+  scheme, other = scheme_and_key(seed=5, permute=False)
+  result = run(
+    Known(plain_case.spec, plain_case.disguised, disguise(scheme, other, TARGETS), PUBLIC)
+  )
+  assert psnr(TARGETS, result.images) < chance(TARGETS)
+
+
+def test_gives_nothing_on_aes(plain_case):
+  scheme, key = scheme_and_key("aes", permute=False)
+  encrypted = [disguise(scheme, key, images) for images in (PRIVATE, TARGETS)]
+  result = run(Known(plain_case.spec, *encrypted, PUBLIC))
+  assert psnr(TARGETS, result.images) < chance(TARGETS)
+
+
+def test_fails_with_a_wrong_sign_rule(plain_case, monkeypatch):
+  monkeypatch.setattr(moments, "_signs", lambda x, y: np.ones(x.mean.shape[::2]))
+  monkeypatch.setattr(moments, "_SWEEPS", 0)
+  assert not psnr(TARGETS, run(plain_case).images) > WINS
+
+
+def test_fails_with_transposed_matrices(plain_case, monkeypatch):
+  align = moments.align
+
+  def transposed(x, y):
+    found, facts = align(x, y)
+    return found.swapaxes(1, 2), facts
+
+  monkeypatch.setattr(moments, "align", transposed)
+  assert not psnr(TARGETS, run(plain_case).images) > WINS
+
+
+def test_close_eigenvalues_need_the_sweeps(monkeypatch):
+  """Digits have many still pixels at the edge: eigenvectors of equal eigenvalues are arbitrary."""
+  from djax import sources
+
+  images = sources.load("digits", "train").images
+  private, public, targets = images[::2], images[1::2], sources.load("digits", "test").images[:50]
+  scheme, key = scheme_and_key(shape=(8, 8, 1), permute=False, mix="block")
+  known = known_of(scheme, key, private, targets, public)
+  result = psnr(targets, run(known).images)
+  assert result > chance(targets) + 3
+  monkeypatch.setattr(moments, "_SWEEPS", 0)
+  assert psnr(targets, run(known).images) < result - 1
+
+
+def test_statistics_of_another_kind_give_a_warning(plain_case):
+  other = fields(9, 2000, rho=0.2)
+  result = run(Known(plain_case.spec, plain_case.disguised, plain_case.targets, other))
+  assert any("covariances stay unexplained" in w for w in result.diagnostics["warnings"])
+
+
+def test_estimated_matrices_are_the_keys(plain_case):
+  _, key = scheme_and_key(permute=False)
+  matrices, _ = moments.estimate_matrices(plain_case)
+  np.testing.assert_allclose(matrices, key.matrices, atol=0.2)
+  np.testing.assert_allclose(
+    matrices @ matrices.swapaxes(1, 2), np.tile(np.eye(4), (16, 1, 1)), atol=1e-6
+  )
+
+
+def test_large_images_are_taken_in_windows(plain_case, monkeypatch):
+  monkeypatch.setattr(statistics, "_VALUES", 128)
+  result = run(plain_case)
+  assert len(result.diagnostics["windows"]) == 4
+  assert psnr(TARGETS, result.images) > chance(TARGETS) + 10
+
+
+def test_padded_images(monkeypatch):
+  shape = (10, 11, 1)
+  private, targets, public = (fields(s, n, shape) for s, n in ((1, 3000), (2, 20), (3, 3000)))
+  scheme, key = scheme_and_key(shape=shape, permute=False)
+  result = run(known_of(scheme, key, private, targets, public))
+  assert result.images.shape == (20, *shape)
+  assert psnr(targets, result.images) > chance(targets) + 5
+
+
+@pytest.mark.parametrize("public", [True, False])
+def test_constant_images_do_not_crash(public):
+  still = np.full((50, *SHAPE), 90, np.uint8)
+  scheme, key = scheme_and_key(permute=False)
+  result = run(known_of(scheme, key, still, still[:3], still if public else None))
+  assert any("disguised images do not vary" in w for w in result.diagnostics["warnings"])
+  assert any("public images do not vary" in w for w in result.diagnostics["warnings"]) == public
+  assert np.isfinite(result.images).all()
+
+
+def test_few_public_images_give_a_warning():
+  result = run(case(public=PUBLIC[:95])[2])
+  assert [w for w in result.diagnostics["warnings"] if "95 public images are few for 96" in w]
+  assert run(case(public=PUBLIC[:96])[2]).diagnostics["warnings"] == []
+
+
+@pytest.mark.parametrize(
+  ("name", "options", "hint"),
+  [
+    ("rmt", {"matrix": "projection", "permute": False}, "use ica"),
+    ("rmt", {}, "placement"),
+    ("permutation", {}, "has none"),
+    ("aes", {}, "has none"),
+  ],
+)
+def test_refusals(name, options, hint):
+  scheme, key = scheme_and_key(name, **options)
+  with pytest.raises(errors.ConfigError, match=hint):
+    run(known_of(scheme, key, PRIVATE[:2], TARGETS[:2], PUBLIC[:2]))
+
+
+LAYOUTS = [statistics.Layout(2, 3, 2, 3, kind) for kind in ("rows", "channel", "block", "pixels")]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.groups)
+def test_units_are_what_the_matrices_multiply(layout):
+  images = np.random.default_rng(0).normal(size=(2, 4, 6, 3)).astype(np.float32)
+  units = layout.units(images)
+  cut = np.asarray(blocks.blockify(images, block_size=2))  # [B, P, r, k, C]
+  for p in range(6):
+    block = cut[:, p]
+    views = {
+      "rows": [(p, [block[:, r, :, c] for r in range(2) for c in range(3)])],
+      "channel": [(p * 3 + c, [block[:, r, :, c] for r in range(2)]) for c in range(3)],
+      "block": [(p, [block.reshape(2, -1)])],
+      "pixels": [(p, list(block.reshape(2, -1, 1).swapaxes(0, 1)))],
+    }
+    for group, expected in views[layout.groups]:
+      np.testing.assert_array_equal(units[:, group], np.stack(expected, 1))
+  np.testing.assert_array_equal(layout.images(units), images)
+
+
+def two_moments(layout):
+  rng = np.random.default_rng(1)
+  a, b = (200 + rng.normal(size=(40, 4, 6, 3)).cumsum(1) for _ in range(2))
+  return [statistics.measure(layout, x.astype(np.float32)) for x in (a, b)], a
+
+
+@pytest.mark.parametrize("layout", LAYOUTS[:3], ids=lambda layout: layout.groups)
+def test_moments_and_their_products_agree_with_loops(layout, monkeypatch):
+  monkeypatch.setattr(statistics, "_CHUNK", 7)
+  (x, y), images = two_moments(layout)
+  flat = layout.units(images).reshape(40, -1)
+  np.testing.assert_allclose(x.mean.ravel(), flat.mean(0), rtol=1e-6)
+  np.testing.assert_allclose(x.covariance, np.cov(flat.T, bias=True), atol=1e-4)
+  groups, views, n = layout.shape
+  matrices = np.linalg.qr(np.random.default_rng(2).normal(size=(groups, n, n)))[0]
+  at = lambda m, k, v, l, w: m.covariance.reshape(groups, views, n, groups, views, n)[k, v, :, l, w]  # noqa: E731, E741
+  expected = np.zeros((groups, n, n))
+  inner = np.zeros((groups, n, n))
+  for k in range(groups):
+    for v in range(views):
+      inner[k] += at(x, k, v, k, v) / views
+      expected[k] += np.outer(x.mean[k, v], y.mean[k, v])
+      for other in range(groups):
+        for w in range(views):
+          expected[k] += at(x, k, v, other, w) @ matrices[other] @ at(y, k, v, other, w).T
+  np.testing.assert_allclose(statistics.between(x, y, matrices), expected, rtol=1e-4)
+  np.testing.assert_allclose(statistics.within(x), inner, rtol=1e-5)
+  turned = statistics.transform(x, matrices)
+  measured = np.einsum("bgvi,gij->bgvj", layout.units(images), matrices).reshape(40, -1)
+  np.testing.assert_allclose(turned.covariance, np.cov(measured.T, bias=True), atol=1e-3)
+  np.testing.assert_allclose(statistics.norms(turned), statistics.norms(x), atol=1e-3)
+
+
+CIFAR = [
+  # disguised, public, block size, noise level, least dB
+  (20000, 10000, 4, 0, 40),
+  (20000, 10000, 4, 25, 29),
+  (12000, 0, 4, 25, 27),
+  (1000, 0, 2, 25, 22),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("count", "public", "block_size", "noise_level", "least"), CIFAR)
+def test_cifar10(tfds_dir, monkeypatch, count, public, block_size, noise_level, least):
+  from djax import sources
+
+  images = sources.load("cifar10", "train", data_dir=str(tfds_dir)).images
+  targets = sources.load("cifar10", "test[:200]", data_dir=str(tfds_dir)).images
+  monkeypatch.setattr(moments, "_smooth", lambda x, *_: x)
+  scores = []
+  for seed in range(3):
+    scheme, key = scheme_and_key(
+      seed=seed, shape=(32, 32, 3), block_size=block_size, permute=False, noise_level=noise_level
+    )
+    others = images[30000 : 30000 + public] if public else None
+    known = known_of(scheme, key, images[:count], targets, others)
+    scores.append(psnr(targets, run(known).images))
+  assert np.median(scores) > least
