@@ -40,6 +40,7 @@ def get_config() -> ConfigDict:
   config.disguise.experiment_seed = (
     0  # the public key of an experiment, where --key gives no real one
   )
+  config.disguise.acknowledge = False  # true: what is known to break the disguise is not said
 
   config.model = ConfigDict()
   config.model.name = "cnn"  # a name in train.models.MODELS

@@ -1,4 +1,4 @@
-"""``python -m djax``: keys, golden vectors, and data sets: prepared, disguised, checked, restored, asked about, attacked.
+"""``python -m djax``: keys, golden vectors, and data sets: prepared, disguised, checked, restored, queried, attacked.
 
 Data goes to stdout, talk to stderr. JAX and NumPy are imported by the verbs that need them, so that
 ``keygen`` and ``show`` answer at once.

@@ -240,7 +240,9 @@ def _add_audit(verbs: Any) -> None:
   )
   work.add_argument("--out", metavar="DIR", help="the directory to write; must not exist")
   work.add_argument(
-    "--sweep", action="store_true", help="over block sizes, noise and pairs; the same command goes on"
+    "--sweep",
+    action="store_true",
+    help="over block sizes, noise and pairs; the same command goes on",
   )
   work.add_argument("--block-sizes", metavar="B,B", default="", help="of a sweep, else 2, 4 and 8")
   work.add_argument(

@@ -99,49 +99,55 @@ def test_the_embedded_digits_come_back(no_network):
   wins(known, originals, chance(known, originals) + 8)
 
 
+def shapes():
+  """Black and white: what noise does to them, only what is not linear can undo."""
+  images = np.where(pictures(260, (16, 16, 1)) > 127, 255, 0).astype(np.uint8)
+  return world(images, 200, noise_level=100.0)
+
+
 def test_the_network_takes_noise_away_that_linear_maps_leave():
-  known, originals, _ = world(pictures(360, (16, 16, 1)), 300, noise_level=100.0)
-  result = wins(known, originals, 22)
+  known, originals, _ = shapes()
+  result = wins(known, originals, 25)
   found = result.diagnostics["validation"]
   assert result.diagnostics["chosen"] == "network"
   linear = max(found[size] for size in ("row", "block", "image"))
-  assert found["network"] > linear + 0.3
-  assert quality(result.images, originals) > linear + 0.3
-  assert abs(quality(result.images, originals) - found["network"]) < 1
+  assert quality(result.images, originals) > linear + 2
+  assert abs(quality(result.images, originals) - found["network"]) < 1.5
   assert set(result.diagnostics["seconds"]) == {"row", "block", "image", "network"}
 
 
-def codebook_world(pairs):
-  """Two kinds of blocks, each encrypted to a unit of its own that is linear in nothing: 0, 85, 170 are shown as given."""
-  rng = np.random.default_rng(0)
-  level = rng.integers(0, 3, (pairs + 100, 2, 3))
-  originals = (level * 85).repeat(4, 1).repeat(4, 2)[..., None].astype(np.uint8)
-  spec = {"scheme": "aes", "image_shape": [8, 12, 1], "block_size": 4, "permute": False}
-  return world(originals, pairs, **spec)
-
-
-def test_encrypted_flat_blocks_are_learnt():
-  known, originals, _ = codebook_world(200)
+def test_encrypted_flat_blocks_are_learnt(no_network):
+  level = np.random.default_rng(0).integers(0, 3, (300, 2, 3))  # three units of the code book
+  images = (level * 85).repeat(4, 1).repeat(4, 2)[..., None].astype(np.uint8)
+  known, originals, _ = world(images, 200, scheme="aes")
   wins(known, originals, chance(known, originals) + 20)
 
 
 def test_validation_says_what_targets_will_show(no_network):
   known, originals, _ = world(pictures(260), 200, noise_level=50.0)
   result = contract.run(inversion.ATTACK, known, seed=0)
-  assert abs(result.diagnostics["validation"]["row"] - quality(result.images, originals)) < 1
+  found = result.diagnostics["validation"][result.diagnostics["chosen"]]
+  assert abs(found - quality(result.images, originals)) < 1
   assert abs(result.diagnostics["validation"]["mean"] - chance(known, originals)) < 1
+  assert set(result.diagnostics["validation"]) == {"mean", "row", "block", "image"}
 
 
 # Negative controls.
 
 
+@pytest.fixture
+def short(monkeypatch):
+  """A network that is trained for a moment."""
+  monkeypatch.setattr(inversion, "_STEPS", 64)
+
+
 @pytest.mark.parametrize("pairs", [20, 120])
-def test_pairs_of_another_key_do_not_beat_chance(pairs):
+def test_pairs_of_another_key_do_not_beat_chance(short, pairs):
   known, originals, _ = world(pictures(pairs + 60), pairs, other=1)
   loses(known, originals)
 
 
-def test_originals_of_other_images_do_not_beat_chance():
+def test_originals_of_other_images_do_not_beat_chance(no_network):
   known, originals, _ = world(pictures(180), 120)
   shuffled = known.pairs[0][np.random.default_rng(0).permutation(120)]
   known = contract.Known(known.spec, known.targets, known.targets, None, (shuffled, known.pairs[1]))
@@ -156,7 +162,7 @@ def test_noise_instead_of_disguised_images_does_not_beat_chance(no_network):
 
 
 @pytest.mark.parametrize("pairs", [5, 120])
-def test_encryption_stands(pairs):
+def test_encryption_stands(short, pairs):
   known, originals, _ = world(pictures(pairs + 60), pairs, scheme="aes")
   result = loses(known, originals)
   assert "nothing learnt" in result.diagnostics["warnings"][-1]
@@ -178,7 +184,7 @@ def test_encryption_stands(pairs):
   ],
 )
 def test_a_broken_step_is_noticed(no_network, monkeypatch, name, broken):
-  known, originals, _ = world(pictures(180, (12, 12, 1)), 120)
+  known, originals, _ = world(pictures(80, (16, 16, 3)), 50)
   wins(known, originals, 40)
   monkeypatch.setattr(inversion, name, broken)
   with pytest.raises(AssertionError):
@@ -186,17 +192,17 @@ def test_a_broken_step_is_noticed(no_network, monkeypatch, name, broken):
 
 
 def test_an_untrained_network_is_noticed(monkeypatch):
-  known, originals, _ = codebook_world(200)
+  known, originals, _ = shapes()
   monkeypatch.setattr(inversion, "_RATE", 0.0)
   with pytest.raises(AssertionError):
-    wins(known, originals, chance(known, originals) + 20)
+    wins(known, originals, 25)
 
 
 # What is held out, and slow twins.
 
 
-def test_targets_decide_nothing():
-  known, _, _ = world(pictures(130), 100, noise_level=50.0)
+def test_targets_decide_nothing(short):
+  known, _, _ = world(pictures(70), 60, noise_level=50.0)
   other = contract.Known(known.spec, known.targets, known.targets[:3] * 0, None, known.pairs)
   first, second = (contract.run(inversion.ATTACK, k, seed=0).diagnostics for k in (known, other))
   first.pop("seconds"), second.pop("seconds")
@@ -279,7 +285,7 @@ def test_few_pairs_do_not_mislead(pairs):
 
 @pytest.mark.parametrize("pairs", [1, 2, 7, 60])
 @pytest.mark.parametrize("value", [0, 255])
-def test_constant_images_do_not_crash_and_are_right(value, pairs):
+def test_constant_images_do_not_crash_and_are_right(short, value, pairs):
   known, originals, _ = world(np.full((pairs + 3, 10, 13, 1), value, np.uint8), pairs)
   result = contract.run(inversion.ATTACK, known, seed=0)
   np.testing.assert_allclose(result.images, originals, atol=1)
@@ -323,4 +329,4 @@ def test_more_pairs_of_cifar10_show_more(tfds_dir):
   for pairs in (1, 10, 100):
     known, originals, _ = world(images[: pairs + 200], pairs, noise_level=25.0)
     curve.append(quality(contract.run(inversion.ATTACK, known, seed=0).images, originals))
-  assert curve[0] + 2 < curve[1] and curve[1] + 2 < curve[2], curve
+  assert curve[0] < 10 and 30 < curve[1] < curve[2], curve

@@ -16,7 +16,7 @@ from PIL import Image
 from test_main import environment, failed, run
 from test_restore import mend
 
-from djax import datasets, keyfile, keys, manifest, sources
+from djax import audit, datasets, keyfile, keys, manifest, sources
 from djax.__main__ import _VERBS, main
 from djax.owner import commands, export, sealed
 from train.__main__ import main as train_main
@@ -82,8 +82,9 @@ def test_disguise_says_where_and_with_which_key_and_warns_once(place, call):
   assert code == 0
   assert out == f"directory    {place / 'said'}\nfingerprint  {MASTER.fingerprint}\n"
   assert re.fullmatch(r"djax: disguised 90 images in \d+\.\d s, [1-9]\d* images/s", err[0])
-  (warning,) = datasets.open(place / "said").manifest.warnings
-  assert err[1:] == [f"djax: warning: {warning}"]
+  facts = datasets.open(place / "said").manifest
+  (warning,) = facts.warnings
+  assert err[1:] == [f"djax: warning: {warning}", f"djax: warning: {audit.lookup(facts.spec)}"]
 
 
 def test_disguise_again_goes_on_and_changes_nothing(place, call):

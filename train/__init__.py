@@ -44,9 +44,11 @@ def run(
 
   config_lib.check(config)
   if not config.data.disguised_dir:
-    return loop.fit(config, workdir, inputs.owned(config, master))
-  if master is not None:
+    given = inputs.owned(config, master)
+  elif master is not None:
     raise ConfigError(
       "run: master must be None with config.data.disguised_dir: what lies there is already disguised. Leave it out."
     )
-  return loop.fit(config, workdir, inputs.outsourced(config))
+  else:
+    given = inputs.outsourced(config)
+  return loop.fit(config, workdir, given)

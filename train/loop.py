@@ -17,7 +17,7 @@ import orbax.checkpoint as ocp
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from djax import picture
+from djax import audit, picture
 from djax.errors import ConfigError, DjaxError
 from train import models, optimizers, run_dir, terminal
 from train import state as state_lib
@@ -65,6 +65,8 @@ def fit(config: ConfigDict, workdir: str | Path, inputs: Inputs) -> dict[str, An
   _check_batch(config, mesh, len(inputs.train.records))
   model = models.create(config.model, classes=inputs.classes, spec=inputs.spec)
   run_dir.open_run(workdir, config, inputs.facts, copies=inputs.copies)
+  if not config.disguise.acknowledge and (known := audit.lookup(inputs.spec)):
+    terminal.say(f"warning: {known}")
 
   rng = jax.random.key(config.seed)
   pipeline = functools.partial(Pipeline, mesh=mesh, batch_size=config.train.batch_size)

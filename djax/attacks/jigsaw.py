@@ -9,6 +9,7 @@ taken. No public image is needed. Host NumPy.
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
 from djax import blocks
@@ -43,7 +44,11 @@ class Scores(NamedTuple):
   largest_component: float
 
 
-def scores(perm_true: Sequence[int], perm_found: Sequence[int], grid: tuple[int, int]) -> Scores:
+def scores(
+  perm_true: Sequence[int] | np.ndarray,
+  perm_found: Sequence[int] | np.ndarray,
+  grid: tuple[int, int],
+) -> Scores:
   """Compares the arrangement found with the true one.
 
   Args:
@@ -118,7 +123,7 @@ def jigsaw(known: Known, *, seed: int, progress: Progress) -> Estimate:
     alone = _solve(_costs(cut[one : one + 1]), grid, order[:_STARTS_ALONE], lambda done: None)
     singles.append(scores(positions, np.argsort(alone.blocks), grid)._asdict())
   targets = _cut(known.targets, b)[:, solved.blocks]
-  whole = np.asarray(blocks.unblockify(targets, height=grid[0] * b, width=grid[1] * b))
+  whole = np.asarray(blocks.unblockify(jnp.asarray(targets), height=grid[0] * b, width=grid[1] * b))
   ties = _interchangeable(costs, grid, solved.blocks)
   warnings = []
   if len(cut) == 1:
@@ -168,7 +173,7 @@ class _Solved(NamedTuple):
 
 def _cut(images: np.ndarray, block_size: int) -> np.ndarray:
   """Returns blocks as float32 ``[n, P, b, b, C]``."""
-  return np.asarray(blocks.blockify(np.asarray(images, np.float32), block_size=block_size))
+  return np.asarray(blocks.blockify(jnp.asarray(images, jnp.float32), block_size=block_size))
 
 
 def _costs(cut: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -264,7 +269,7 @@ def _grow(costs: tuple[np.ndarray, np.ndarray], grid: tuple[int, int], first: in
     cells = np.argwhere(fits & (board < 0) & (sides > 0))
     mean = total[cells[:, 0], cells[:, 1]] / sides[cells[:, 0], cells[:, 1], None]
     mean[:, ~left] = np.inf
-    cell, block = np.unravel_index(np.argmin(mean), mean.shape)
+    cell, block = (int(i) for i in np.unravel_index(np.argmin(mean), mean.shape))
     at = cells[cell]
 
 

@@ -10,6 +10,7 @@ Both measures are read between two marks, chance, 0, and the originals themselve
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from djax import metrics
@@ -23,6 +24,7 @@ __all__ = [
   "EXAMINER_USABLE",
   "SSIM_LEAKS",
   "THRESHOLDS",
+  "UNTRIED",
   "VERDICTS",
   "level",
   "measure",
@@ -30,6 +32,7 @@ __all__ = [
   "worst",
 ]
 
+UNTRIED = "nothing tried"
 VERDICTS = ("broken", "leaks", "not broken by these attacks")
 
 BROKEN = 0.5
@@ -39,27 +42,27 @@ EXAMINER_USABLE = 0.2
 CLEAR = 4.0
 
 THRESHOLDS = {
-  "BROKEN": (
+  "broken": (
     BROKEN,
-    "broken: the median SSIM, or the examiner's accuracy, lies at least half of the way from chance to the originals. "
+    "of the way from chance to the originals is reached by the median SSIM or by the examiner's accuracy. "
     "Uniform noise of N = 100 leaves CIFAR-10 photographs about there: grainy, and plain to see what they show",
   ),
-  "SSIM_LEAKS": (
+  "leaks, by SSIM": (
     SSIM_LEAKS,
-    "leaks: estimates are on average that much nearer, in SSIM, to their own originals than to others (or further, "
-    "as negatives are): the reconstruction belongs to its image",
+    "by so much estimates are on average nearer to their own originals than to others, or further, as negatives are: "
+    "the reconstruction belongs to its image",
   ),
-  "EXAMINER_LEAKS": (
+  "leaks, by the examiner": (
     EXAMINER_LEAKS,
-    "leaks: the examiner recognises a tenth of what it does on originals, above chance",
+    "of the way from chance to the originals is reached by its accuracy",
   ),
-  "CLEAR": (
+  "clear": (
     CLEAR,
     "standard errors by which a difference must stand out to count at all: by chance once in 30 000 comparisons",
   ),
-  "EXAMINER_USABLE": (
+  "examiner heard": (
     EXAMINER_USABLE,
-    "an examiner whose accuracy on originals is not that far above one guess for all is not heard",
+    "by so much its accuracy on originals must exceed one guess for all, else it has no say",
   ),
 }
 
@@ -150,32 +153,46 @@ def level(rows: Sequence[Mapping[str, Any]], number: int) -> dict[str, Any]:
     number: 1 or 2.
 
   Returns:
-    ``verdict``, one of ``VERDICTS`` or None where no attack came to an end; ``by``, the attacks it rests on; ``failed``
-    and ``refused``, those that say nothing; ``words``, what it means and what to do.
+    ``verdict``, one of ``VERDICTS`` or None where no attack came to an end; ``by``, the attacks it rests on, and
+    ``pairs``, with how many known pairs at least, None if without; ``failed`` and ``refused``, those that say nothing;
+    ``words``, what it means and what to do.
   """
   within = [row for row in rows if row["level"] <= number]
-  ran = [row for row in within if row["runs"]]  # an attack that failed with some pairs may have won with others
+  ran = [
+    row for row in within if row["runs"]
+  ]  # an attack that failed with some pairs may have won with others
   found = worst([row["verdict"] for row in ran])
   by = [row["name"] for row in ran if row["verdict"] == found]
+  pairs = min((row["pairs"] or 0 for row in ran if row["verdict"] == found), default=0) or None
   failed, refused = ([r["name"] for r in within if r["status"] == s] for s in ("failed", "refused"))
   if found == VERDICTS[0]:
-    pairs = [row["pairs"] for row in ran if row["verdict"] == found]
-    words = f"{_WHO[number]} gets pictures back {_pairs(pairs)}({', '.join(by)}). {_BROKEN[number]}"
+    alone = [row["name"] for row in ran if row["verdict"] == found and row["level"] == 1]
+    words = f"{_WHO[number]} gets pictures back{_pairs(pairs)} ({', '.join(by)}). {_BROKEN[number]}"
+    if number == 2 and alone:
+      words = f"No known original is needed ({', '.join(alone)}): see level 1. {_BROKEN[1]}"
   elif found == VERDICTS[1]:
     words = (
-      f"{_WHO[number]} learns something of each picture, or of what it shows ({', '.join(by)}), without getting the "
-      "pictures back. Use it only where that may be known; stronger attacks than these may get further."
+      f"{_WHO[number]} learns something of the pictures, or of what they show ({', '.join(by)}): more than guessing "
+      "gives, less than the line drawn for broken. Look at what comes back, and use it only where that may be seen; "
+      "stronger attacks may get further."
     )
   elif found:
     words = (
-      f"None of the {len(ran)} attacks that ran ({', '.join(by)}) told {_WHOM[number]} anything clear. That is no "
-      "proof: it says what these attacks with these numbers of images cannot do."
+      f"What ran ({', '.join(by)}) told {_WHOM[number]} nothing clear. That is no proof: it says what these attacks "
+      "with these numbers of images cannot do."
     )
   else:
     words = f"No attack of {_WHOM[number]} came to an end, so nothing is known."
   if failed:
     words += f" Failed, and so no evidence of anything: {', '.join(failed)}."
-  return {"verdict": found, "by": by, "failed": failed, "refused": refused, "words": words}
+  return {
+    "verdict": found,
+    "by": by,
+    "pairs": pairs,
+    "failed": failed,
+    "refused": refused,
+    "words": words,
+  }
 
 
 _WHO = {
@@ -193,16 +210,15 @@ _BROKEN = {
 }
 
 
-def _pairs(needed: Sequence[int | None]) -> str:
+def _pairs(count: int | None) -> str:
   """Says how many pairs were enough, unless none was needed."""
-  if None in needed:
-    return ""
-  least = min(count for count in needed if count is not None)
-  return f"with {least} known pair{'s' * (least != 1)} "
+  return f" with {count} known pair{'s' * (count != 1)}" if count else ""
 
 
 def _ssim(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-  return np.asarray(metrics.ssim(x, y, filter_size=scores.window(x.shape)))
+  return np.asarray(
+    metrics.ssim(jnp.asarray(x), jnp.asarray(y), filter_size=scores.window(x.shape))
+  )
 
 
 def _spread(values: np.ndarray) -> dict[str, Any]:

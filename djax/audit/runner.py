@@ -14,7 +14,7 @@ from djax.audit import judge
 from djax.audit.setting import Setting
 from djax.errors import ConfigError, nearest
 
-__all__ = ["FORMAT", "PICTURES", "VERSION", "Outcome", "audit", "choose"]
+__all__ = ["FORMAT", "PICTURES", "VERSION", "Outcome", "audit", "choose", "train_examiner"]
 
 FORMAT = "djax-audit"
 VERSION = 1
@@ -75,14 +75,7 @@ def audit(
   """
   start = time.perf_counter()
   if examiner is None:
-    progress(0, "training the examiner")
-    # Public images first: private ones that are no targets fill up what a small source lacks.
-    images = np.concatenate([setting.public, setting.private[setting.targets :]])
-    labels = np.concatenate([setting.public_labels, setting.labels[setting.targets :]])
-    some = slice(_EXAMINER_IMAGES)
-    examiner = scores.train_examiner(
-      images[some], labels[some], classes=setting.classes, seed=seed
-    )
+    examiner = train_examiner(setting, seed=seed, progress=progress)
   constant = setting.public.mean(0, dtype=np.float64).astype(np.float32)
   first = slice(min(PICTURES, setting.targets))
   pictures = {
@@ -97,14 +90,20 @@ def audit(
 
     row, images = _attack(setting, attack, seed, examiner, constant, told)
     rows.append(row)
-    if images is not None:
+    if images is not None and attack.name != "examiner":  # what it says is what is seen already
       pictures[attack.name] = images[first]
+  warnings = [*setting.facts["warnings"], *_unheard(rows)]
   facts = {
     "format": FORMAT,
     "version": VERSION,
     "djax": djax.__version__,
     "versions": {"python": platform.python_version(), **_versions()},
-    "setting": {**setting.facts, "spec": dict(setting.spec), "classes": setting.classes},
+    "setting": {
+      **setting.facts,
+      "spec": dict(setting.spec),
+      "classes": setting.classes,
+      "warnings": warnings,
+    },
     "seed": seed,
     "seconds": time.perf_counter() - start,
     "levels": {str(number): judge.level(rows, number) for number in (1, 2)},
@@ -112,6 +111,23 @@ def audit(
     "thresholds": {name: value for name, (value, _) in judge.THRESHOLDS.items()},
   }
   return Outcome(facts, pictures)
+
+
+def train_examiner(
+  setting: Setting, *, seed: int, progress: Progress = lambda fraction, word: None
+) -> scores.Examiner:
+  """Trains the examiner of a setting: on public images, and on private ones that are no targets.
+
+  Args:
+    setting: the experiment.
+    seed: of the training.
+    progress: told that it starts.
+  """
+  progress(0, "training the examiner")
+  images = np.concatenate([setting.public, setting.private[setting.targets :]])
+  labels = np.concatenate([setting.public_labels, setting.labels[setting.targets :]])
+  some = slice(_EXAMINER_IMAGES)
+  return scores.train_examiner(images[some], labels[some], classes=setting.classes, seed=seed)
 
 
 def _attack(
@@ -135,9 +151,12 @@ def _attack(
       result = contract.run(attack, setting.known(pairs or 0), seed=seed, progress=progress)
       if not np.isfinite(result.images).all():
         raise ValueError("its estimates are not all finite")
-    except Exception as error:  # whatever it was: a failed attack must not look like one that found nothing
+    except (
+      Exception
+    ) as error:  # whatever it was: a failed attack must not look like one that found nothing
       line = " ".join(str(error).split())[:300]
-      failures.append(f"failed: {type(error).__name__}: {line}")
+      place = f"with {pairs} pairs " if pairs else ""
+      failures.append(f"{place}{type(error).__name__}: {line}")
       continue
     originals, labels = setting.private[: setting.targets], setting.labels[: setting.targets]
     measured = judge.measure(originals, labels, result.images, constant, examiner)
@@ -159,7 +178,19 @@ def _attack(
     return row, None
   row["pairs"] = next(run["pairs"] for run in runs if run["verdict"] == row["verdict"])
   best = max(range(len(runs)), key=lambda i: runs[i]["scores"]["ssim"]["median"])
+  row["shown"] = runs[best]["pairs"]
   return row, shown[best]
+
+
+def _unheard(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+  """Warns of an examiner that is not good enough to have a say."""
+  found = next((run["scores"] for row in rows for run in row["runs"]), None)
+  if not found or found["plain_accuracy"] - found["chance"] >= judge.EXAMINER_USABLE:
+    return []
+  return [
+    f"the examiner names {found['plain_accuracy']:.0%} of the originals, one guess for all {found['chance']:.0%}: it "
+    "has no say, verdicts rest on SSIM"
+  ]
 
 
 def _plain(value: Any) -> Any:

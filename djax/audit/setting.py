@@ -47,7 +47,7 @@ class Sizes:
 
 
 FAST = Sizes(private=6000, public=4000, targets=200, pairs=(5,))
-FULL = Sizes(private=20000, public=10000, targets=200, pairs=(1, 5, 15, 35))
+FULL = Sizes(private=20000, public=10000, targets=200, pairs=(1, 5, 15, 35, 500))
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -124,13 +124,13 @@ def from_source(
   """
   with sources.open(source, split, data_dir=data_dir, image_size=image_size) as records:
     spec = _spec(disguise, records.image_shape)
-    counts = _counts(len(records), sizes)
+    counts = _divide(len(records), sizes)
     draw = np.random.default_rng(seed)
-    rows = _rows(len(records), counts["private"] + counts["public"], draw)
+    rows = _rows(len(records), counts.private + counts.public, draw)
     images, labels = _read(records, rows, progress)
     name, classes = records.name, len(records.class_names)
   tool = Disguiser(spec, keys.experiment(seed))
-  count = counts["private"]
+  count = counts.private
   private, indices = images[:count], rows[:count]
   parts = []
   for start in range(0, count, _CHUNK):
@@ -188,14 +188,20 @@ def from_directory(
     for name, records in opened.items():
       _check_match(name, records, facts)
     split, records = next(iter(opened.items()))
-    counts = _counts(len(records), sizes)
-    rows = _rows(len(records), counts["private"] + counts["public"], np.random.default_rng(seed))
+    counts = _divide(len(records), sizes)
+    rows = _rows(len(records), counts.private + counts.public, np.random.default_rng(seed))
     images, labels = _read(records, rows, progress)
     classes = len(records.class_names)
-  count = counts["private"]
-  progress(0.5, "reading disguised images")
-  stored, ids = _read_split(data.splits[split], rows[:count] * facts.splits[split].views)
-  _check_labels(split, labels[:count], ids, facts.classes)
+    count = counts.private
+    progress(0.5, "reading disguised images")
+    stored, ids = _read_split(data.splits[split], rows[:count] * facts.splits[split].views)
+    found = {split: (labels[:count], ids)}
+    for name, others in opened.items():
+      if name != split:
+        some = _rows(len(others), _CHUNK, np.random.default_rng(seed))
+        held = _read_split(data.splits[name], some * facts.splits[name].views)[1]
+        found[name] = _read(others, some, progress)[1], held
+  _check_labels(found, classes)
   told = {"kind": "data", "source": facts.source["name"], "key": facts.key_fingerprint}
   told["stored"] = facts.dtype
   disguised = restore.values(stored, facts)
@@ -216,19 +222,19 @@ def _spec(disguise: Mapping[str, Any], shape: tuple[int, int, int]) -> dict[str,
     raise ConfigError(str(error)) from error
 
 
-def _counts(given: int, sizes: Sizes) -> dict[str, int]:
-  """Divides images into parts."""
+def _divide(given: int, sizes: Sizes) -> Sizes:
+  """Returns the sizes that a number of images allows."""
+  needed = _LEAST_TARGETS * _TARGETS_SHARE
+  if given < needed:
+    raise DataError(
+      f"audit: needs at least {needed} images, for targets, known pairs, private and public ones, got {given}. "
+      "Give a larger source or split."
+    )
   public = min(sizes.public, given // _PUBLIC_SHARE)
   private = min(sizes.private, given - public)
   targets = min(sizes.targets, given // _TARGETS_SHARE)
-  pairs = max(sizes.pairs)
-  needed = max(_LEAST_TARGETS * _TARGETS_SHARE, 2 * (_LEAST_TARGETS + pairs))
-  if given < needed or private < targets + pairs:
-    raise DataError(
-      f"audit: needs at least {needed} images for targets, {pairs} known pairs and public images, got {given}. "
-      "Give a larger source or split."
-    )
-  return {"private": private, "public": public, "targets": targets}
+  most = (private - targets) // 2
+  return Sizes(private, public, targets, tuple(count for count in sizes.pairs if count <= most))
 
 
 def _rows(given: int, wanted: int, draw: np.random.Generator) -> np.ndarray:
@@ -244,7 +250,7 @@ def _read(
   """Reads some rows, in their order."""
   order = np.sort(rows)
   cuts = np.flatnonzero(np.diff(order) > 1) + 1
-  parts = []
+  parts: list[sources.Images] = []
   for run in np.split(order, cuts):
     progress(len(parts) / (len(cuts) + 1), "reading originals")
     parts.append(records.read(int(run[0]), int(run[-1]) + 1))
@@ -275,15 +281,16 @@ def _check_match(name: str, records: sources.Records, facts: datasets.Manifest) 
     )
 
 
-def _check_labels(name: str, labels: np.ndarray, ids: np.ndarray, classes: int) -> None:
-  """Refuses originals whose labels no renaming of classes turns into those of the directory."""
-  table = np.zeros((max(classes, labels.max() + 1), classes), bool)
-  table[labels, ids] = True
-  if table.sum(0).max() > 1 or table.sum(1).max() > 1:
-    raise DataError(
-      f"audit: the originals must be those of the directory, in the same order; in split {name} their labels are "
-      "not. Give the source and the splits it was made from."
-    )
+def _check_labels(found: Mapping[str, tuple[np.ndarray, np.ndarray]], classes: int) -> None:
+  """Refuses originals whose labels no renaming of classes, one for all splits, turns into those of the directory."""
+  table = np.zeros((classes, 1 + max(ids.max() for _, ids in found.values())), bool)
+  for name, (labels, ids) in found.items():
+    table[labels, ids] = True
+    if table.sum(0).max() > 1 or table.sum(1).max() > 1:
+      raise DataError(
+        f"audit: the originals must be those of the directory, in the same order; in split {name} their labels are "
+        "not. Give the source and the splits it was made from."
+      )
 
 
 def _setting(
@@ -293,27 +300,33 @@ def _setting(
   images: np.ndarray,
   labels: np.ndarray,
   disguised: np.ndarray,
-  counts: Mapping[str, int],
+  counts: Sizes,
   sizes: Sizes,
 ) -> Setting:
-  count = counts["private"]
+  count = counts.private
   if not np.ptp(images.astype(np.float32), axis=0).any():
     raise DataError(
       f"audit: the originals must differ, all {len(images)} are the same image. Nothing can be learnt from that."
     )
-  flat = np.ptp(images[: counts["targets"]].astype(np.float32), axis=(1, 2)).max(-1) == 0
+  flat = np.ptp(images[: counts.targets].astype(np.float32), axis=(1, 2)).max(-1) == 0
   warnings = []
   if flat.any():
     warnings.append(
       f"{flat.sum()} of the {len(flat)} targets are of one colour: their SSIM says little"
     )
-  for part in ("private", "public", "targets"):
-    if counts[part] < getattr(sizes, part):
+  for part in ("private", "public"):
+    given, wanted = getattr(counts, part), getattr(sizes, part)
+    if given < wanted:
       warnings.append(
-        f"{counts[part]} {part} images instead of {getattr(sizes, part)}: the source has no more, and attacks that "
-        "need many look weaker than they are"
+        f"{part}: {given} images instead of {wanted}, the source has no more; attacks that need many look weaker than "
+        "they are"
       )
-  told = {**facts, "sizes": {**counts, "pairs": list(sizes.pairs)}, "warnings": warnings}
+  if counts.pairs != sizes.pairs:
+    warnings.append(
+      f"known pairs: up to {max(counts.pairs)} instead of {max(sizes.pairs)}, for the same reason"
+    )
+  told = {**facts, "sizes": dataclasses.asdict(counts), "warnings": warnings}
+  told["sizes"]["pairs"] = list(counts.pairs)
   return Setting(
     facts=told,
     spec=spec,
@@ -323,6 +336,6 @@ def _setting(
     disguised=disguised,
     public=images[count:],
     public_labels=labels[count:],
-    targets=counts["targets"],
-    pairs=sizes.pairs,
+    targets=counts.targets,
+    pairs=counts.pairs,
   )

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from djax import datasets, keyfile, manifest, picture, schemes
+from djax import audit, datasets, keyfile, manifest, picture, schemes
 from djax.data_verbs import SCHEME_FLAGS, bits, bits_line, say
 from djax.datasets import Disguised
 from djax.errors import ConfigError, DataError
@@ -61,6 +61,8 @@ def _disguise(args: argparse.Namespace) -> None:
   say(f"disguised {count} images in {seconds:.1f} s, {rate}")
   for warning in facts.warnings:
     say(f"warning: {warning}")
+  if known := audit.lookup(facts.spec):
+    say(f"warning: {known}")
   if args.json:
     print(json.dumps(_facts(out, facts)))
     return

@@ -1,0 +1,213 @@
+"""What ``python -m djax audit`` does. Data goes to stdout, talk to stderr."""
+
+import argparse
+import inspect
+import json
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from djax import schemes
+from djax.attacks import ATTACKS
+from djax.audit import judge, report, runner, setting, sweep
+from djax.audit.runner import Outcome
+from djax.audit.setting import Setting
+from djax.data_verbs import SCHEME_FLAGS, say
+from djax.errors import ConfigError
+from djax.owner import restore
+
+__all__ = ["run"]
+
+_SECONDS_OF_A_LINE = 10
+
+
+def run(args: argparse.Namespace) -> None:
+  """Audits as the flags say.
+
+  Args:
+    args: of the verb ``audit``.
+
+  Raises:
+    DjaxError: for flags, data or places that cannot be used.
+  """
+  attacks = runner.choose([name for name in args.attacks.split(",") if name], ATTACKS)
+  if args.write_table:
+    from djax.audit import making
+
+    making.write(Path(args.write_table).expanduser(), data_dir=args.data_dir, progress=_progress())
+    return
+  if not args.out:
+    raise ConfigError("audit: needs --out, the directory to write.")
+  if args.sweep:
+    _sweep(args, attacks)
+    return
+  for flag in ("block_sizes", "noise_levels"):
+    if getattr(args, flag):
+      raise ConfigError(f"audit: --{flag.replace('_', '-')} is given with --sweep alone.")
+  out = restore.check_new(args.out, Path(args.data).expanduser() if args.data else None)
+  progress = _progress()
+  outcome = runner.audit(_setting(args, progress), attacks, seed=args.seed, progress=progress)
+  with restore.appearing(out) as temporary:
+    temporary.mkdir(parents=True)
+    report.write(temporary, outcome)
+  if args.json:
+    print(json.dumps(outcome.facts))
+  else:
+    print("\n".join(_lines(outcome, out)))
+  say(f"{out / report.PAGE} shows originals: keep it on this machine")
+
+
+def _sweep(args: argparse.Namespace, attacks: Sequence[Any]) -> None:
+  """Audits a grid of settings, or goes on with it."""
+  given = _scheme_given(args)
+  if not args.source or args.config or args.data or not given or "block_size" in given:
+    raise ConfigError(
+      "audit: --sweep takes --source and --scheme, and --block-sizes instead of --block-size."
+    )
+  plan = sweep.Plan(
+    source=args.source,
+    disguise=given,
+    block_sizes=_numbers("block-sizes", args.block_sizes, int),
+    noise_levels=_numbers("noise-levels", args.noise_levels, float),
+    attacks=tuple(attack.name for attack in attacks),
+    seed=args.seed,
+    full=args.full,
+    data_dir=args.data_dir,
+    image_size=args.image_size,
+    split=args.train_split,
+  )
+  out = Path(args.out).expanduser()
+  try:
+    facts = sweep.run(plan, out, ATTACKS, progress=_progress())
+  except KeyboardInterrupt:
+    raise KeyboardInterrupt("interrupted. The same command goes on where it stopped.") from None
+  print(json.dumps(facts) if args.json else "\n".join(sweep.lines(facts, out)))
+
+
+def _setting(args: argparse.Namespace, progress: Callable[[float, str], None]) -> Setting:
+  """Makes what is attacked of one of its three forms."""
+  given = {name for name in ("source", "config", "data", "originals") if getattr(args, name)}
+  if given not in ({"source"}, {"config"}, {"data", "originals"}):
+    raise ConfigError(
+      "audit: takes --source with a scheme, or --config, or --data with --originals; got "
+      f"{' and '.join(f'--{name}' for name in sorted(given)) or 'none of them'}."
+    )
+  sizes = setting.FULL if args.full else setting.FAST
+  where = {"data_dir": args.data_dir, "image_size": args.image_size}
+  disguise = _scheme_given(args)
+  if args.source:
+    if not disguise or "block_size" not in disguise:
+      raise ConfigError("audit: --source needs --scheme and --block-size.")
+    return setting.from_source(
+      args.source,
+      disguise,
+      seed=args.seed,
+      sizes=sizes,
+      split=args.train_split,
+      progress=progress,
+      **where,
+    )
+  if disguise or any(name in vars(args) for name in SCHEME_FLAGS):
+    raise ConfigError(
+      "audit: --config and --data say what the disguise is; leave --scheme and its flags out."
+    )
+  if args.config:
+    return _of_config(args, sizes, progress)
+  splits = {"train": args.train_split, "test": args.test_split}
+  return setting.from_directory(
+    args.data,
+    args.originals,
+    seed=args.seed,
+    sizes=sizes,
+    splits=splits,
+    progress=progress,
+    **where,
+  )
+
+
+def _of_config(
+  args: argparse.Namespace, sizes: setting.Sizes, progress: Callable[[float, str], None]
+) -> Setting:
+  """Takes source and disguise of a training config."""
+  from train import config as config_lib
+
+  config = config_lib.load(args.config)
+  config_lib.check(config)
+  if config.data.disguised_dir:
+    raise ConfigError(
+      f"audit: --config {args.config} trains on a disguised directory; give --data DIR --originals S instead."
+    )
+  taken = inspect.signature(schemes.SCHEMES[config.disguise.scheme]).parameters
+  options = {name: value for name, value in config.disguise.items() if name in taken}
+  return setting.from_source(
+    config.data.source,
+    {"scheme": config.disguise.scheme, **options},
+    seed=args.seed,
+    sizes=sizes,
+    data_dir=args.data_dir or config.data.data_dir,
+    image_size=args.image_size or config.data.image_size,
+    split=config.data.train_split,
+    progress=progress,
+  )
+
+
+def _scheme_given(args: argparse.Namespace) -> dict[str, Any]:
+  """Returns scheme and parameters, if there is a scheme; refuses those of another scheme."""
+  if not args.scheme:
+    return {}
+  given = {name: value for name, value in vars(args).items() if name in SCHEME_FLAGS}
+  taken = inspect.signature(schemes.SCHEMES[args.scheme]).parameters
+  if alien := [SCHEME_FLAGS[name] for name in given if name not in taken]:
+    known = ", ".join(flag for name, flag in SCHEME_FLAGS.items() if name in taken)
+    raise ConfigError(
+      f"audit: --scheme {args.scheme} takes {known}; got {', '.join(alien)}. Leave it out, or choose another scheme."
+    )
+  return {"scheme": args.scheme, **given}
+
+
+def _numbers(flag: str, text: str, kind: Callable[[str], Any]) -> tuple[Any, ...]:
+  """Reads ``2,4,8``."""
+  try:
+    return tuple(kind(word) for word in text.split(",") if word)
+  except ValueError:
+    raise ConfigError(f"audit: --{flag} must be numbers such as 2,4,8, got {text!r}.") from None
+
+
+def _lines(outcome: Outcome, out: Path) -> list[str]:
+  """Returns verdicts and table for the terminal."""
+  facts = outcome.facts
+  lines = [
+    f"{'attack':12} {'level':>5} {'pairs':>5} {'SSIM':>6} {'PSNR':>6} {'examiner':>8} {'s':>6}  verdict"
+  ]
+  for row in facts["attacks"]:
+    for result in row["runs"]:
+      found = result["scores"]
+      pairs = "" if result["pairs"] is None else result["pairs"]
+      lines.append(
+        f"{row['name']:12} {row['level']:5} {pairs:>5} {found['ssim']['median']:6.3f} "
+        f"{found['psnr']['median']:6.1f} {found['above_chance']:8.0%} {result['seconds']:6.1f}  {result['verdict']}"
+      )
+    if row["status"] != "ran":
+      lines.append(f"{row['name']:12} {row['level']:5} {row['status']}: {row['reason']}")
+  lines.append("")
+  for number, found in facts["levels"].items():
+    lines.append(f"level {number}: {found['verdict'] or judge.UNTRIED}. {found['words']}")
+  lines += [f"warning: {warning}" for warning in facts["setting"]["warnings"]]
+  return [*lines, f"report       {out / report.PAGE}"]
+
+
+def _progress() -> Callable[[float, str], None]:
+  """Returns a function that says now and then how far the work is."""
+  start = spoken = time.monotonic()
+  stage = ""
+
+  def told(fraction: float, word: str) -> None:
+    nonlocal spoken, stage
+    now = time.monotonic()
+    name = word.partition(":")[0]
+    if name != stage or now - spoken >= _SECONDS_OF_A_LINE:
+      spoken, stage = now, name
+      say(f"{now - start:5.0f} s  {word}, {fraction:.0%}")
+
+  return told

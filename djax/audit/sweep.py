@@ -1,0 +1,277 @@
+"""Audits over block sizes, noise levels and known pairs: what noise costs in use, and what it saves.
+
+Each pair of block size and noise level is a cell with a file of its own, written when it is done; a sweep that was
+stopped goes on with the cells that are missing.
+"""
+
+import dataclasses
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import djax
+from djax.attacks import scores
+from djax.attacks.contract import Attack
+from djax.audit import judge, runner, setting
+from djax.audit.setting import Setting
+from djax.errors import ConfigError, UnsafeError
+
+__all__ = ["CELLS", "FACTS", "PLAN", "Plan", "leakage", "lines", "run"]
+
+CELLS = "cells"
+FACTS = "sweep.json"
+PLAN = "plan.json"
+_PLOTS = ("sweep.png", "sweep.svg")
+_BLOCK_SIZES = (2, 4, 8)
+# What noise is called, and how much of it.
+_NOISE: dict[str, tuple[str, tuple[float, ...]]] = {
+  "rmt": ("noise_level", (0.0, 25.0, 50.0, 100.0, 200.0)),
+  "aes": ("salt_pepper", (0.0, 0.02, 0.1)),
+  "permutation": ("", (0.0,)),
+}
+
+Progress = Callable[[float, str], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+  """A sweep.
+
+  Attributes:
+    source: as ``sources.open`` takes it.
+    disguise: scheme and parameters, without block size.
+    block_sizes: sides of blocks; empty: 2, 4 and 8.
+    noise_levels: of rmt, for aes shares of salt and pepper; empty: some that suit the scheme.
+    attacks: their names.
+    seed: of everything.
+    full: whether with many images.
+    data_dir: of prepared TFDS sets.
+    image_size: to which images of a folder are resized.
+    split: of the source.
+  """
+
+  source: str
+  disguise: Mapping[str, Any]
+  block_sizes: tuple[int, ...]
+  noise_levels: tuple[float, ...]
+  attacks: tuple[str, ...]
+  seed: int = 0
+  full: bool = False
+  data_dir: str = ""
+  image_size: int = 0
+  split: str = "train"
+
+
+def run(
+  plan: Plan,
+  out: Path,
+  table: Mapping[str, Attack],
+  *,
+  progress: Progress = lambda fraction, word: None,
+) -> dict[str, Any]:
+  """Makes a sweep, or goes on with it; writes ``sweep.json``, ``sweep.png`` and ``sweep.svg``.
+
+  Args:
+    plan: what to try.
+    out: the directory; new, or that of the same sweep.
+    table: of attacks.
+    progress: told how far it is.
+
+  Returns:
+    The content of ``sweep.json``.
+
+  Raises:
+    ConfigError: for parameters that cannot work.
+    DataError: if the source cannot be used.
+    UnsafeError: if ``out`` holds anything else.
+  """
+  name, levels = _NOISE[plan.disguise["scheme"]]
+  if name in plan.disguise or (plan.noise_levels and not name):
+    raise ConfigError(
+      f"audit: a sweep of {plan.disguise['scheme']} takes its noise from --noise-levels"
+      f"{'' if name else ', but this scheme has none'}."
+    )
+  plan = dataclasses.replace(
+    plan,
+    block_sizes=plan.block_sizes or _BLOCK_SIZES,
+    noise_levels=plan.noise_levels or levels,
+  )
+  _claim(plan, out)
+  grid = [(size, noise) for size in plan.block_sizes for noise in plan.noise_levels]
+  cells, examiner = [], None
+  for place, (size, noise) in enumerate(grid):
+
+    def told(fraction, word, place=place, size=size, noise=noise):
+      cell = f"blocks of {size}, noise {noise:g}"
+      progress((place + fraction) / len(grid), f"{cell}: {word}")
+
+    path = out / CELLS / f"block{size}-noise{noise:g}.json"
+    cell = _read(path)
+    if cell is None:
+      disguise = {**plan.disguise, "block_size": size, **({name: noise} if name else {})}
+      cell, examiner = _cell(plan, disguise, table, examiner, told)
+      cell = {"block_size": size, "noise": noise, **cell}
+      _replace(path, json.dumps(cell, indent=1, allow_nan=False) + "\n")
+    cells.append(cell)
+  facts = {"format": "djax-sweep", "version": 1, "plan": _facts(plan), "cells": cells}
+  _draw(facts, out)
+  _replace(out / FACTS, json.dumps(facts, indent=1) + "\n")
+  return facts
+
+
+def leakage(cell: Mapping[str, Any], pairs: int | None) -> float | None:
+  """Returns the most that any attack reached in a cell, of SSIM or examiner: 0 is chance, 1 the originals.
+
+  Args:
+    cell: of ``sweep.json``.
+    pairs: of the attacks that count; None: those that need none.
+  """
+  return max(
+    (
+      max(0.0, run["scores"]["ssim_above_chance"], run["scores"]["above_chance"])
+      for row in cell["attacks"]
+      for run in row["runs"]
+      if run["pairs"] == pairs
+    ),
+    default=None,
+  )
+
+
+def lines(facts: Mapping[str, Any], out: Path) -> list[str]:
+  """Returns a sweep for the terminal.
+
+  Args:
+    facts: as ``run`` returns them.
+    out: its directory.
+  """
+  counts = _pairs(facts["cells"])
+  head = "block  noise  utility  level 1" + "".join(f"  {count} pairs" for count in counts)
+  found = [head]
+  for cell in facts["cells"]:
+    if cell["refused"]:
+      found.append(f"{cell['block_size']:5} {cell['noise']:6g}  {cell['refused']}")
+      continue
+    columns = [leakage(cell, count) for count in (None, *counts)]
+    numbers = "".join(f"{'-' if x is None else format(x, '.2f'):>9}" for x in columns)
+    found.append(
+      f"{cell['block_size']:5} {cell['noise']:6g} {cell['utility']['above_chance']:8.2f}{numbers}"
+    )
+  return [*found, f"plot         {out / _PLOTS[0]}"]
+
+
+def _cell(
+  plan: Plan,
+  disguise: Mapping[str, Any],
+  table: Mapping[str, Attack],
+  examiner: scores.Examiner | None,
+  progress: Progress,
+) -> tuple[dict[str, Any], scores.Examiner | None]:
+  """Audits one setting; returns also the examiner, the same for all cells: they have the same originals."""
+  sizes = setting.FULL if plan.full else dataclasses.replace(setting.FAST, pairs=setting.FULL.pairs)
+  try:
+    made = setting.from_source(
+      plan.source,
+      disguise,
+      seed=plan.seed,
+      sizes=sizes,
+      data_dir=plan.data_dir,
+      image_size=plan.image_size,
+      split=plan.split,
+      progress=progress,
+    )
+  except ConfigError as error:  # such as blocks that do not fit the images
+    return {"refused": str(error), "utility": None, "attacks": [], "levels": {}}, examiner
+  examiner = examiner or runner.train_examiner(made, seed=plan.seed, progress=progress)
+  attacks = [table[name] for name in plan.attacks]
+  outcome = runner.audit(made, attacks, seed=plan.seed, examiner=examiner, progress=progress)
+  progress(1, "training on disguised images")
+  utility = _utility(made, plan.seed, examiner)
+  kept = {name: outcome.facts[name] for name in ("attacks", "levels", "seconds")}
+  return {"refused": "", "utility": utility, **kept}, examiner
+
+
+def _utility(made: Setting, seed: int, examiner: scores.Examiner) -> dict[str, float]:
+  """Trains the examiner's network on disguised images and says how well it does on others, beside the plain one."""
+  rest, targets = slice(made.targets, None), slice(made.targets)
+  network = scores.train_examiner(
+    made.disguised[rest], made.labels[rest], classes=made.classes, seed=seed
+  )
+  labels = made.labels[targets]
+  seen = float(np.mean(network.labels(made.disguised[targets]) == labels))
+  plain = float(np.mean(examiner.labels(made.private[targets]) == labels))
+  chance = float(np.bincount(labels).max() / len(labels))
+  above = float(np.clip((seen - chance) / (plain - chance), 0, 1)) if plain > chance else 0.0
+  return {"accuracy": seen, "plain_accuracy": plain, "chance": chance, "above_chance": above}
+
+
+def _claim(plan: Plan, out: Path) -> None:
+  """Makes the directory of a sweep, or refuses one that holds something else."""
+  text = json.dumps(_facts(plan), indent=1) + "\n"
+  if not os.path.lexists(out):
+    (out / CELLS).mkdir(parents=True)
+    _replace(out / PLAN, text)
+    return
+  try:
+    same = (out / PLAN).read_text() == text
+  except OSError:
+    same = False
+  if not same:
+    raise UnsafeError(
+      f"{out} exists and is not this sweep, begun with this version. Give another name, or the same flags."
+    )
+  (out / CELLS).mkdir(exist_ok=True)
+
+
+def _facts(plan: Plan) -> dict[str, Any]:
+  return json.loads(json.dumps({"djax": djax.__version__, **dataclasses.asdict(plan)}))
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+  try:
+    return json.loads(path.read_text())
+  except (FileNotFoundError, ValueError):
+    return None
+
+
+def _replace(path: Path, text: str) -> None:
+  """Writes a file that appears under its name only when whole."""
+  temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+  temporary.write_text(text)
+  os.replace(temporary, path)
+
+
+def _pairs(cells: Sequence[Mapping[str, Any]]) -> list[int]:
+  runs = [run for cell in cells for row in cell["attacks"] for run in row["runs"]]
+  return sorted({run["pairs"] for run in runs if run["pairs"] is not None})
+
+
+def _draw(facts: Mapping[str, Any], out: Path) -> None:
+  """Draws utility and leakage over noise, one panel a block size."""
+  from matplotlib.figure import Figure
+
+  cells = [cell for cell in facts["cells"] if not cell["refused"]]
+  sizes = sorted({cell["block_size"] for cell in cells})
+  if not sizes:
+    raise ConfigError(f"audit: nothing of the sweep fits: {facts['cells'][0]['refused']}")
+  figure = Figure(figsize=(1 + 3.2 * len(sizes), 3.4), layout="constrained")
+  panels = figure.subplots(1, len(sizes), sharey=True, squeeze=False)[0]
+  for axes, size in zip(panels, sizes, strict=True):
+    row = [cell for cell in cells if cell["block_size"] == size]
+    noise = [cell["noise"] for cell in row]
+    utility = [cell["utility"]["above_chance"] for cell in row]
+    axes.plot(noise, utility, "k--", marker="s", label="use: a CNN trained on disguised images")
+    for pairs in (None, *_pairs(cells)):
+      label = "level 1" if pairs is None else f"level 2, {pairs} pairs"
+      values = [np.nan if (x := leakage(cell, pairs)) is None else x for cell in row]
+      axes.plot(noise, values, marker="o", label=label)
+    axes.axhline(judge.BROKEN, color="0.6", linewidth=1, linestyle=":")
+    axes.set(title=f"blocks of {size}", xlabel="noise", ylim=(-0.05, 1.05))
+  panels[0].set_ylabel("0: chance, 1: originals")
+  handles, labels = panels[0].get_legend_handles_labels()
+  figure.legend(handles, labels, loc="outside right upper", fontsize="small", frameon=False)
+  for name in _PLOTS:
+    figure.savefig(out / name)

@@ -1,0 +1,401 @@
+"""What is attacked, how attacks are run, and how verdicts follow from scores."""
+
+import json
+
+import numpy as np
+import pytest
+
+from djax import keys, sources
+from djax.attacks import ATTACKS, contract, scores
+from djax.attacks.contract import Attack, Estimate
+from djax.audit import judge, runner, setting
+from djax.audit.setting import Sizes
+from djax.errors import ConfigError, DataError, UnsafeError
+from djax.owner.disguiser import Disguiser
+
+RMT = {"scheme": "rmt", "block_size": 2, "noise_level": 25.0}
+SIZES = Sizes(private=600, public=300, targets=60, pairs=(1, 5))
+SEED = 3
+
+
+def nearest_mean(images, labels):
+  """An examiner that needs no training: the class whose mean is nearest."""
+  means = np.stack([images[labels == c].mean(0, dtype=np.float64) for c in range(10)])
+
+  def classify(batch):
+    batch = np.asarray(batch, np.float64)
+    return ((batch[:, None] - means) ** 2).sum((-3, -2, -1)).argmin(1).astype(np.int32)
+
+  return scores.Examiner(classify)
+
+
+def undo(known, *, seed, progress):
+  """Cheats: the experiment key is public."""
+  progress(0.5, "undoing")
+  images = Disguiser(known.spec, keys.experiment(seed)).restored(known.targets)
+  return Estimate(np.asarray(images, np.float32), {"found": np.float32(1), "warnings": ["mind"]})
+
+
+def guess(known, *, seed, progress):
+  shape = (len(known.targets), *known.spec["image_shape"])
+  draw = np.random.default_rng(seed).uniform(0, 255, shape)
+  return Estimate(draw.astype(np.float32), {"infinite": float("inf")})
+
+
+def undo_with_pairs(known, *, seed, progress):
+  return (undo if len(known.pairs[0]) >= 5 else guess)(known, seed=seed, progress=progress)
+
+
+def fall(known, *, seed, progress):
+  raise RuntimeError("out of\nluck")
+
+
+def fall_without_pairs(known, *, seed, progress):
+  return (undo if len(known.pairs[0]) >= 5 else fall)(known, seed=seed, progress=progress)
+
+
+def nan(known, *, seed, progress):
+  images, facts = guess(known, seed=seed, progress=progress)
+  return Estimate(images * np.float32("nan"), facts)
+
+
+def takes_all(spec):
+  return None
+
+
+PERFECT = Attack("perfect", 1, (), "undoes it", takes_all, undo)
+USELESS = Attack("useless", 1, (), "guesses", takes_all, guess)
+RAISING = Attack("raising", 1, (), "falls", takes_all, fall)
+NAN = Attack("nan", 1, (), "not a number", takes_all, nan)
+PAIRED = Attack("paired", 2, ("pairs",), "undoes it", takes_all, undo_with_pairs)
+HALF = Attack("half", 2, ("pairs",), "falls at first", takes_all, fall_without_pairs)
+REFUSING = Attack("refusing", 1, (), "refuses", lambda spec: f"not {spec['scheme']}", guess)
+
+
+@pytest.fixture(scope="module")
+def digits():
+  return setting.from_source("digits", RMT, seed=SEED, sizes=SIZES)
+
+
+@pytest.fixture(scope="module")
+def examiner():
+  test = sources.load("digits", "test")
+  return nearest_mean(test.images, test.labels)
+
+
+def audited(made, attacks, examiner):
+  return runner.audit(made, attacks, seed=SEED, examiner=examiner)
+
+
+# The setting.
+
+
+def rows_of(images, within):
+  """The rows of a split that hold some images; digits are all different."""
+  index = {image.tobytes(): row for row, image in enumerate(within)}
+  assert len(index) == len(within)
+  return [index[image.tobytes()] for image in images]
+
+
+def test_parts_are_disjoint_and_come_from_all_over_the_split(digits):
+  train = sources.load("digits", "train")
+  private, public = (rows_of(part, train.images) for part in (digits.private, digits.public))
+  assert len(private) == 600 and len(public) == 300
+  assert len(set(private) | set(public)) == 900
+  assert np.array_equal(digits.labels, train.labels[private])
+  assert np.array_equal(digits.public_labels, train.labels[public])
+  assert min(private + public) < 100 and max(private + public) > 1300
+  known = digits.known(5)
+  assert np.array_equal(known.targets, digits.disguised[:60])
+  assert np.array_equal(known.pairs[0], digits.private[60:65])
+  assert np.array_equal(known.pairs[1], digits.disguised[60:65])
+  assert digits.known(0).pairs is None
+
+
+def test_what_is_attacked_is_what_disguise_exports(digits):
+  train = sources.load("digits", "train")
+  rows = rows_of(digits.private, train.images)
+  tool = Disguiser(digits.spec, keys.experiment(SEED))
+  for place in (0, 61, 599):
+    one = tool.images(train.images[rows[place]][None], "train", [rows[place]])
+    assert np.array_equal(one[0], digits.disguised[place])
+
+
+def test_the_seed_decides_everything(digits):
+  again = setting.from_source("digits", RMT, seed=SEED, sizes=SIZES)
+  other = setting.from_source("digits", RMT, seed=SEED + 1, sizes=SIZES)
+  assert np.array_equal(again.disguised, digits.disguised)
+  assert np.array_equal(again.public, digits.public)
+  assert not np.array_equal(other.private, digits.private)
+
+
+def test_a_small_source_is_divided_in_proportion(digits):
+  made = setting.from_source("digits", RMT, seed=0, sizes=SIZES, split="train[:240]")
+  assert (len(made.private), len(made.public), made.targets) == (160, 80, 30)
+  assert made.facts["sizes"] == {"private": 160, "public": 80, "targets": 30, "pairs": [1, 5]}
+  assert [w.split(",")[0] for w in made.facts["warnings"]] == [
+    "private: 160 images instead of 600",
+    "public: 80 images instead of 300",
+  ]
+  assert digits.facts["warnings"] == []
+
+
+def test_too_few_images_say_how_many_are_needed():
+  with pytest.raises(DataError, match=r"needs at least 160 images.* got 159\."):
+    setting.from_source("digits", RMT, seed=0, sizes=SIZES, split="train[:159]")
+  sizes = Sizes(private=600, public=300, targets=60, pairs=(1, 43, 44))
+  made = setting.from_source("digits", RMT, seed=0, sizes=sizes, split="train[:160]")
+  assert (len(made.private), len(made.public), made.targets) == (107, 53, 20)
+  assert made.pairs == (1, 43)
+  assert made.facts["warnings"][-1].startswith("known pairs: up to 43 instead of 44")
+
+
+def npz(folder, images):
+  labels = np.arange(len(images)) % 2
+  path = folder / "some.npz"
+  np.savez(path, train_images=images, train_labels=labels, test_images=images, test_labels=labels)
+  return str(path)
+
+
+def test_images_that_are_all_the_same_are_refused(tmp_path):
+  source = npz(tmp_path, np.full((200, 8, 8, 1), 9, np.uint8))
+  with pytest.raises(DataError, match="must differ, all 200 are the same"):
+    setting.from_source(source, RMT, seed=0, sizes=SIZES)
+
+
+def test_targets_of_one_colour_are_counted(tmp_path):
+  images = np.random.default_rng(0).integers(0, 255, (240, 8, 8, 1), np.uint8)
+  images[:120] = np.arange(120, dtype=np.uint8)[:, None, None, None]
+  made = setting.from_source(npz(tmp_path, images), RMT, seed=0, sizes=SIZES)
+  flat = int((made.private[:30].reshape(30, -1).std(1) == 0).sum())
+  assert 0 < flat < 30
+  assert made.facts["warnings"][0].startswith(f"{flat} of the 30 targets are of one colour")
+
+
+def test_disguises_that_cannot_work_are_refused(tmp_path):
+  with pytest.raises(UnsafeError, match="plain disguises nothing"):
+    setting.from_source("digits", {"scheme": "plain"}, seed=0, sizes=SIZES)
+  with pytest.raises(ConfigError, match="Did you mean 'block_size'"):
+    setting.from_source("digits", {"scheme": "rmt", "blocksize": 2}, seed=0, sizes=SIZES)
+  with pytest.raises(ConfigError, match="block_size"):
+    setting.from_source("digits", {"scheme": "aes", "block_size": 2}, seed=0, sizes=SIZES)
+  floats = np.random.default_rng(0).uniform(0, 255, (200, 8, 8, 1)).astype(np.float32)
+  with pytest.raises(ConfigError, match="uint8"):
+    setting.from_source(
+      npz(tmp_path, floats), {"scheme": "aes", "block_size": 4}, seed=0, sizes=SIZES
+    )
+
+
+# Running.
+
+
+def test_every_attack_is_told_of_and_only_a_win_is_one(digits, examiner):
+  attacks = [PERFECT, USELESS, RAISING, NAN, REFUSING, PAIRED]
+  facts, pictures = audited(digits, attacks, examiner)
+  rows = {row["name"]: row for row in facts["attacks"]}
+  assert list(rows) == [attack.name for attack in attacks]
+  assert {name: row["status"] for name, row in rows.items()} == {
+    "perfect": "ran",
+    "useless": "ran",
+    "raising": "failed",
+    "nan": "failed",
+    "refusing": "refused",
+    "paired": "ran",
+  }
+  assert {name: row["verdict"] for name, row in rows.items()} == {
+    "perfect": "broken",
+    "useless": "not broken by these attacks",
+    "raising": None,
+    "nan": None,
+    "refusing": None,
+    "paired": "broken",
+  }
+  assert rows["raising"]["reason"] == "RuntimeError: out of luck"
+  assert "not all finite" in rows["nan"]["reason"]
+  assert rows["refusing"]["reason"] == "not rmt"
+  assert [run["pairs"] for run in rows["paired"]["runs"]] == [1, 5]
+  assert [run["verdict"][:3] for run in rows["paired"]["runs"]] == ["not", "bro"]
+  assert rows["paired"]["pairs"] == 5
+  assert rows["perfect"]["runs"][0]["diagnostics"] == {"found": 1.0, "warnings": ["mind"]}
+  assert rows["useless"]["runs"][0]["diagnostics"] == {"infinite": None}
+  assert list(pictures) == ["originals", "disguised", "perfect", "useless", "paired"]
+  # The best of the runs is shown, not the last or first one.
+  assert np.array_equal(pictures["paired"], pictures["perfect"])
+  assert len(pictures["perfect"]) == runner.PICTURES
+  assert json.loads(json.dumps(facts, allow_nan=False)) == facts
+
+
+def test_levels_take_the_worst_and_name_failures(digits, examiner):
+  levels = audited(digits, [USELESS, RAISING, PAIRED], examiner).facts["levels"]
+  assert levels["1"]["verdict"] == "not broken by these attacks"
+  assert levels["1"]["failed"] == ["raising"] and "raising" in levels["1"]["words"]
+  assert levels["2"]["verdict"] == "broken"
+  assert (levels["2"]["by"], levels["2"]["pairs"]) == (["paired"], 5)
+  assert "5 known pairs (paired)" in levels["2"]["words"]
+
+
+def test_level_2_includes_level_1(digits, examiner):
+  levels = audited(digits, [PERFECT], examiner).facts["levels"]
+  assert levels["1"]["verdict"] == levels["2"]["verdict"] == "broken"
+  assert levels["2"]["by"] == ["perfect"] and levels["2"]["pairs"] is None
+
+
+def test_failures_alone_are_no_verdict(digits, examiner):
+  levels = audited(digits, [RAISING, REFUSING], examiner).facts["levels"]
+  assert [levels[n]["verdict"] for n in "12"] == [None, None]
+  assert levels["1"]["failed"] == ["raising"] and levels["1"]["refused"] == ["refusing"]
+  assert "nothing is known" in levels["1"]["words"]
+
+
+def test_a_win_counts_although_the_attack_failed_with_fewer_pairs(digits, examiner):
+  facts = audited(digits, [HALF], examiner).facts
+  (row,) = facts["attacks"]
+  assert row["status"] == "failed" and row["reason"] == "with 1 pairs RuntimeError: out of luck"
+  assert (row["verdict"], row["pairs"]) == ("broken", 5)
+  assert facts["levels"]["2"]["verdict"] == "broken"
+
+
+def test_an_examiner_that_has_no_say_is_told_of(digits, examiner):
+  blind = scores.Examiner(lambda batch: np.zeros(len(batch), np.int32))
+  (warning,) = audited(digits, [USELESS], blind).facts["setting"]["warnings"]
+  assert warning.startswith("the examiner names") and "verdicts rest on SSIM" in warning
+  assert audited(digits, [USELESS], examiner).facts["setting"]["warnings"] == []
+  assert audited(digits, [RAISING], blind).facts["setting"]["warnings"] == []
+
+
+def test_the_examiner_is_not_trained_on_targets(digits, monkeypatch):
+  seen = {}
+  monkeypatch.setattr(
+    scores, "train_examiner", lambda images, labels, **more: seen.update(images=images, **more)
+  )
+  runner.train_examiner(digits, seed=5)
+  assert len(seen["images"]) == 840 and seen["classes"] == 10 and seen["seed"] == 5
+  targets = {image.tobytes() for image in digits.private[:60]}
+  assert not targets & {image.tobytes() for image in seen["images"]}
+
+
+def test_choosing_attacks():
+  table = {attack.name: attack for attack in (PERFECT, USELESS, RAISING)}
+  assert runner.choose([], table) == [PERFECT, USELESS, RAISING]
+  assert runner.choose(["raising", "perfect"], table) == [PERFECT, RAISING]
+  with pytest.raises(ConfigError, match="Did you mean 'perfect'"):
+    runner.choose(["perfct"], table)
+
+
+# Verdicts.
+
+
+def measured(**more):
+  base = {
+    "ssim_above_chance": 0.0,
+    "lift": 0.0,
+    "lift_errors": 0.0,
+    "above_chance": 0.0,
+    "accuracy_errors": 0.0,
+    "plain_accuracy": 0.9,
+    "chance": 0.1,
+  }
+  assert not set(more) - set(base)
+  return {**base, **more}
+
+
+SHOWS = {"lift": 0.05, "lift_errors": 4.0}
+NAMED = {"above_chance": 0.1, "accuracy_errors": 4.0}
+NOTHING = "not broken by these attacks"
+
+
+@pytest.mark.parametrize(
+  ("found", "verdict"),
+  [
+    ({}, NOTHING),
+    (SHOWS, "leaks"),
+    ({**SHOWS, "lift": 0.049}, NOTHING),
+    ({**SHOWS, "lift_errors": 3.9}, NOTHING),
+    ({"lift": -0.05, "lift_errors": -4.0}, "leaks"),  # a negative shows as much as a picture
+    (NAMED, "leaks"),
+    ({**NAMED, "above_chance": 0.099}, NOTHING),
+    ({**NAMED, "accuracy_errors": 3.9}, NOTHING),
+    ({**NAMED, "plain_accuracy": 0.29}, NOTHING),  # such an examiner is not heard
+    ({**SHOWS, "ssim_above_chance": 0.5}, "broken"),
+    ({**SHOWS, "ssim_above_chance": 0.49}, "leaks"),
+    ({**NAMED, "above_chance": 0.5}, "broken"),
+    ({**NAMED, "above_chance": 0.5, "plain_accuracy": 0.29}, NOTHING),
+    ({"ssim_above_chance": 0.9}, NOTHING),  # of which nothing belongs to its image
+  ],
+)
+def test_verdicts_at_their_thresholds(found, verdict):
+  assert judge.verdict(measured(**found)) == verdict
+
+
+def measure(made, estimates, examiner):
+  originals, labels = made.private[: made.targets], made.labels[: made.targets]
+  constant = made.public.mean(0)
+  return judge.measure(originals, labels, estimates.astype(np.float32), constant, examiner)
+
+
+def test_the_originals_themselves_are_broken_and_score_one(digits, examiner):
+  found = measure(digits, digits.private[:60], examiner)
+  assert judge.verdict(found) == "broken"
+  assert found["ssim"] == {"median": 1.0, "quartiles": [1.0, 1.0]}
+  assert found["psnr"]["median"] == 100.0 and found["mse"]["median"] == 0.0
+  assert found["ssim_above_chance"] == found["above_chance"] == found["success"] == 1.0
+  json.dumps(found, allow_nan=False)
+
+
+def test_guesses_score_zero(digits, examiner):
+  """Noise, the mean public image, and the right pictures in the wrong order: nobody has learnt anything."""
+  draw = np.random.default_rng(0)
+  mean = np.broadcast_to(digits.public.mean(0), (60, 8, 8, 1))
+  for estimates in (draw.uniform(0, 255, (60, 8, 8, 1)), mean, digits.public[:60]):
+    found = measure(digits, estimates, examiner)
+    assert judge.verdict(found) == NOTHING
+    assert found["ssim_above_chance"] < 0.1 and abs(found["lift_errors"]) < 4
+  found = measure(digits, mean, examiner)
+  assert found["ssim_above_chance"] == pytest.approx(0, abs=1e-6)
+  assert found["ssim"]["median"] == pytest.approx(found["ssim_constant"])
+
+
+def test_a_quarter_of_the_pictures_in_full_leaks_though_the_median_shows_little(digits, examiner):
+  estimates = np.broadcast_to(digits.public.mean(0), (60, 8, 8, 1)).copy()
+  estimates[:15] = digits.private[:15]
+  found = measure(digits, estimates, examiner)
+  assert abs(found["ssim_above_chance"]) < 0.2
+  assert judge.verdict(found) == "leaks"
+
+
+def test_an_examiner_no_better_than_a_guess_measures_nothing(digits):
+  blind = scores.Examiner(lambda batch: np.zeros(len(batch), np.int32))
+  found = scores.score(
+    digits.private[:60], digits.labels[:60], digits.private[:60].astype(np.float32), blind
+  )
+  assert found.plain == found.accuracy <= found.chance
+  assert found.above_chance == 0.0
+
+
+def test_the_window_of_ssim_is_odd_and_fits():
+  assert [scores.window((5, side, 40, 3)) for side in (3, 8, 10, 11, 12, 28)] == [
+    *(3, 7, 9, 11, 11, 11)
+  ]
+
+
+# The table of attacks, and what is seen without any.
+
+
+def test_the_table_of_attacks_is_in_order():
+  assert next(iter(ATTACKS)) == "examiner"
+  assert {"regression", "procrustes"} <= set(ATTACKS)
+  levels = [attack.level for attack in ATTACKS.values()]
+  assert levels == sorted(levels) and set(levels) == {1, 2}
+  for name, attack in ATTACKS.items():
+    assert attack.name == name and set(attack.needs) <= {"public", "pairs"} and attack.title
+
+
+def test_looking_stretches_and_crops(digits):
+  spec = {**digits.spec, "image_shape": [7, 8, 1]}
+  known = contract.Known(spec, digits.disguised, digits.disguised[:60])
+  found = contract.run(ATTACKS["examiner"], known, seed=0)
+  low, high = np.percentile(known.targets, [1, 99])
+  slow = np.clip((known.targets.astype(np.float64) - low) * 255 / (high - low), 0, 255)
+  assert found.images.shape == (60, 7, 8, 1)
+  np.testing.assert_allclose(found.images, slow[:, :7], atol=1e-3)
+  assert (found.diagnostics["low"], found.diagnostics["high"]) == pytest.approx((low, high))
