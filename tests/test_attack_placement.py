@@ -200,3 +200,11 @@ def test_cifar10(tfds_dir, noise_level, least):
     scores.append(psnr(targets, result.images))
   assert np.median(right) == 64
   assert np.median(scores) > least
+
+
+def test_a_single_block_is_where_it_is():
+  spec = {"scheme": "permutation", "image_shape": [8, 8, 1], "block_size": 8}
+  images = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 1)).astype(np.float32)
+  known = Known(spec, images, images, public=images)
+  perm, found = placement.estimate_permutation(known, 0)
+  assert perm.tolist() == [0] and found["warnings"] == []

@@ -173,6 +173,8 @@ def _score(disguised: np.ndarray, public: np.ndarray, perm: np.ndarray) -> float
 
 def _likeness(disguised: np.ndarray, public: np.ndarray, perm: np.ndarray) -> float:
   """Returns the correlation between different positions, over all layers."""
+  if len(perm) == 1:
+    return 1.0
   off = ~np.eye(len(perm), dtype=bool)
   a, b = disguised[:, off], public[:, perm][:, :, perm][:, off]
   a, b = a - a.mean(1, keepdims=True), b - b.mean(1, keepdims=True)

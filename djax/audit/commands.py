@@ -16,6 +16,7 @@ from djax.audit.setting import Setting
 from djax.data_verbs import SCHEME_FLAGS, say
 from djax.errors import ConfigError
 from djax.owner import restore
+from djax.owner.commands import scheme_of
 
 __all__ = ["run"]
 
@@ -60,7 +61,7 @@ def run(args: argparse.Namespace) -> None:
 
 def _sweep(args: argparse.Namespace, attacks: Sequence[Any]) -> None:
   """Audits a grid of settings, or goes on with it."""
-  given = _scheme_given(args)
+  given = scheme_of(args)
   if not args.source or args.config or args.data or not given or "block_size" in given:
     raise ConfigError(
       "audit: --sweep takes --source and --scheme, and --block-sizes instead of --block-size."
@@ -95,7 +96,7 @@ def _setting(args: argparse.Namespace, progress: Callable[[float, str], None]) -
     )
   sizes = setting.FULL if args.full else setting.FAST
   where = {"data_dir": args.data_dir, "image_size": args.image_size}
-  disguise = _scheme_given(args)
+  disguise = scheme_of(args)
   if args.source:
     if not disguise or "block_size" not in disguise:
       raise ConfigError("audit: --source needs --scheme and --block-size.")
@@ -150,20 +151,6 @@ def _of_config(
     split=config.data.train_split,
     progress=progress,
   )
-
-
-def _scheme_given(args: argparse.Namespace) -> dict[str, Any]:
-  """Returns scheme and parameters, if there is a scheme; refuses those of another scheme."""
-  if not args.scheme:
-    return {}
-  given = {name: value for name, value in vars(args).items() if name in SCHEME_FLAGS}
-  taken = inspect.signature(schemes.SCHEMES[args.scheme]).parameters
-  if alien := [SCHEME_FLAGS[name] for name in given if name not in taken]:
-    known = ", ".join(flag for name, flag in SCHEME_FLAGS.items() if name in taken)
-    raise ConfigError(
-      f"audit: --scheme {args.scheme} takes {known}; got {', '.join(alien)}. Leave it out, or choose another scheme."
-    )
-  return {"scheme": args.scheme, **given}
 
 
 def _numbers(flag: str, text: str, kind: Callable[[str], Any]) -> tuple[Any, ...]:

@@ -22,7 +22,7 @@ from djax.keys import Master
 from djax.manifest import Manifest
 from djax.owner import export, plan, query, restore
 
-__all__ = ["COMMANDS"]
+__all__ = ["COMMANDS", "scheme_of"]
 
 _SECONDS_OF_A_LINE = 10
 _GRID_IMAGES = 32
@@ -32,7 +32,7 @@ def _disguise(args: argparse.Namespace) -> None:
   """Writes a disguised data set, or goes on writing it."""
   request = plan.Request(
     source=args.source,
-    disguise=_scheme(args),
+    disguise=scheme_of(args),
     splits={"train": args.train_split, "test": args.test_split},
     dtype=args.dtype,
     views=args.views,
@@ -70,14 +70,24 @@ def _disguise(args: argparse.Namespace) -> None:
   print(f"fingerprint  {facts.key_fingerprint}")
 
 
-def _scheme(args: argparse.Namespace) -> dict[str, Any]:
-  """Returns scheme and parameters; refuses those of another scheme."""
+def scheme_of(args: argparse.Namespace) -> dict[str, Any]:
+  """Returns scheme and parameters as flags give them, none without ``--scheme``.
+
+  Args:
+    args: of a verb with the flags of the schemes.
+
+  Raises:
+    ConfigError: for flags of another scheme.
+  """
   given = {name: value for name, value in vars(args).items() if name in SCHEME_FLAGS}
+  if not args.scheme:
+    return {}
   taken = inspect.signature(schemes.SCHEMES[args.scheme]).parameters
   if alien := [SCHEME_FLAGS[name] for name in given if name not in taken]:
     known = ", ".join(flag for name, flag in SCHEME_FLAGS.items() if name in taken)
     raise ConfigError(
-      f"disguise: --scheme {args.scheme} takes {known}; got {', '.join(alien)}. Leave it out, or choose another scheme."
+      f"{args.verb}: --scheme {args.scheme} takes {known}; got {', '.join(alien)}. "
+      "Leave it out, or choose another scheme."
     )
   return {"scheme": args.scheme, **given}
 
