@@ -1,9 +1,9 @@
 """Draws docs/known-pairs.svg: examiner success over known pairs beside the published curve.
 
-For s in 0, 1, 2, then with the three reports:
+For s in 0, 1, 2 (other attacks may be left out: --attacks regression,procrustes), then with the three reports:
 
-python -m djax audit --source mnist --scheme rmt --block-size 7 --noise-level 100 --no-permute --full \\
-  --attacks regression,procrustes,moments --seed $s --out mp$s
+python -m djax audit --source mnist --scheme rmt --block-size 7 --noise-level 100 --no-permute --full
+    --seed $s --out mp$s
 python docs/known_pairs.py mp0/audit.json mp1/audit.json mp2/audit.json
 """
 
