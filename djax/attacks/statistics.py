@@ -148,7 +148,12 @@ def measure(
 
 
 def transform(moments: Moments, matrices: np.ndarray) -> Moments:
-  """Returns the moments after every group is multiplied by its matrix, ``[G, n, n]``, from the right."""
+  """Returns the moments after every group is multiplied by its matrix from the right.
+
+  Args:
+    moments: of some images.
+    matrices: ``[G, n, n]``, one a group.
+  """
   half = _times(moments.covariance, matrices, moments.mean.shape)
   covariance = _times(half.T, matrices, moments.mean.shape)
   return moments._replace(mean=moments.mean @ matrices, covariance=covariance)
@@ -165,6 +170,11 @@ def between(x: Moments, y: Moments, matrices: np.ndarray) -> np.ndarray:
   """Returns ``M_k = sum over l of X[k, l] R_l Y[k, l]'``, means included: float64 ``[G, n, n]``.
 
   Its polar factor is the orthogonal matrix of group k that fits best if all others are right.
+
+  Args:
+    x: moments of originals.
+    y: moments of disguised images.
+    matrices: ``[G, n, n]``, the ``R_l``.
   """
   groups, views, side = x.mean.shape
   moved = _times(x.covariance, matrices, x.mean.shape).reshape(groups, views, side, -1)
@@ -188,7 +198,12 @@ def norms(moments: Moments) -> np.ndarray:
 
 
 def power(matrices: np.ndarray, exponent: float) -> np.ndarray:
-  """Returns powers of positive semidefinite matrices ``[G, n, n]``; empty directions are kept finite."""
+  """Returns powers of positive semidefinite matrices; empty directions are kept finite.
+
+  Args:
+    matrices: ``[G, n, n]``.
+    exponent: such as -0.5 for whitening.
+  """
   values, vectors = np.linalg.eigh(matrices)
   floor = np.maximum(1e-7 * values[:, -1:], 1e-6)
   scaled = vectors * (np.maximum(values, floor) ** exponent)[:, None, :]

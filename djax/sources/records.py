@@ -117,7 +117,15 @@ class Records(abc.ABC):
 
 
 def parse_split(split: str, counts: Mapping[str, int]) -> tuple[str, slice]:
-  """Returns which of train and test ``split`` means, and which of its records; at least one."""
+  """Returns which of train and test a split means, and which of its records.
+
+  Args:
+    split: ``train``, ``test`` or a part, ``train[:1000]``.
+    counts: number of records of each.
+
+  Raises:
+    ConfigError: for another form, or a part without records.
+  """
   match = re.fullmatch(r"(train|test)(?:\[(\d*):(\d*)\])?", split)
   if not match:
     forms = "train, test or e.g. train[:1000] (percentages with TFDS sources only)"
@@ -130,7 +138,15 @@ def parse_split(split: str, counts: Mapping[str, int]) -> tuple[str, slice]:
 
 
 def check_shape(what: str, shape: tuple[int, ...]) -> None:
-  """Refuses image shapes ``[H, W, C]`` without pixels or with an alpha channel."""
+  """Refuses images without pixels or with an alpha channel.
+
+  Args:
+    what: the source, for the message.
+    shape: ``(H, W, C)``.
+
+  Raises:
+    DataError: if so.
+  """
   if 0 in shape:
     raise DataError(f"{what}: images have no pixels, shape {shape}")
   if shape[2] in (2, 4):
@@ -138,7 +154,17 @@ def check_shape(what: str, shape: tuple[int, ...]) -> None:
 
 
 def check_labels(what: str, labels: np.ndarray, start: int = 0, classes: int | None = None) -> None:
-  """Refuses no labels and labels out of range; ``start`` is the index of the first."""
+  """Refuses no labels and labels out of range.
+
+  Args:
+    what: the source, for the message.
+    labels: integers ``[n]``.
+    start: index of the first.
+    classes: their number, where it is known.
+
+  Raises:
+    DataError: if so.
+  """
   if not len(labels):
     raise DataError(f"{what}: no images")
   bad, fault = labels < 0, "negative"
@@ -150,7 +176,15 @@ def check_labels(what: str, labels: np.ndarray, start: int = 0, classes: int | N
 
 
 def check_classes(what: str, classes: int) -> None:
-  """Refuses numbers of classes that djax does not take."""
+  """Refuses numbers of classes that djax does not take.
+
+  Args:
+    what: the source, for the message.
+    classes: their number.
+
+  Raises:
+    DataError: if so.
+  """
   if not 2 <= classes <= _MAX_CLASSES:
     raise DataError(f"{what}: needs 2 to {_MAX_CLASSES} classes, labelled from 0; has {classes}")
 
