@@ -16,6 +16,8 @@ from jax import lax
 __all__ = ["MIXES", "matrix_shape", "project", "unproject"]
 
 MIXES = ("rows", "block")
+# Up to this side, sums of products, which fuse into one pass over memory; batches of tiny matrix products take three.
+_UNROLLED = 8
 
 
 def matrix_shape(
@@ -67,8 +69,16 @@ def project(matrices: jax.Array, blocks: jax.Array, *, mix: str = "rows") -> jax
     flat = x.reshape(*x.shape[:-3], -1)
     y = jnp.einsum("...pk,pkl->...pl", flat, matrices, precision=lax.Precision.HIGHEST)
     return y.reshape(x.shape)
-  subscripts = "...prkc,pckl->...prlc" if matrices.ndim == 4 else "...prkc,pkl->...prlc"
-  return jnp.einsum(subscripts, x, matrices, precision=lax.Precision.HIGHEST)
+  if matrices.shape[-1] > _UNROLLED:
+    subscripts = "...prkc,pckl->...prlc" if matrices.ndim == 4 else "...prkc,pkl->...prlc"
+    return jnp.einsum(subscripts, x, matrices, precision=lax.Precision.HIGHEST)
+  weights = matrices.reshape(len(matrices), -1, *matrices.shape[-2:])  # [P, C or 1, k, l]
+  weights = jnp.transpose(weights, (2, 0, 3, 1))[:, :, None]  # [k, P, 1, l, C or 1]
+  weights = weights.reshape(-1, *(1,) * (x.ndim - 4), *weights.shape[1:])
+  y = x[..., :1, :] * weights[0]
+  for k in range(1, len(weights)):
+    y += x[..., k : k + 1, :] * weights[k]
+  return y
 
 
 def unproject(

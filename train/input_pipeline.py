@@ -67,18 +67,20 @@ class Pipeline:
     feed: the split.
     mesh: with one axis ``data``, over which batches are split.
     batch_size: rows of a batch; a multiple of the mesh's size.
+
+  Attributes:
+    feed: as given, and so ``mesh`` and ``batch_size``.
   """
 
   def __init__(self, feed: Feed, *, mesh: Mesh, batch_size: int):
-    self.batch_size = batch_size
-    self._feed = feed
+    self.feed, self.mesh, self.batch_size = feed, mesh, batch_size
     self._rows = NamedSharding(mesh, PartitionSpec("data"))
     self._argument = jax.device_put(feed.argument, NamedSharding(mesh, PartitionSpec()))
     self._transform = jax.jit(feed.transform)
 
   def __len__(self) -> int:
     """Records in the split."""
-    return len(self._feed.records)
+    return len(self.feed.records)
 
   @property
   def steps_per_epoch(self) -> int:
@@ -116,12 +118,12 @@ class Pipeline:
 
   def _batches(self, count: int, rows: Callable[[int], np.ndarray]) -> Iterator[Batch]:
     source = _Source(count, lambda index: self._read(rows(index)))
-    return self._ahead(_prefetched(source) if self._feed.streamed else _one_by_one(source))
+    return self._ahead(_prefetched(source) if self.feed.streamed else _one_by_one(source))
 
   def _read(self, rows: np.ndarray) -> tuple[np.ndarray, ...]:
     """Returns images, labels, indices and mask of a batch, in host memory."""
     filled = np.concatenate([rows, np.zeros(self.batch_size - len(rows), rows.dtype)])
-    images, labels = self._feed.records.read(filled)
+    images, labels = self.feed.records.read(filled)
     mask = (np.arange(self.batch_size) < len(rows)).astype(np.float32)
     return images, labels.astype(np.int32), filled.astype(np.int32), mask
 

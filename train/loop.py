@@ -4,7 +4,7 @@ import functools
 import math
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 
 from djax import audit, picture
 from djax.errors import ConfigError, DjaxError
-from train import models, optimizers, run_dir, terminal
+from train import models, optimizers, resident, run_dir, terminal
 from train import state as state_lib
 from train.input_pipeline import Batch, Pipeline
 from train.inputs import Inputs
@@ -80,15 +80,23 @@ def fit(config: ConfigDict, workdir: str | Path, inputs: Inputs) -> dict[str, An
   state = jax.device_put(state, NamedSharding(mesh, PartitionSpec()))
   evaluate = functools.partial(_evaluate, jax.jit(functools.partial(_count, model)))
 
+  chunks = functools.partial(
+    resident.chunks if resident.fits(train) else _single_steps,
+    train,
+    functools.partial(_step, model, optimizer),
+    rng=jax.random.fold_in(rng, 4),
+    seed=config.seed,
+    stop=steps,
+    every=config.train.checkpoint_every_steps,
+  )
   with state_lib.checkpoints(workdir) as checkpoints:
     state, seconds = state_lib.restore(checkpoints, state)
     state, seconds = _train(
       config,
       workdir,
-      train,
       state,
-      step_fn=jax.jit(functools.partial(_step, model, optimizer), donate_argnums=0),
-      dropout_rng=jax.random.fold_in(rng, 4),
+      chunks=chunks,
+      per_epoch=train.steps_per_epoch,
       test_accuracy=lambda state: evaluate(state, test)[0],
       checkpoints=checkpoints,
       seconds=seconds,
@@ -120,34 +128,33 @@ def fit(config: ConfigDict, workdir: str | Path, inputs: Inputs) -> dict[str, An
 def _train(
   config: ConfigDict,
   workdir: Path,
-  pipeline: Pipeline,
   state: State,
   *,
-  step_fn: Callable[..., tuple[State, jax.Array]],
-  dropout_rng: jax.Array,
+  chunks: Callable[[State], Iterator[tuple[State, Any]]],
+  per_epoch: int,
   test_accuracy: Callable[[State], float],
   checkpoints: ocp.CheckpointManager,
   seconds: float,
   inputs: Inputs,
 ) -> tuple[State, float]:
   """Runs the steps that are left; returns the last state and all seconds spent, those before a resume included."""
-  per_epoch = pipeline.steps_per_epoch
-  start, stop = int(state.step), config.train.epochs * per_epoch
+  step = start = int(state.step)
+  stop = config.train.epochs * per_epoch
   if start:
     terminal.say(f"resumed after step {start} of {stop}")
   metrics = run_dir.Metrics(workdir, step=start)
   clock = time.perf_counter() - seconds
-  losses: list[jax.Array] = []
+  losses: list[Any] = []
   key = inputs.key_fingerprint
   kind = "disguised" if key else "plain"
   label = f"{inputs.spec['scheme']}, key {key}" if key else "plain, no key"
-  batches = pipeline.training(seed=config.seed, start=start, stop=stop)
   try:
     with terminal.signals() as received, terminal.progress(stop, start, label) as advance:
-      for step, batch in enumerate(batches, start + 1):
-        state, loss = step_fn(state, batch, dropout_rng)
-        losses.append(loss)
-        advance()
+      for state, chunk_losses in chunks(state):
+        losses.append(chunk_losses)
+        for _ in range(chunk_losses.size):
+          step += 1
+          advance()
         epoch_ends = step % per_epoch == 0
         if not (epoch_ends or received or step % config.train.checkpoint_every_steps == 0):
           continue
@@ -166,6 +173,24 @@ def _train(
   finally:
     metrics.close()
   return state, time.perf_counter() - clock
+
+
+def _single_steps(
+  pipeline: Pipeline,
+  step: Callable[..., tuple[State, jax.Array]],
+  state: State,
+  *,
+  rng: jax.Array,
+  seed: int,
+  stop: int,
+  every: int,
+) -> Iterator[tuple[State, jax.Array]]:
+  """Trains as ``resident.chunks`` does, by chunks of one step: a dispatch for each batch that the pipeline brings."""
+  del every
+  step = jax.jit(step, donate_argnums=0)
+  for batch in pipeline.training(seed=seed, start=int(state.step), stop=stop):
+    state, loss = step(state, batch, rng)
+    yield state, loss
 
 
 def _step(
@@ -228,8 +253,8 @@ def _statistics(model: nn.Module, pipeline: Pipeline, shape: tuple[int, ...]) ->
   return jnp.asarray(mean, jnp.float32), jnp.asarray(scale, jnp.float32)
 
 
-def _finite_mean(losses: list[jax.Array], step: int, workdir: Path) -> float:
-  mean = float(np.mean(jax.device_get(losses)))
+def _finite_mean(losses: list[Any], step: int, workdir: Path) -> float:
+  mean = float(np.mean(np.hstack(jax.device_get(losses))))
   if not math.isfinite(mean):
     raise TrainingError(
       f"the loss must stay finite, got {mean} by step {step}. The last good checkpoint is kept in {workdir}; "

@@ -1,0 +1,254 @@
+"""Training on records that lie on the devices: what single steps compute, however it is cut. Forced here, on CPU."""
+
+import functools
+import itertools
+import json
+import signal
+from types import SimpleNamespace
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from test_loop import assert_same_state, params, tiny
+from test_outsourced import Logged
+from test_secrets import leaks, secrets_of
+
+import train
+from djax import keys
+from train import inputs, loop, models, optimizers, resident
+from train import state as state_lib
+from train.input_pipeline import Feed, Pipeline
+
+PER_EPOCH = 4  # steps of tiny()
+DROPOUT = "model.dropout=0.3"
+
+
+class Setting(NamedTuple):
+  pipeline: Pipeline
+  step: functools.partial
+  state: state_lib.State
+
+  def run(self, way, start=None, **options):
+    """Returns the losses and the last state of a way of training; with ``start``, from a state given."""
+    state, losses = self.state if start is None else start, []
+    state = jax.device_put(state, NamedSharding(self.pipeline.mesh, PartitionSpec()))
+    options = {"rng": jax.random.key(5), "seed": 3, "stop": 2 * PER_EPOCH, "every": 100} | options
+    for state, chunk in way(self.pipeline, self.step, state, **options):
+      losses.append(np.atleast_1d(np.asarray(chunk)))
+    return losses, jax.device_get(state)
+
+
+def setting(*overrides, feed=None):
+  config = tiny(*overrides)
+  given = inputs.owned(config, None)
+  mesh = jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
+  pipeline = Pipeline(feed or given.train, mesh=mesh, batch_size=config.train.batch_size)
+  assert pipeline.steps_per_epoch == PER_EPOCH
+  model = models.create(config.model, classes=10, spec=given.spec)
+  optimizer = optimizers.create(config.optimizer, PER_EPOCH, 2 * PER_EPOCH)
+  mean, scale = loop._statistics(model, pipeline, given.disguised_shape)
+  # On the host: what is donated is gone.
+  state = jax.device_get(state_lib.initial(model, optimizer, jax.random.key(0), mean, scale))
+  return Setting(pipeline, functools.partial(loop._step, model, optimizer), state)
+
+
+def assert_same_bits(a, b):
+  leaves_a, leaves_b = jax.tree.leaves(a), jax.tree.leaves(b)
+  assert len(leaves_a) == len(leaves_b) > 10
+  for x, y in zip(leaves_a, leaves_b, strict=True):
+    assert np.asarray(x).tobytes() == np.asarray(y).tobytes()
+
+
+@pytest.fixture(scope="module")
+def noisy():
+  return setting(DROPOUT)
+
+
+@pytest.fixture(scope="module")
+def uncut(noisy):
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(resident, "_SECONDS", 1e9)
+    return noisy.run(resident.chunks)
+
+
+@pytest.fixture
+def forced(monkeypatch):
+  monkeypatch.setattr(resident, "fits", lambda pipeline: True)
+
+
+@pytest.mark.parametrize(
+  "overrides",
+  [
+    (DROPOUT,),
+    ("disguise.scheme=permutation", "optimizer.name=sgd", "optimizer.schedule=constant"),
+    ("disguise.scheme=aes", "disguise.noise_level=0"),
+  ],
+)
+def test_it_computes_what_single_steps_compute(overrides):
+  given = setting(*overrides)
+  want_losses, want = given.run(loop._single_steps)
+  got_losses, got = given.run(resident.chunks)
+  assert np.ptp(np.concatenate(want_losses)) > 0.1
+  np.testing.assert_allclose(
+    np.concatenate(got_losses), np.concatenate(want_losses), rtol=1e-5, atol=0
+  )
+  assert got.step == want.step == 2 * PER_EPOCH
+  for a, b, before in zip(*map(jax.tree.leaves, (got, want, given.state)), strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5 * np.abs(b).max())
+    assert a.shape == before.shape and a.dtype == before.dtype
+  moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), got.params, given.state.params)
+  assert min(jax.tree.leaves(moved)) > 1e-4
+
+
+@pytest.mark.parametrize("other", [{"rng": jax.random.key(6)}, {"seed": 4}])
+def test_order_and_dropout_follow_their_arguments(noisy, uncut, other):
+  losses, _ = noisy.run(resident.chunks, **other)
+  assert np.abs(np.concatenate(losses) - np.concatenate(uncut[0])).max() > 1e-3
+
+
+@pytest.mark.parametrize("every", [1, 3, 100])
+def test_the_bits_do_not_depend_on_the_cut(noisy, uncut, every):
+  losses, state = noisy.run(resident.chunks, every=every)
+  assert_same_bits(state, uncut[1])
+  assert np.concatenate(losses).tobytes() == np.concatenate(uncut[0]).tobytes()
+
+
+@pytest.mark.parametrize("cut", [3, 4, 6])
+def test_resumed_anywhere_it_ends_with_the_same_bits(noisy, uncut, cut):
+  first, state = noisy.run(resident.chunks, stop=cut)
+  assert state.step == cut
+  rest, state = noisy.run(resident.chunks, start=state)
+  assert_same_bits(state, uncut[1])
+  assert np.concatenate(first + rest).tobytes() == np.concatenate(uncut[0]).tobytes()
+
+
+@pytest.mark.parametrize(
+  ("seconds", "longest", "every", "lengths"),
+  [
+    (1e9, 1024, 100, [1, 3, 4]),  # the first is for measuring
+    (1e9, 1024, 3, [1, 2, 1, 2, 2]),
+    (1e9, 2, 100, [1, 2, 1, 2, 2]),
+    (0, 1024, 3, [1] * 8),
+  ],
+)
+def test_chunks_end_with_epochs_and_checkpoints(
+  noisy, monkeypatch, seconds, longest, every, lengths
+):
+  monkeypatch.setattr(resident, "_SECONDS", seconds)
+  monkeypatch.setattr(resident, "_LONGEST", longest)
+  losses, _ = noisy.run(resident.chunks, every=every)
+  assert [len(chunk) for chunk in losses] == lengths
+
+
+def test_a_chunk_is_as_long_as_the_time_it_may_take(noisy, monkeypatch):
+  # Every look at the clock is 0.2 s after the one before: a chunk takes that long, whatever its length.
+  clock = itertools.count()
+  monkeypatch.setattr(resident, "time", SimpleNamespace(perf_counter=lambda: 0.2 * next(clock)))
+  losses, _ = noisy.run(resident.chunks)
+  assert [len(chunk) for chunk in losses] == [1, 2, 1, 2, 2]
+
+
+def test_one_program_serves_chunks_of_any_length(noisy, monkeypatch):
+  made, program = [], resident.program
+  monkeypatch.setattr(resident, "program", lambda *args: made.append(program(*args)) or made[-1])
+  losses, _ = noisy.run(resident.chunks, every=3)
+  assert len({len(chunk) for chunk in losses}) > 1
+  assert [run._cache_size() for run in made] == [1]
+
+
+def lowered(given, pipeline=None):
+  records, argument = given.pipeline.feed.records, given.pipeline.feed.argument
+  order = np.zeros((PER_EPOCH, given.pipeline.batch_size), np.int32)
+  run = resident.program(pipeline or given.pipeline, given.step)
+  data = jax.device_put(
+    (given.state, records.images, records.labels, argument, order),
+    NamedSharding(given.pipeline.mesh, PartitionSpec()),
+  )
+  return run.lower(*data, 0, 1, jax.random.key(0))
+
+
+def test_each_device_gathers_its_own_rows(noisy):
+  text = lowered(noisy).compile().as_text()
+  gathers = [line for line in text.splitlines() if " gather(" in line and "= u8[" in line]
+  # 32 rows on two devices; the records are on both, so that no image travels.
+  assert gathers and all("= u8[16," in line.replace("ROOT ", "") for line in gathers)
+  assert "all-reduce" in text and "all-gather" not in text and "all-to-all" not in text
+
+
+def test_the_program_holds_no_key():
+  given = setting()
+  found, key = secrets_of(keys.experiment(0), inputs.owned(tiny(), None).spec)
+  assert not leaks(lowered(given).as_text().encode(), found, key)
+  held = given.pipeline.feed
+  closed_over = held._replace(
+    transform=lambda argument, *rest: held.transform(
+      (jax.tree.map(jax.numpy.asarray, key), argument[1]), *rest
+    )
+  )
+  planted = Pipeline(closed_over, mesh=given.pipeline.mesh, batch_size=given.pipeline.batch_size)
+  assert leaks(lowered(given, planted).as_text().encode(), found, key)
+
+
+def on_gpus(*stats):
+  return SimpleNamespace(
+    local_devices=[SimpleNamespace(memory_stats=lambda found=found: found) for found in stats]
+  )
+
+
+def test_a_split_lies_there_if_it_takes_half_of_what_is_free(monkeypatch):
+  images = np.zeros((10, 10, 10, 1), np.uint8)
+  arrays = inputs.Arrays(images, np.zeros(10, np.int32))
+
+  def fits(*stats, records=arrays, streamed=False):
+    feed = Feed(records, inputs._widened, (), streamed)
+    return resident.fits(SimpleNamespace(feed=feed, mesh=on_gpus(*stats)))
+
+  roomy, tight = ({"bytes_limit": n, "bytes_in_use": 500} for n in (2500, 2499))
+  assert not fits(roomy)
+  monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+  assert fits(roomy) and fits(roomy, roomy)
+  assert not fits(tight) and not fits(roomy, tight)
+  assert not fits(None) and not fits({})
+  assert not fits(roomy, records=Logged(10)) and not fits(roomy, streamed=True)
+
+
+def test_a_forced_run_leaves_what_it_promises(tmp_path, forced):
+  result = train.run(tiny(DROPOUT), tmp_path / "resident")
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(resident, "fits", lambda pipeline: False)
+    want = train.run(tiny(DROPOUT), tmp_path / "single")
+  assert result["steps"] == 8 and result["test_accuracy"] == want["test_accuracy"]
+  rows, want_rows = (
+    [json.loads(line) for line in (tmp_path / way / "metrics.jsonl").read_text().splitlines()]
+    for way in ("resident", "single")
+  )
+  assert [row["step"] for row in rows] == [4, 8]
+  for row, want_row in zip(rows, want_rows, strict=True):
+    assert row["train_loss"] == pytest.approx(want_row["train_loss"], rel=1e-5)
+
+
+def test_a_stopped_run_resumes_to_the_same_bits(tmp_path, monkeypatch, forced):
+  train.run(tiny(DROPOUT), tmp_path / "whole")
+  original = resident.chunks
+
+  def interrupted(*args, **kwargs):
+    for i, chunk in enumerate(original(*args, **kwargs)):
+      if i == 5:
+        signal.raise_signal(signal.SIGTERM)
+      yield chunk
+
+  with monkeypatch.context() as patch, pytest.raises(loop.Stopped, match="after step 6"):
+    patch.setattr(resident, "_SECONDS", 0)
+    patch.setattr(resident, "chunks", interrupted)
+    train.run(tiny(DROPOUT), tmp_path / "stopped")
+  monkeypatch.setattr(resident, "_SECONDS", 1e9)
+  train.run(tiny(DROPOUT), tmp_path / "stopped")
+  assert_same_state(params(tmp_path / "whole"), params(tmp_path / "stopped"))
+
+
+def test_a_loss_that_is_not_finite_stops_it(tmp_path, monkeypatch, forced):
+  monkeypatch.setattr(optimizers, "create", lambda *args: optimizers.optax.sgd(1e30))
+  with pytest.raises(loop.TrainingError, match="the loss must stay finite"):
+    train.run(tiny(), tmp_path)
