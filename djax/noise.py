@@ -5,14 +5,19 @@ Noise redrawn every epoch would be averaged away. JAX's generator serves noise t
 Source: DisguisedNets, doi:10.1145/3609506.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 __all__ = ["uniform"]
 
 
 def uniform(rng: jax.Array, shape: tuple[int, ...], *, noise_level: float) -> jax.Array:
-  """Draws noise uniform on ``[0, noise_level)``; its mean is N/2 and its variance N^2/12.
+  """Draws noise uniform on ``[0, noise_level)`` in steps of N / 65536; its mean is N/2 and its variance N^2/12.
+
+  Two values share a 32-bit word: drawing noise costs more than all the rest of a disguise.
 
   Args:
     rng: a JAX PRNG key, one a record.
@@ -29,4 +34,7 @@ def uniform(rng: jax.Array, shape: tuple[int, ...], *, noise_level: float) -> ja
     raise ValueError(
       f"noise_level must be a finite number of at least 0 on the 0..255 scale, got {noise_level}."
     )
-  return noise_level * jax.random.uniform(rng, shape, jnp.float32)
+  count = math.prod(shape)
+  words = jax.random.bits(rng, (-(-count // 2),), jnp.uint32)
+  halves = lax.bitcast_convert_type(words, jnp.uint16).reshape(-1)[:count].reshape(shape)
+  return halves.astype(jnp.float32) * (noise_level / 2**16)

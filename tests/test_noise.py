@@ -34,6 +34,14 @@ def test_noise_is_uniform_on_0_to_n(noise_level):
   assert uniform_p(drawn, noise_level) > ALPHA
 
 
+@pytest.mark.parametrize("shape", [(), (1,), (3, 5, 7)])
+def test_an_odd_number_of_values_fills_its_shape(shape):
+  drawn = noise.uniform(jax.random.key(1), shape, noise_level=8)
+  assert drawn.shape == shape
+  longer = noise.uniform(jax.random.key(1), (drawn.size + 1,), noise_level=8)
+  assert len(np.unique(longer)) == longer.size  # no word is used twice
+
+
 def test_the_statistics_reject_other_noise():
   rng = np.random.default_rng(0)
   count, level = 20000, 25.0
