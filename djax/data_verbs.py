@@ -12,7 +12,7 @@ from djax import keyfile
 
 __all__ = ["SCHEME_FLAGS", "VERBS", "add", "bits", "bits_line", "say"]
 
-VERBS = ("disguise", "inspect", "verify", "restore", "query", "audit")
+VERBS = ("disguise", "inspect", "verify", "restore", "query", "audit", "bench")
 SCHEME_FLAGS = {
   "block_size": "--block-size",
   "permute": "--no-permute",
@@ -68,6 +68,7 @@ def add(verbs: Any) -> None:
   )
   _add_query(verbs)
   _add_audit(verbs)
+  _add_bench(verbs)
   for verb in VERBS:
     verbs.choices[verb].set_defaults(run=_run)
 
@@ -255,6 +256,23 @@ def _add_audit(verbs: Any) -> None:
   _add_json(parser)
 
 
+def _add_bench(verbs: Any) -> None:
+  parser = verbs.add_parser(
+    "bench",
+    help="measure how fast disguising is on this machine",
+    description="Measures every scheme beside a plain loop, the memory bound and raw AES, and a training step with and "
+    "without the disguise. Ratios mean more than seconds.",
+  )
+  parser.add_argument("--fast", action="store_true", help="32x32x3 and a small network: a minute")
+  parser.add_argument(
+    "--against", metavar="FILE", help="fail if a ratio fell far below those of an earlier --json"
+  )
+  parser.add_argument(
+    "--page", metavar="FILE", nargs="+", help="print the page of earlier --json; measure nothing"
+  )
+  _add_json(parser)
+
+
 def _add_key(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
   parser.add_argument("--key", metavar="K", required=required, help="the key file")
   parser.add_argument(
@@ -304,6 +322,11 @@ def _run(args: argparse.Namespace) -> None:
     from djax.audit import commands as audit_commands
 
     audit_commands.run(args)
+    return
+  if args.verb == "bench":
+    from djax.bench import commands as bench_commands
+
+    bench_commands.run(args)
     return
   from djax.owner import commands
 
