@@ -12,6 +12,9 @@ Source: DisguisedNets, doi:10.1145/3609506; AES in FIPS 197, ECB in NIST SP 800-
 """
 
 import math
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext
@@ -22,6 +25,9 @@ __all__ = ["decrypt", "encrypt"]
 
 _UNIT_BYTES = 16
 _CHUNK_BYTES = 3 << 16  # worked on at a time, so that every pass finds its data in the cache
+_THREAD_BYTES = (
+  2 << 20
+)  # a batch below twice this, as a worker process of many has, stays on one thread
 
 
 def encrypt(
@@ -49,9 +55,12 @@ def encrypt(
 
   Security: see the module; equal units stay equal.
   """
-  contexts = [Cipher(AES(key.tobytes()), ECB()).encryptor() for key in keys]
+
+  def start(key: np.ndarray) -> CipherContext:
+    return Cipher(AES(key.tobytes()), ECB()).encryptor()
+
   places, order = _places(images, block_size, perm)
-  return _apply(contexts, images, places, _sources(places, order), unit_pixels)
+  return _apply(keys, start, images, places, _sources(places, order), unit_pixels)
 
 
 def decrypt(
@@ -68,10 +77,13 @@ def decrypt(
   Raises:
     ValueError: if key and images do not fit together.
   """
-  contexts = [Cipher(AES(key.tobytes()), ECB()).decryptor() for key in keys]
+
+  def start(key: np.ndarray) -> CipherContext:
+    return Cipher(AES(key.tobytes()), ECB()).decryptor()
+
   places, order = _places(images, block_size, perm)
-  home = np.arange(len(places))
-  return _apply(contexts, images, places[np.argsort(order)], _sources(places, home), _UNIT_BYTES)
+  gather, scatter = places[np.argsort(order)], _sources(places, np.arange(len(places)))
+  return _apply(keys, start, images, gather, scatter, _UNIT_BYTES)
 
 
 def _places(
@@ -79,7 +91,7 @@ def _places(
 ) -> tuple[np.ndarray, np.ndarray]:
   """Returns where each word of each block lies in a channel's plane, ``[P, words]``, and the block at each position."""
   _, height, width, _ = images.shape
-  word = math.gcd(block_size, 8)  # bytes moved at once
+  word = math.gcd(block_size, 16)  # bytes moved at once
   words = block_size // word
   grid = np.arange(height * width // word).reshape(
     height // block_size, block_size, width // block_size, words
@@ -103,55 +115,98 @@ def _sources(places: np.ndarray, order: np.ndarray) -> np.ndarray:
 
 
 def _apply(
-  contexts: list[CipherContext],
+  keys: np.ndarray,
+  start: Callable[[np.ndarray], CipherContext],
   images: np.ndarray,
   gather: np.ndarray,
   scatter: np.ndarray,
   unit_pixels: int,
 ) -> np.ndarray:
-  """Sends the channels of a few images at a time through block order, cipher and back."""
+  """Sends a few images at a time through block order, cipher and back, a large batch on every core."""
   batch, height, width, channels = images.shape
-  if len(contexts) not in (1, len(gather)):
+  if len(keys) not in (1, len(gather)):
     raise ValueError(
-      f"aes: keys must be 1 or one for each of {len(gather)} block positions, got {len(contexts)}. "
+      f"aes: keys must be 1 or one for each of {len(gather)} block positions, got {len(keys)}. "
       "Use the key made for this image shape and block size."
     )
   plane = height * width
-  word = np.dtype(f"u{plane // gather.size}")
+  word = np.dtype(f"V{plane // gather.size}")
   gather = gather.reshape(-1)
-  stretched = plane * channels * _UNIT_BYTES // unit_pixels
-  count = max(1, min(batch, _CHUNK_BYTES // stretched))
-  # The cipher asks for 15 bytes more than it writes.
-  units, spare = (np.empty(count * plane * channels + _UNIT_BYTES, np.uint8) for _ in range(2))
+  count = max(1, min(batch, _CHUNK_BYTES // (plane * channels)))
   result = np.empty(images.shape, np.uint8)
-  for first in range(0, batch, count):
-    chunk = images[first : first + count].reshape(-1, channels)
-    shape = (chunk.size // plane, plane)  # channel by channel, in each image by image
-    a, b = units[: chunk.size].reshape(shape), spare[: chunk.size].reshape(shape)
-    b.reshape(channels, -1)[...] = chunk.T
-    np.take(b.view(word), gather, axis=1, mode="clip", out=a.view(word))
-    by_key = a.reshape(shape[0], len(contexts), -1)
-    for i, context in enumerate(contexts):
-      by_key[:, i] = _cipher(context, by_key[:, i], spare, unit_pixels)
-    np.take(a.view(word), scatter, axis=1, mode="clip", out=b.view(word))
-    pixels = result[first : first + count].reshape(-1, channels)
-    for channel, values in enumerate(b.reshape(channels, -1)):
-      pixels[:, channel] = values
+
+  def work(starts: range) -> None:
+    buffers = [np.empty(count * plane * channels, np.uint8) for _ in range(2)]
+    share = len(starts) * buffers[0].size // len(keys)
+    # Its own for each thread: a context serves one caller at a time.
+    ciphers = [_cipher(start(key), unit_pixels, share) for key in keys]
+    for first in starts:
+      chunk = images[first : first + count].reshape(-1, channels)
+      done = result[first : first + count].reshape(-1, channels)
+      shape = (chunk.size // plane, plane)  # channel by channel, in each image by image
+      a, b = (buffer[: chunk.size].reshape(shape) for buffer in buffers)
+      if channels == 1:
+        a, moved = np.ascontiguousarray(chunk).reshape(shape), done.reshape(shape)
+      else:
+        moved = a
+        for channel, values in enumerate(a.reshape(channels, -1)):
+          values[:] = chunk[:, channel]
+      np.take(a.view(word), gather, axis=1, mode="clip", out=b.view(word))
+      by_key = b.reshape(shape[0], len(keys), -1)
+      parts = [cipher(by_key[:, i].reshape(-1)) for i, cipher in enumerate(ciphers)]
+      if len(parts) > 1:
+        np.stack([part.reshape(shape[0], -1) for part in parts], axis=1, out=by_key)
+        parts = [b]
+      units = parts[0].reshape(shape)
+      np.take(units.view(word), scatter, axis=1, mode="clip", out=moved.view(word))
+      if channels > 1:
+        for channel, values in enumerate(moved.reshape(channels, -1)):
+          done[:, channel] = values
+
+  starts = range(0, batch, count)
+  threads = min(os.cpu_count() or 1, images.nbytes // _THREAD_BYTES, len(starts))
+  if threads <= 1:
+    work(starts)
+  else:
+    with ThreadPoolExecutor(threads) as pool:
+      list(pool.map(work, [starts[i::threads] for i in range(threads)]))
   return result
 
 
 def _cipher(
-  context: CipherContext, data: np.ndarray, spare: np.ndarray, unit_pixels: int
-) -> np.ndarray:
-  """Encrypts or decrypts the units of an array in C order."""
-  flat = np.ascontiguousarray(data).reshape(-1)
-  if unit_pixels == _UNIT_BYTES:
-    context.update_into(memoryview(flat), memoryview(spare)[: flat.size + _UNIT_BYTES - 1])
-    return spare[: flat.size].reshape(data.shape)
+  context: CipherContext, unit_pixels: int, share: int
+) -> Callable[[np.ndarray], np.ndarray]:
+  """Returns what maps the units of a flat array; ``share`` bytes in all say whether a table pays."""
   times = _UNIT_BYTES // unit_pixels
-  stretched = np.repeat(flat, times)
-  total = _sums(np.frombuffer(context.update(memoryview(stretched)), np.uint8), times)
-  return ((total + times // 2) // times).astype(np.uint8).reshape(data.shape)
+  spare = np.empty(0, np.uint8)
+
+  def whole(data: np.ndarray) -> np.ndarray:
+    nonlocal spare
+    if spare.size < data.size + _UNIT_BYTES:  # more than it writes, as the cipher asks
+      spare = np.empty(data.size + _UNIT_BYTES, np.uint8)
+    context.update_into(memoryview(data), memoryview(spare))
+    return spare[: data.size]
+
+  def stretched(data: np.ndarray) -> np.ndarray:
+    if times < _UNIT_BYTES:  # a product of words is many times faster than np.repeat
+      ones = int.from_bytes(b"\1" * times)
+      wide = np.multiply(data, ones, dtype=f"u{times}").view(np.uint8)
+    else:
+      wide = np.repeat(data, times)
+    total = _sums(whole(wide), times)
+    return ((total + times // 2) // times).astype(np.uint8)
+
+  def looked_up(data: np.ndarray) -> np.ndarray:
+    return np.take(table, data.view(table.dtype), mode="clip").view(np.uint8)
+
+  if times == 1:
+    return whole
+  values = 1 << 8 * unit_pixels
+  if unit_pixels > 2 or share < values * unit_pixels:
+    return stretched
+  every_unit = np.arange(values, dtype=f"u{unit_pixels}")
+  table = stretched(every_unit.view(np.uint8)).view(every_unit.dtype)
+  return looked_up
 
 
 def _sums(values: np.ndarray, count: int) -> np.ndarray:

@@ -8,6 +8,7 @@ import dataclasses
 import hashlib
 import math
 import os
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,14 @@ from typing import Any
 import numpy as np
 
 from djax import manifest as manifest_lib
+from djax import records
 from djax.errors import DataError, ManifestError
 from djax.manifest import Manifest, Shard
 
 __all__ = ["NAME", "Disguised", "Split", "file_sha256", "open", "shards", "verify"]
 
-NAME = "disguised"
+NAME = records.NAME
+_READER_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"  # for random access
 _EXTRA = (manifest_lib.FILE, manifest_lib.MAC_FILE)
 
 
@@ -40,7 +43,10 @@ class Split:
     self.dtype = np.dtype(manifest.dtype)
     self._classes = manifest.classes
     self._facts = manifest.splits[name]
-    self._source: Any = None
+    self._ends = np.cumsum([shard.records for shard in self._facts.shards])
+    self._lock = threading.Lock()
+    self._readers: dict[int, Any] = {}
+    self._parse: records.Parser | None = None
 
   def __len__(self) -> int:
     return self._facts.records
@@ -66,15 +72,16 @@ class Split:
     images = np.empty((len(rows), *self.image_shape), self.dtype)
     labels = np.empty(len(rows), np.int64)
     try:
-      if self._source is None:
-        self._source = _data_source(self.path, self.name)
-      for place, record in enumerate(self._source.__getitems__(rows.tolist())):
-        image = record["image"]
-        if (image.shape, image.dtype) != (self.image_shape, self.dtype):
-          raise ValueError(
-            f"{image.dtype}{list(image.shape)}, the manifest says {self.dtype}{list(self.image_shape)}"
-          )
-        images[place], labels[place] = image, record["label"]
+      if len(rows) and not 0 <= rows.min() <= rows.max() < len(self):
+        raise ValueError(f"rows must lie in 0..{len(self) - 1}, got {rows.min()}..{rows.max()}")
+      parse = self._parser()
+      shard_of = np.searchsorted(self._ends, rows, side="right")
+      for shard in np.unique(shard_of).tolist():
+        places = np.flatnonzero(shard_of == shard)
+        first = self._ends[shard] - self._facts.shards[shard].records
+        found = self._reader(shard).read((rows[places] - first).tolist())
+        for place, data in zip(places.tolist(), found, strict=True):
+          labels[place] = parse(data, images[place])
     except Exception as error:  # array_record and protobuf each have their own
       line = " ".join(str(error).split())[:200]
       raise DataError(
@@ -89,11 +96,30 @@ class Split:
       )
     return images, labels.astype(np.int32)
 
+  def _parser(self) -> records.Parser:
+    """Has TFDS read the features of the directory, once."""
+    with self._lock:
+      if self._parse is None:
+        import tensorflow_datasets as tfds
+
+        found = tfds.builder_from_directory(str(self.path)).info.features
+        self._parse = records.Parser(found, self.image_shape, self.dtype, self._classes)
+      return self._parse
+
+  def _reader(self, shard: int) -> Any:
+    """Opens a shard, once; its reader serves several threads."""
+    from array_record.python.array_record_module import ArrayRecordReader
+
+    with self._lock:
+      if shard not in self._readers:
+        path = self.path / self._facts.shards[shard].file
+        self._readers[shard] = ArrayRecordReader(str(path), _READER_OPTIONS)
+      return self._readers[shard]
+
   def _shard_of(self, rows: np.ndarray) -> str:
     """Names the shards that hold some rows."""
-    ends = np.cumsum([shard.records for shard in self._facts.shards])
-    hit = sorted(set(np.searchsorted(ends, rows, side="right").tolist()))
-    return ", ".join(self._facts.shards[i].file for i in hit if i < len(ends))
+    hit = sorted(set(np.searchsorted(self._ends, rows, side="right").tolist()))
+    return ", ".join(self._facts.shards[i].file for i in hit if i < len(self._ends))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -214,10 +240,3 @@ def file_sha256(path: Path) -> str:
   """
   with path.open("rb") as file:
     return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _data_source(path: Path, split: str) -> Any:
-  """Opens a split with TFDS, which needs no TensorFlow for that."""
-  import tensorflow_datasets as tfds
-
-  return tfds.builder_from_directory(str(path)).as_data_source(split=split)

@@ -1,3 +1,4 @@
+import concurrent.futures
 import hashlib
 import itertools
 import json
@@ -119,6 +120,63 @@ def test_any_geometry_is_that_of_the_loops_and_comes_back(shape, block, permute,
   np.testing.assert_array_equal(disguised, slow_encrypt(key, images, spec))
   if units == 16:
     np.testing.assert_array_equal(scheme.restore(key, disguised), images)
+
+
+@pytest.mark.parametrize(("channels", "unit_pixels"), [(1, 16), (3, 16), (3, 4), (3, 2)])
+@pytest.mark.parametrize("position_keys", [False, True])
+def test_threads_give_the_bytes_of_one_thread(monkeypatch, channels, unit_pixels, position_keys):
+  spec = spec_of((8, 12, channels), unit_pixels=unit_pixels, position_keys=position_keys)
+  scheme, key = made(spec)
+  images = pixels(11, (50, 8, 12, channels))
+  started = []
+
+  class Pool(concurrent.futures.ThreadPoolExecutor):
+    def __init__(self, workers):
+      started.append(workers)
+      super().__init__(workers)
+
+  monkeypatch.setattr(aes, "ThreadPoolExecutor", Pool)
+  monkeypatch.setattr(aes.os, "cpu_count", lambda: 3)
+  alone = scheme.export(key, images, None)
+  assert not started  # a small batch
+  monkeypatch.setattr(aes, "_THREAD_BYTES", 1)
+  monkeypatch.setattr(aes, "_CHUNK_BYTES", 1000)
+  np.testing.assert_array_equal(scheme.export(key, images, None), alone)
+  assert started == [3]
+  if unit_pixels == 16:
+    np.testing.assert_array_equal(scheme.restore(key, alone), images)
+    assert started == [3, 3]
+
+
+def test_the_table_of_a_large_batch_is_the_cipher_of_small_ones(monkeypatch):
+  key = pixels(12, (1, 16))
+  every_pair = np.random.default_rng(13).permutation(1 << 16).astype(np.uint16)
+  images = every_pair.view(np.uint8).reshape(8, 128, 128, 1)
+  options = {"block_size": 4, "unit_pixels": 2}
+  small = [aes.encrypt(key, image[None], **options) for image in images]
+  calls = []
+  sums = aes._sums
+  monkeypatch.setattr(aes, "_sums", lambda *args: calls.append(1) or sums(*args))
+  monkeypatch.setattr(aes, "_CHUNK_BYTES", 1 << 14)
+  np.testing.assert_array_equal(aes.encrypt(key, images, **options), np.concatenate(small))
+  assert len(calls) == 1  # for the table; without one, once an image
+
+
+def test_units_of_one_pixel_in_an_odd_number_are_looked_up():
+  key = schemes.Key(aes_keys=pixels(16, (1, 16)))
+  images = pixels(17, (3, 9, 33, 1))
+  spec = spec_of((9, 33, 1), 3, unit_pixels=1)
+  done = aes.encrypt(key.aes_keys, images, block_size=3, unit_pixels=1)
+  np.testing.assert_array_equal(done, slow_encrypt(key, images, spec))
+
+
+def test_any_memory_order_is_taken():
+  key = pixels(14, (1, 16))
+  for channels in (1, 3):
+    images = pixels(15, (3, 16, 8, channels))
+    turned = images.swapaxes(1, 2)
+    plain = aes.encrypt(key, np.ascontiguousarray(turned), block_size=4)
+    np.testing.assert_array_equal(aes.encrypt(key, turned, block_size=4), plain)
 
 
 def test_leading_axes_are_free_and_jax_arrays_are_taken():

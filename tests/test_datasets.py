@@ -162,6 +162,25 @@ def test_rows_are_read_in_the_order_asked_for_and_as_often(whole):
   assert ids.shape == (0,)
 
 
+@pytest.mark.parametrize("row", [-1, 11])
+def test_rows_outside_the_split_are_refused(whole, row):
+  split = datasets.open(whole).splits["train"]
+  line = refusal(lambda: split.read(np.array([0, row])), DataError)
+  assert "rows must lie in 0..10, got" in line
+
+
+def test_only_the_first_record_of_a_label_is_parsed_by_tfds(whole, monkeypatch):
+  split = datasets.open(whole).splits["train"]
+  images, labels = split.read(np.arange(11))
+  assert len(set(labels.tolist())) == CLASSES
+  monkeypatch.setattr(records.Parser, "_parsed", lambda *_: pytest.fail("parsed"))
+  again, ids = split.read(np.arange(11))
+  np.testing.assert_array_equal(again, images)
+  np.testing.assert_array_equal(ids, labels)
+  with pytest.raises(pytest.fail.Exception, match="parsed"):
+    datasets.open(whole).splits["train"].read(np.arange(1))
+
+
 def test_threads_read_the_same(whole):
   split = datasets.open(whole).splits["train"]  # not read from before: threads open the files
   images, labels = images_of("train")

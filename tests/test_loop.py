@@ -213,7 +213,7 @@ def test_the_second_step_compiles_nothing():
   mean = np.zeros((8, 8, 1), np.float32)
   state = state_lib.initial(model, optimizer, jax.random.key(0), mean, np.float32(1))
   state = jax.device_put(state, jax.devices()[0])
-  step = jax.jit(lambda s, b, r: loop._step(model, optimizer, s, b, r))
+  step = jax.jit(lambda s, b, r: loop.update(model, optimizer, s, b, r))
   images = np.random.default_rng(0).normal(size=(4, 8, 8, 1)).astype(np.float32)
   batch = input_pipeline.Batch(images, np.arange(4, dtype=np.int32) % 3, np.ones(4, np.float32))
   losses = []

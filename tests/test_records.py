@@ -134,6 +134,126 @@ def test_records_are_examples_as_the_document_has_them(path, dtype):
   reader.close()
 
 
+# What stands around an image, and reading by it; their slow twins are TFDS's own serialiser and parser.
+
+LABELS = (0, 1, 127, 128, 129, 16_383, 16_384, 65_535, 2**31, 2**63 - 1, -1)
+
+
+def slow_record(features, image, label):
+  import tensorflow_datasets as tfds
+
+  serializer = tfds.core.example_serializer.ExampleSerializer(features.get_serialized_info())
+  example = serializer.get_tf_example({"image": image.tobytes(), "label": label})
+  return example.SerializeToString(deterministic=True)
+
+
+# Outer lengths pass 127 and 16 383 with the longer labels: 95, 96 and 97, 16 343 to 16 346 bytes of image.
+SHAPES = [(1, 1, 1), (4, 6, 3), (5, 19, 1), (12, 8, 1), (1, 97, 1), (28, 28, 1), (32, 32, 3)]
+SHAPES += [(1, 59 * 277, 1), (1, 16_344, 1), (1, 16_345, 1), (1, 16_346, 1)]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "uint8"])
+def test_frames_are_what_the_serialiser_writes(dtype):
+  rng = np.random.default_rng(0)
+  for shape in SHAPES:
+    features = records.features(shape, dtype, 70_000)
+    frames = records.Frames(features)
+    for label in (*LABELS, *LABELS):  # at first made, then remembered
+      image = rng.integers(0, 256, shape).astype(dtype)
+      before, after = frames.around(image.nbytes, label)
+      assert before + image.tobytes() + after == slow_record(features, image, label)
+
+
+def test_the_writer_writes_what_the_serialiser_would(path):
+  from array_record.python.array_record_module import ArrayRecordReader
+
+  images, _ = arrays("float16", len(LABELS))
+  features = records.features(SHAPE, "float16", 70_000)
+  with records.writer(path, features) as write:
+    write(images, np.array(LABELS))
+  reader = ArrayRecordReader(str(path))
+  expected = [slow_record(features, *x) for x in zip(images, LABELS, strict=True)]
+  assert reader.read_all() == expected
+  reader.close()
+
+
+class Counted:
+  """Features that count the records TFDS had to parse."""
+
+  def __init__(self, features):
+    self.parsed = 0
+    self.to_json = features.to_json
+    self._features = features
+
+  def deserialize_example_np(self, data):
+    self.parsed += 1
+    return self._features.deserialize_example_np(data)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "uint8"])
+@pytest.mark.parametrize("shape", [(1, 1, 1), (4, 6, 3), (12, 8, 1), (1, 16_345, 1)])
+def test_the_parser_finds_what_tfds_finds_and_asks_it_once_a_label(dtype, shape):
+  features = records.features(shape, dtype, 70_000)
+  counted = Counted(features)
+  parse = records.Parser(counted, shape, np.dtype(dtype), 70_000)
+  rng = np.random.default_rng(0)
+  for label in (*LABELS, *LABELS):
+    data = slow_record(features, rng.integers(0, 256, shape).astype(dtype), label)
+    expected = features.deserialize_example_np(data)
+    image = np.empty(shape, dtype)
+    assert parse(data, image) == label == expected["label"]
+    np.testing.assert_array_equal(image, expected["image"])
+  assert counted.parsed == len(LABELS)
+
+
+def test_records_laid_out_otherwise_are_parsed_by_tfds():
+  """Of the right length, and even with the right image in the right place; features the other way round."""
+  features = records.features(SHAPE, "uint8", 10)
+  counted = Counted(features)
+  parse = records.Parser(counted, SHAPE, np.dtype("uint8"), 10)
+  images, image = arrays("uint8")[0], np.empty(SHAPE, np.uint8)
+  before, after = records.Frames(features).around(images[0].nbytes, 3)
+  usual = before + images[0].tobytes() + after
+  assert parse(usual, image) == 3
+  # The outermost field has a tag of one byte and a length of one; then come the two entries.
+  ((_, content),) = fields(usual)
+  head, entry = usual[: len(usual) - len(content)], len(content) - len(after)
+  turned = head + content[entry:] + content[:entry]
+  assert len(turned) == len(usual) and turned != usual
+  for count in (2, 3):
+    image[:] = 0
+    assert parse(turned, image) == 3
+    np.testing.assert_array_equal(image, images[0])
+    assert counted.parsed == count  # it is never taken for the rule
+  for place in (0, len(usual) - 1):
+    damaged = bytearray(usual)
+    damaged[place] ^= 1
+    if place:
+      assert parse(bytes(damaged), image) == 2
+    else:
+      with pytest.raises(Exception, match=r"."):
+        parse(bytes(damaged), image)
+
+
+def test_features_of_another_writer_are_left_to_tfds():
+  import tensorflow_datasets as tfds
+
+  features = tfds.features.FeaturesDict(
+    {
+      "image": tfds.features.Tensor(shape=SHAPE, dtype=np.float32, encoding="zlib"),
+      "label": tfds.features.ClassLabel(num_classes=5),
+    }
+  )
+  counted = Counted(features)
+  parse = records.Parser(counted, SHAPE, np.dtype("float32"), 5)
+  images, labels = arrays("float32")
+  for given, label in zip(images, labels.tolist(), strict=True):
+    image = np.empty(SHAPE, np.float32)
+    assert parse(features.serialize_example({"image": given, "label": label}), image) == label
+    np.testing.assert_array_equal(image, given)
+  assert counted.parsed == len(images)
+
+
 def test_the_same_records_are_the_same_bytes_in_every_process(tmp_path):
   """A protobuf map keeps no order of its own: unsorted, two processes agree half of the time."""
   processes = [start(WRITE, tmp_path / str(number)) for number in range(4)]

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["Arrays", "Inputs", "disguised", "outsourced", "owned"]
 
 _CHUNK = 1024
+_CHUNK_BYTES = 4 << 20  # fewer large records: what is read lies in memory twice
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -241,9 +242,10 @@ def _held(part: _Part) -> Arrays:
   """Reads a part into memory, in pieces."""
   images = np.empty((len(part), *part.image_shape), part.dtype)
   labels = np.empty(len(part), np.int32)
-  for start in range(0, len(part), _CHUNK):
-    rows = np.arange(start, min(start + _CHUNK, len(part)))
-    images[rows], labels[rows] = part.read(rows)
+  step = max(1, min(_CHUNK, _CHUNK_BYTES // images[0].nbytes))
+  for start in range(0, len(part), step):
+    rows = slice(start, min(start + step, len(part)))
+    images[rows], labels[rows] = part.read(np.arange(rows.start, rows.stop))
   return Arrays(images, labels)
 
 

@@ -25,7 +25,7 @@ from train.input_pipeline import Batch, Pipeline
 from train.inputs import Inputs
 from train.state import State
 
-__all__ = ["Stopped", "TrainingError", "fit"]
+__all__ = ["Stopped", "TrainingError", "data_mesh", "fit", "single_steps", "update"]
 
 _STATISTICS_RECORDS = 4096
 
@@ -61,7 +61,7 @@ def fit(config: ConfigDict, workdir: str | Path, inputs: Inputs) -> dict[str, An
     Stopped: on SIGTERM or SIGINT, after a checkpoint.
   """
   workdir = Path(workdir).expanduser().resolve()
-  mesh = jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
+  mesh = data_mesh()
   _check_batch(config, mesh, len(inputs.train.records))
   model = models.create(config.model, classes=inputs.classes, spec=inputs.spec)
   run_dir.open_run(workdir, config, inputs.facts, copies=inputs.copies)
@@ -81,9 +81,9 @@ def fit(config: ConfigDict, workdir: str | Path, inputs: Inputs) -> dict[str, An
   evaluate = functools.partial(_evaluate, jax.jit(functools.partial(_count, model)))
 
   chunks = functools.partial(
-    resident.chunks if resident.fits(train) else _single_steps,
+    resident.chunks if resident.fits(train) else single_steps,
     train,
-    functools.partial(_step, model, optimizer),
+    functools.partial(update, model, optimizer),
     rng=jax.random.fold_in(rng, 4),
     seed=config.seed,
     stop=steps,
@@ -125,6 +125,11 @@ def fit(config: ConfigDict, workdir: str | Path, inputs: Inputs) -> dict[str, An
   return result
 
 
+def data_mesh() -> Mesh:
+  """Returns all devices along one axis, ``data``, over which batches are split."""
+  return jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
+
+
 def _train(
   config: ConfigDict,
   workdir: Path,
@@ -150,7 +155,8 @@ def _train(
   label = f"{inputs.spec['scheme']}, key {key}" if key else "plain, no key"
   try:
     with terminal.signals() as received, terminal.progress(stop, start, label) as advance:
-      for state, chunk_losses in chunks(state):
+      work = chunks(state)
+      for state, chunk_losses in work:
         losses.append(chunk_losses)
         for _ in range(chunk_losses.size):
           step += 1
@@ -175,7 +181,7 @@ def _train(
   return state, time.perf_counter() - clock
 
 
-def _single_steps(
+def single_steps(
   pipeline: Pipeline,
   step: Callable[..., tuple[State, jax.Array]],
   state: State,
@@ -185,7 +191,20 @@ def _single_steps(
   stop: int,
   every: int,
 ) -> Iterator[tuple[State, jax.Array]]:
-  """Trains as ``resident.chunks`` does, by chunks of one step: a dispatch for each batch that the pipeline brings."""
+  """Trains as ``resident.chunks`` does, by chunks of one step: a dispatch for each batch that the pipeline brings.
+
+  Args:
+    pipeline: of any split.
+    step: ``(state, batch, rng) -> (state, loss)``, pure.
+    state: before the first step; donated, as is each state yielded.
+    rng: JAX key that ``step`` gets.
+    seed: of the order.
+    stop: one past the last step.
+    every: of no matter here: every step ends a chunk.
+
+  Yields:
+    The state after a step, and its loss, float32 ``[]``.
+  """
   del every
   step = jax.jit(step, donate_argnums=0)
   for batch in pipeline.training(seed=seed, start=int(state.step), stop=stop):
@@ -193,14 +212,25 @@ def _single_steps(
     yield state, loss
 
 
-def _step(
+def update(
   model: nn.Module,
   optimizer: optax.GradientTransformation,
   state: State,
   batch: Batch,
   dropout_rng: jax.Array,
 ) -> tuple[State, jax.Array]:
-  """One update of the parameters; returns the new state and the mean loss of the batch."""
+  """Updates the parameters once.
+
+  Args:
+    model: the network.
+    optimizer: of its parameters.
+    state: before; its ``step`` picks the dropout.
+    batch: disguised images and labels.
+    dropout_rng: JAX key of the run.
+
+  Returns:
+    The new state and the mean loss of the batch, float32 ``[]``.
+  """
 
   def loss_of(params):
     logits, updated = model.apply(

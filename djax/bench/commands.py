@@ -61,7 +61,7 @@ def machine() -> dict[str, Any]:
 
 def _measure(*, fast: bool) -> dict[str, Any]:
   rounds = _FAST_ROUNDS if fast else _ROUNDS
-  results = {
+  results: dict[str, Any] = {
     "machine": machine(),
     "rounds": rounds,
     "copy_gigabytes_per_second": disguises.copy_bandwidth(rounds=rounds),
@@ -69,13 +69,14 @@ def _measure(*, fast: bool) -> dict[str, Any]:
     "disguises": [],
     "steps": [],
   }
-  cases = list(disguises.cases(fast=fast))
-  for number, case in enumerate(cases, 1):
-    say(f"{number}/{len(cases)}  {page.name(case.disguise)}  {case.image_shape}  x {case.batch}")
-    results["disguises"].append(disguises.measure(case, rounds=rounds))
-  for case in steps.cases(fast=fast):
-    say(f"a training step of {case.model}")
-    results["steps"].append(steps.measure(case, rounds=rounds))
+  rows = list(disguises.cases(fast=fast))
+  for number, row in enumerate(rows, 1):
+    shape = "x".join(map(str, row.image_shape))
+    say(f"{number}/{len(rows)}  {page.name(row.disguise)}, {row.batch} images of {shape}")
+    results["disguises"].append(disguises.measure(row, rounds=rounds))
+  for step in steps.cases(fast=fast):
+    say(f"training step of {step.config}, with and without its disguise")
+    results["steps"].append(steps.measure(step, rounds=rounds))
   return results
 
 

@@ -92,15 +92,15 @@ def _steps(config: Any, scheme: schemes.Scheme, batch: int) -> Work:
   )
   key = scheme.make_key(keys.experiment(_SEED).read)
   feed = inputs.disguised(data, scheme, key, rng=jax.random.key(_SEED))
-  pipeline = Pipeline(feed, mesh=loop.mesh(), batch_size=batch)
+  pipeline = Pipeline(feed, mesh=loop.data_mesh(), batch_size=batch)
   model = models.create(config.model, classes=_CLASSES, spec=scheme.spec.to_dict())
   optimizer = optimizers.create(config.optimizer, _BATCHES, _BATCHES)
   mean, scale = jnp.full(scheme.spec.disguised_shape, 128.0), jnp.float32(64)
   state = state_lib.initial(model, optimizer, jax.random.key(_SEED), mean, scale)
-  steps = resident.chunks if resident.fits(pipeline) else loop.single_steps
+  steps: Any = resident.chunks if resident.fits(pipeline) else loop.single_steps
   chunks = steps(
     pipeline,
-    functools.partial(loop.step, model, optimizer),
+    functools.partial(loop.update, model, optimizer),
     state,
     rng=jax.random.key(_SEED),
     seed=_SEED,
