@@ -17,7 +17,7 @@ __all__ = ["MIXES", "matrix_shape", "project", "unproject"]
 
 MIXES = ("rows", "block")
 # Up to this side, sums of products, which fuse into one pass over memory; batches of tiny matrix products take three.
-_UNROLLED = 8
+_UNROLLED = 16
 
 
 def matrix_shape(

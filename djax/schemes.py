@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, NoReturn
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from djax import blocks as blocks_lib
@@ -32,6 +33,9 @@ __all__ = [
 MATRICES = ("orthogonal", "projection")
 NOISE_PLACES = ("before", "after")
 UNITS = (16, 8, 4, 2, 1)
+# From this block size on, blocks are moved before they are projected: the gather then writes float32 once, where XLA
+# would turn each uint8 into a float in every product that it enters. Smaller blocks are better moved last.
+_MOVED_FIRST = 4
 
 
 @jax.tree_util.register_dataclass
@@ -234,11 +238,17 @@ def rmt_scheme(
       drawn = noise.uniform(rng, x.shape, noise_level=noise_level)
     if noise_level and noise_place == "before":
       x = x + drawn
-    y = rmt.project(key.matrices, x, mix=mix)
-    if noise_level and noise_place == "after":
-      y = y + drawn
-    if permute:
-      y = permutation_lib.permute(key.perm, y)
+    if not permute or block_size < _MOVED_FIRST:
+      y = rmt.project(key.matrices, x, mix=mix)
+      if noise_level and noise_place == "after":
+        y = y + drawn
+      if permute:
+        y = permutation_lib.permute(key.perm, y)
+    else:
+      matrices = jnp.take(key.matrices, key.perm, axis=0, mode="clip")
+      y = rmt.project(matrices, permutation_lib.permute(key.perm, x), mix=mix)
+      if noise_level and noise_place == "after":
+        y = y + permutation_lib.permute(key.perm, drawn)
     return _to_images(y, disguised_shape), labels
 
   def restore(key, images):
