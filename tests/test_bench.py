@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from djax import __main__ as cli
-from djax import keys, schemes
+from djax import keys, rmt, schemes
 from djax.bench import clock, disguises, guard, page, steps, twin
 from djax.errors import DataError
 
@@ -108,7 +108,6 @@ def test_a_row_says_what_was_measured(monkeypatch, disguise, on_device):
 
   monkeypatch.setattr(clock, "side_by_side", fixed)
   row = disguises.measure(disguises.Case(disguise, SHAPE, 60, on_device), rounds=3)
-  looped = 60  # few enough for the plain loop to do them all
   wanted = {"copy": 1 / 3, "loop": 0.1 / 0.003}
   if disguise["scheme"] == "aes":
     wanted |= {"raw": 0.5, "raw_reused": 1 / 6}
@@ -116,7 +115,7 @@ def test_a_row_says_what_was_measured(monkeypatch, disguise, on_device):
   for name, (median, lower, upper) in row["times"].items():
     assert lower == median == upper == pytest.approx(wanted[name], rel=1e-3)
   assert row["images_per_second"]["ours"][0] == pytest.approx(60 / 0.003)
-  assert row["images_per_second"]["loop"][0] == pytest.approx(looped / 0.1)
+  assert row["images_per_second"]["loop"][0] == pytest.approx(60 / 0.1)
   moved = np.prod(SHAPE) * (5 if disguise["scheme"] == "rmt" else 2) * 60
   assert row["gigabytes_per_second"][0] == pytest.approx(moved / 0.003 / 1e9, rel=1e-3)
   assert row["spec"]["image_shape"] == list(SHAPE) and row["batch"] == 60
@@ -124,11 +123,19 @@ def test_a_row_says_what_was_measured(monkeypatch, disguise, on_device):
   json.dumps(row)
 
 
-def test_errors_are_those_of_float32_and_would_show_a_wrong_product():
-  by_mix = {row["mix"]: row for row in disguises.errors()}
-  assert set(by_mix) == {"rows", "block"}
-  for row in by_mix.values():
-    assert 0 < row["ours"] < 1e-6
+def test_errors_are_those_of_float32_and_show_a_coarser_product(monkeypatch):
+  def found():
+    return {row["mix"]: row["ours"] for row in disguises.errors()}
+
+  assert set(found()) == {"rows", "block"}
+  assert all(0 < error < 1e-6 for error in found().values())
+  exact = rmt.project
+
+  def coarse(matrices, blocks, *, mix):
+    return exact(matrices.astype(jax.numpy.bfloat16).astype(matrices.dtype), blocks, mix=mix)
+
+  monkeypatch.setattr(rmt, "project", coarse)
+  assert all(1e-4 < error < 1e-1 for error in found().values())
 
 
 def test_a_step_is_measured_with_and_without_the_disguise():
