@@ -42,9 +42,28 @@ def get_config() -> ConfigDict:
   )
   config.disguise.acknowledge = False  # true: what is known to break the disguise is not said
 
+  config.augment = ConfigDict()
+  config.augment.views = 1  # of a training record, fixed; the first is the original, the others are
+  config.augment.test_views = 1  # of a test record, over which log-probabilities are averaged
+  config.augment.crop = 0  # shifted by up to so many pixels
+  config.augment.flip = False  # mirrored left to right, half of them
+  config.augment.rotate = 0.0  # by up to so many degrees
+  config.augment.scale = 0.0  # each axis by up to exp(+-this)
+  config.augment.shear = 0.0  # by up to so many pixels a row
+  config.augment.mixup = (
+    0.0  # after the disguise: Beta(this, this) mixes images of a batch; 0: none
+  )
+  config.augment.cutout = 0.0  # after the disguise: the share of blocks that are blanked in a step
+
   config.model = ConfigDict()
   config.model.name = "cnn"  # a name in train.models.MODELS
-  config.model.width = 16  # channels of the first layer
+  config.model.width = 16  # channels of the first layer, or of the hidden ones
+  config.model.depth = 2  # hidden layers of mlp and unit_mlp, blocks of vit and mixer
+  config.model.patch = 0  # side of a token of vit and mixer; 0: the disguise's block size
+  config.model.stem = "none"  # before the network: position or aligned, see train/models/stems.py
+  config.model.stem_rank = 0  # position: of each position's own part; 0: a whole map of its own
+  config.model.stem_mixing = False  # position: then a learned mixing of positions
+  config.model.stem_frozen = False  # aligned: what was estimated is not trained further
   config.model.dropout = 0.0
   config.model.dtype = "float32"  # or bfloat16, for the layers; parameters and loss stay float32
 
@@ -53,8 +72,11 @@ def get_config() -> ConfigDict:
   config.optimizer.learning_rate = 2e-3  # at its peak
   config.optimizer.schedule = "cosine"  # or constant, both after the warm-up
   config.optimizer.warmup_epochs = 1.0
-  config.optimizer.weight_decay = 1e-4  # on kernels, not on biases and scales
+  config.optimizer.weight_decay = 1e-4
+  config.optimizer.no_decay = "(bias|scale)$"  # parameters whose path has this get no weight decay
   config.optimizer.momentum = 0.9  # sgd only
+  config.optimizer.label_smoothing = 0.0
+  config.optimizer.ema = 0.0  # greatest decay of the averaged parameters that are tested; 0: none
 
   config.train = ConfigDict()
   config.train.epochs = 15

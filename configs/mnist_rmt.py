@@ -1,9 +1,6 @@
 """MNIST under the paper's RMT setting: 7x7 blocks, permuted, N = 100.
 
 python -m djax prepare mnist && python -m train --config=mnist_rmt
-
-Two CPU cores, jax 0.10.2: 263 s of training; 98.60 % on disguised test images with seed 0, 98.48 % with seed 1 and
-experiment_seed 1. The plain twin ``mnist_plain``: 99.29 % (seed 0).
 """
 
 from ml_collections import ConfigDict
@@ -12,14 +9,25 @@ from configs import base
 
 
 def get_config() -> ConfigDict:
-  """Returns MNIST, RMT 7x7, permuted, N = 100."""
+  """Returns MNIST, RMT 7x7, permuted, N = 100: a dense network on eight fixed views of each image."""
   config = base.get_config()
   config.data.source = "mnist"
   config.disguise.scheme = "rmt"
   config.disguise.block_size = 7
   config.disguise.noise_level = 100.0
-  config.model.dropout = 0.4
-  config.optimizer.learning_rate = 1e-3
-  config.train.epochs = 20
-  config.train.batch_size = 128
+  config.augment.views = 8
+  config.augment.crop = 2
+  config.augment.rotate = 10.0
+  config.augment.scale = 0.1
+  config.augment.shear = 0.1
+  config.model.name = "mlp"
+  config.model.width = 1024
+  config.model.dropout = 0.2
+  config.optimizer.learning_rate = 2e-3
+  config.optimizer.warmup_epochs = 0.5
+  config.optimizer.weight_decay = 1e-2
+  config.optimizer.label_smoothing = 0.1
+  config.optimizer.ema = 0.999
+  config.train.epochs = 30
+  config.train.batch_size = 256
   return config

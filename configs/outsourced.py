@@ -1,4 +1,6 @@
-"""A data set that was disguised elsewhere, without its key: the hyper-parameters of ``mnist_rmt``. For any machine.
+"""A data set that was disguised elsewhere, without its key: the network of ``mnist_rmt``. For any machine.
+
+Views are made before the disguise, so by its owner: python -m djax disguise --views 8 --crop 2
 
 On the owner's machine: python -m djax disguise, see its --help. On the rented one:
 python -m train --config=outsourced --config.data.disguised_dir=DIR
@@ -17,4 +19,5 @@ def get_config() -> ConfigDict:
   config = mnist_rmt.get_config()
   config.data.disguised_dir = "./disguised"
   config.disguise = base.get_config().disguise
+  config.augment = base.get_config().augment
   return config

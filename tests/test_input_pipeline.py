@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType
 
-from djax import keys, schemes
+from djax import keys, schemes, views
 from djax.sources import Images
 from train import inputs
 from train.input_pipeline import Pipeline, epoch_order
 
 N, SHAPE = 37, (6, 8, 1)
+OPTIONS = {"crop": 2, "flip": True}
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +36,14 @@ def make(data, scheme, mesh, *, rng=0, seed=0, batch_size=8):
   key = scheme.make_key(keys.experiment(seed).read)
   feed = inputs.disguised(data, scheme, key, rng=jax.random.key(rng))
   return Pipeline(feed, mesh=mesh, batch_size=batch_size)
+
+
+def make_views(data, scheme, mesh, count):
+  key = scheme.make_key(keys.experiment(0).read)
+  seen = inputs.Views(count, jax.random.key(7), OPTIONS)
+  feed = inputs.disguised(data, scheme, key, rng=jax.random.key(0), views=seen)
+  assert feed.views == count and len(feed.records) == N
+  return Pipeline(feed, mesh=mesh, batch_size=8)
 
 
 def test_batches_equal_a_loop_over_records(data, scheme, mesh):
@@ -97,6 +106,53 @@ def test_batches_lie_on_every_device(data, scheme, mesh):
   batch = next(make(data, scheme, mesh).all_records())
   assert len(batch.images.sharding.device_set) == jax.device_count() == 2
   assert batch.images.dtype == np.float32
+
+
+def test_an_epoch_shows_every_record_and_several_show_every_view(data, scheme, mesh):
+  pipeline = make_views(data, scheme, mesh, 3)
+  epochs = [pipeline.epoch(seed=0, number=e) for e in range(3)]
+  for epoch in epochs:
+    assert sorted(epoch % N) == list(range(N))
+  assert sorted(np.concatenate(epochs)) == list(range(3 * N))
+  assert len(set(epochs[0] // N)) == 3
+  # One view: the order alone.
+  np.testing.assert_array_equal(
+    make(data, scheme, mesh).epoch(seed=4, number=1), epoch_order(N, seed=4, epoch=1)
+  )
+
+
+def test_views_equal_a_loop_over_records(data, scheme, mesh):
+  key = scheme.make_key(keys.experiment(0).read)
+  for number in range(3):
+    batches = list(make_views(data, scheme, mesh, 3).all_records(view=number))
+    got = np.concatenate([np.asarray(b.images)[np.asarray(b.mask) > 0] for b in batches])
+    labels = np.concatenate([np.asarray(b.labels)[np.asarray(b.mask) > 0] for b in batches])
+    np.testing.assert_array_equal(labels, data.labels)
+    for i in range(N):
+      image = views.view(
+        data.images[i], jax.random.fold_in(jax.random.key(7), i), number, **OPTIONS
+      )
+      assert (number == 0) == bool((np.asarray(image) == data.images[i]).all())
+      noise = jax.random.fold_in(jax.random.key(0), number * N + i)
+      want, _ = scheme.disguise(key, image, data.labels[i], rng=noise)
+      np.testing.assert_allclose(got[i], np.asarray(want), atol=1e-3)
+
+
+def test_host_disguises_have_the_same_views(data, mesh):
+  scheme = schemes.aes_scheme((8, 8, 1), block_size=4)
+  data = Images(np.tile(data.images, (1, 2, 1, 1))[:, :8], data.labels, data.class_names)
+  key = scheme.make_key(keys.experiment(0).read)
+  pipeline = make_views(data, scheme, mesh, 2)
+  for number in range(2):
+    batches = list(pipeline.all_records(view=number))
+    got = np.concatenate([np.asarray(b.images)[np.asarray(b.mask) > 0] for b in batches])
+    seen = np.stack(
+      [
+        views.view(image, jax.random.fold_in(jax.random.key(7), i), number, **OPTIONS)
+        for i, image in enumerate(data.images)
+      ]
+    )
+    np.testing.assert_array_equal(got, scheme.export(key, seen, lambda: None))
 
 
 def test_originals_travel_as_uint8(data, scheme, mesh, monkeypatch):

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 
+import flax.linen as nn
 import jax
 import numpy as np
 import optax
@@ -19,7 +20,7 @@ from djax.errors import ConfigError, DjaxError, KeyMismatchError
 from djax.sources import Images
 from train import __main__ as cli
 from train import config as config_lib
-from train import input_pipeline, loop, models, optimizers
+from train import input_pipeline, loop, mixing, models, optimizers
 from train import state as state_lib
 
 
@@ -213,7 +214,7 @@ def test_the_second_step_compiles_nothing():
   mean = np.zeros((8, 8, 1), np.float32)
   state = state_lib.initial(model, optimizer, jax.random.key(0), mean, np.float32(1))
   state = jax.device_put(state, jax.devices()[0])
-  step = jax.jit(lambda s, b, r: loop.update(model, optimizer, s, b, r))
+  step = jax.jit(lambda s, b, r: loop.update(model, optimizer, loop.Recipe(3), s, b, r))
   images = np.random.default_rng(0).normal(size=(4, 8, 8, 1)).astype(np.float32)
   batch = input_pipeline.Batch(images, np.arange(4, dtype=np.int32) % 3, np.ones(4, np.float32))
   losses = []
@@ -222,6 +223,97 @@ def test_the_second_step_compiles_nothing():
     losses.append(float(loss))
   assert step._cache_size() == 1
   assert len(set(losses)) == 3 and int(state.step) == 3
+
+
+def step_by_hand(model, recipe, **made):
+  optimizer = optax.sgd(0.1)
+  mean = np.zeros((8, 8, 1), np.float32)
+  state = state_lib.initial(model, optimizer, jax.random.key(0), mean, np.float32(1), **made)
+  images = np.random.default_rng(0).normal(size=(4, 8, 8, 1)).astype(np.float32)
+  batch = input_pipeline.Batch(images, np.arange(4, dtype=np.int32) % 3, np.ones(4, np.float32))
+  return (
+    batch,
+    state,
+    lambda state: loop.update(model, optimizer, recipe, state, batch, jax.random.key(1)),
+  )
+
+
+def test_the_average_forgets_fast_at_first_and_is_what_is_tested():
+  model = models.MODELS["mlp"](classes=3, width=4)
+  batch, state, step = step_by_hand(model, loop.Recipe(3, ema=0.2), averaged=True)
+  want = state.params
+  for number in range(4):
+    state, _ = step(state)
+    decay = min(0.2, (1 + number) / (10 + number))
+    want = jax.tree.map(lambda a, p, d=decay: d * a + (1 - d) * p, want, state.params)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), state.average, want)
+  logits = state_lib.forward(model, state, batch.images)
+  variables = {"params": state.average, "batch_stats": state.batch_stats}
+  np.testing.assert_allclose(logits, model.apply(variables, batch.images, train=False), atol=1e-6)
+  variables["params"] = state.params
+  assert np.abs(logits - model.apply(variables, batch.images, train=False)).max() > 1e-4
+  _, plain, _ = step_by_hand(model, loop.Recipe(3))
+  assert plain.average == {}
+
+
+@pytest.mark.parametrize("recipe", [{"label_smoothing": 0.3}, {"mixup": 1.0}, {"cutout": 0.5}])
+def test_a_step_does_what_its_recipe_says(recipe):
+  model = models.MODELS["mlp"](classes=3, width=4)
+  batch, state, step = step_by_hand(model, loop.Recipe(3, block_size=2, **recipe))
+  _, got = step(state)
+  rng = jax.random.fold_in(jax.random.key(1), 0)
+  images, targets = batch.images, np.eye(3)[batch.labels]
+  if "label_smoothing" in recipe:
+    targets = 0.7 * targets + 0.1
+  if "mixup" in recipe:
+    images, targets = mixing.mixup(jax.random.fold_in(rng, 1), images, targets, alpha=1.0)
+  if "cutout" in recipe:
+    images = mixing.cut_blocks(jax.random.fold_in(rng, 2), images, share=0.5, block_size=2)
+  variables = {"params": state.params, "batch_stats": state.batch_stats}
+  logits, _ = model.apply(variables, images, train=True, mutable=["batch_stats"])
+  want = -np.mean(np.sum(targets * np.asarray(jax.nn.log_softmax(logits)), -1))
+  np.testing.assert_allclose(got, want, rtol=1e-5)
+  _, state, other = step_by_hand(model, loop.Recipe(3))
+  assert abs(float(other(state)[1]) - want) > 1e-3
+
+
+class Counting(nn.Module):
+  """Remembers how many images it was shown before the first step."""
+
+  classes: int
+  width: int
+  dropout: float
+  dtype: object
+
+  def estimate(self, batches):
+    return {"seen": np.float32(sum(len(images) for images in batches))}
+
+  @nn.compact
+  def __call__(self, images, *, train):
+    self.variable("batch_stats", "seen", lambda: np.float32(0))
+    return nn.Dense(self.classes)(images.reshape(len(images), -1))
+
+
+def test_a_network_estimates_once_from_all_views_and_a_resumed_run_keeps_it(tmp_path, monkeypatch):
+  monkeypatch.setitem(models.MODELS, "counting", Counting)
+  config = tiny("model.name=counting", "augment.views=2", "augment.crop=1")
+  train.run(config, tmp_path)
+  _, state = params(tmp_path)
+  assert state["batch_stats"] == {"seen": 256}
+  monkeypatch.setattr(Counting, "estimate", None)
+  (tmp_path / "result.json").unlink()
+  train.run(config, tmp_path)
+
+
+def test_another_key_and_further_views_are_told_apart(tmp_path):
+  config = tiny("augment.test_views=3", "augment.crop=1", "train.epochs=25", "model.width=8")
+  result = train.run(config, tmp_path)
+  assert result["test_views"] == 3
+  assert result["single_view_accuracy"] > 0.5 and result["test_accuracy"] > 0.5
+  assert result["test_accuracy"] != result["single_view_accuracy"]
+  assert result["other_key_accuracy"] < 0.4
+  config.disguise.scheme = "plain"
+  assert train.run(config, tmp_path / "plain")["other_key_accuracy"] is None
 
 
 def test_evaluation_agrees_with_a_count_by_hand(tmp_path):

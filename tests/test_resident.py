@@ -52,7 +52,7 @@ def setting(*overrides):
   mean, scale = loop._statistics(model, pipeline, given.disguised_shape)
   # On the host: what is donated is gone.
   state = jax.device_get(state_lib.initial(model, optimizer, jax.random.key(0), mean, scale))
-  return Setting(pipeline, functools.partial(loop.update, model, optimizer), state)
+  return Setting(pipeline, functools.partial(loop.update, model, optimizer, loop.Recipe(10)), state)
 
 
 def assert_same_bits(a, b):
@@ -183,7 +183,7 @@ def test_the_program_holds_no_key(noisy):
   feed = noisy.pipeline.feed
 
   def closed_over(argument, *rest):
-    return feed.transform((jax.tree.map(jax.numpy.asarray, key), argument[1]), *rest)
+    return feed.transform((jax.tree.map(jax.numpy.asarray, key), *argument[1:]), *rest)
 
   planted = Pipeline(feed._replace(transform=closed_over), mesh=noisy.pipeline.mesh, batch_size=32)
   assert leaks(lowered(noisy, planted).as_text().encode(), found, key)

@@ -72,6 +72,17 @@ def test_overrides_keep_the_type_of_the_field():
     ("--config.disguise.scheme=rtm", f"config.disguise.scheme must be one of {', '.join(SCHEMES)}, got 'rtm'. "
      "Did you mean 'rmt'?"),
     ("--config.model.name=unit_mlp", "config.model.name=unit_mlp needs unit_pixels of the disguise, which rmt has not"),
+    ("--config.model.stem=algined", "config.model.stem must be one of none, position, aligned, got 'algined'. Did you "
+     "mean 'aligned'?"),
+    ("--config.model.depth=0", "config.model.depth must be at least 1, got 0"),
+    ("--config.optimizer.ema=1", "config.optimizer.ema must lie in [0, 1), got 1.0"),
+    ("--config.optimizer.label_smoothing=-0.1", "config.optimizer.label_smoothing must lie in [0, 1), got -0.1"),
+    ("--config.optimizer.no_decay=(bias", "config.optimizer.no_decay must be a regular expression"),
+    ("--config.augment.views=4", "config.augment.views or test_views above 1 need crop, flip, rotate, scale or shear"),
+    ("--config.augment.flip=true", "and these need one of them; got views=1, test_views=1 and flip"),
+    ("--config.augment.rotate=-1", "config.augment.rotate must be at least 0, got -1.0"),
+    ("--config.augment.mixup=-1", "config.augment.mixup must be at least 0, got -1.0"),
+    ("--config.augment.cutout=1", "config.augment.cutout must lie in [0, 1), got 1.0"),
     ("--config.data.memory_gb=-1", "config.data.memory_gb must be at least 0, got -1.0"),
     ("--config.data.disguised_dir=x", "config.disguise.scheme must be plain with config.data.disguised_dir: what lies "
      "there is already disguised, got 'rmt'. Start from --config=outsourced."),
@@ -95,6 +106,31 @@ def test_bad_flags_are_one_line_and_exit_2(capsys, tmp_path, monkeypatch, flag, 
   assert code == 2
   assert words in line
   assert not list(tmp_path.rglob("result.json"))
+
+
+@pytest.mark.parametrize(
+  ("flags", "words"),
+  [
+    (("model.name=vit", "disguise.scheme=plain"), "config.model.patch must be given for vit on plain images, which have "
+     "no blocks, got 0. Networks without tokens need none: cnn, resnet18, vgg16, mlp."),
+    (("model.name=vit", "model.patch=3"), "config.model: patch must divide both sides of the image, got patch=3"),
+    (("model.name=vit", "model.width=40"), "config.model: Vit: width must be a multiple of 32"),
+    (("model.name=unit_mlp", "disguise.scheme=plain"), "needs unit_pixels of the disguise, which plain has not. These "
+     "take any disguise: cnn, resnet18, vgg16, vit, mixer, mlp."),
+    (("augment.views=2", "augment.crop=8"), "config.augment: view: crop must be a whole number from 0 to 7"),
+    (("model.name=unit_mlp", "disguise.scheme=aes", "disguise.block_size=4", "model.stem=position"),
+     "config.model.stem must be none with unit_mlp, which takes units as they are, got 'position'"),
+    (("model.name=unit_mlp", "disguise.scheme=aes", "disguise.block_size=4", "augment.mixup=1"),
+     "config.augment.mixup must be 0 with unit_mlp, which takes units as they are, got 1.0"),
+  ],
+)  # fmt: skip
+def test_networks_that_do_not_fit_are_one_line_and_exit_2(capsys, tmp_path, flags, words):
+  code, line = _refused(
+    capsys, *(f"--config.{flag}" for flag in flags), f"--workdir={tmp_path / 'run'}"
+  )
+  assert code == 2
+  assert words in line
+  assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
@@ -183,4 +219,28 @@ def test_outsourced_differs_from_mnist_rmt_in_where_images_come_from_alone():
   ours, theirs = (dict(config_lib.leaves(config_lib.load(k))) for k in ("outsourced", "mnist_rmt"))
   changed = {k for k in ours if ours[k] != theirs[k]}
   assert changed >= {"data.disguised_dir", "disguise.scheme"}
-  assert {k.partition(".")[0] for k in changed} == {"data", "disguise"}
+  assert {k.partition(".")[0] for k in changed} == {"data", "disguise", "augment"}
+  assert ours["augment.views"] == 1  # views are made by the owner
+
+
+def test_a_twin_differs_in_the_disguise_and_what_needs_one():
+  config = config_lib.load("digits_rmt")
+  config.model.update(name="vit", stem="position", stem_rank=2, stem_mixing=True)
+  config.disguise.update(block_size=4, experiment_seed=3)
+  config.augment.cutout = 0.1
+  plain = config_lib.twin(config)
+  config_lib.check(plain)
+  assert plain.disguise.scheme == "plain" and plain.disguise.experiment_seed == 0
+  assert plain.model.stem == "none" and plain.model.patch == 4 and plain.disguise.block_size == 4
+  assert config.disguise.scheme == "rmt" and config.model.stem == "position"
+  ours, theirs = dict(config_lib.leaves(config)), dict(config_lib.leaves(plain))
+  changed = {k for k in ours if ours[k] != theirs[k]}
+  assert {k.partition(".")[0] for k in changed} == {"disguise", "model"}
+  assert {k for k in changed if k.startswith("model")} == {
+    "model.stem", "model.stem_rank", "model.stem_mixing", "model.patch"
+  }  # fmt: skip
+  config.model.update(name="unit_mlp", stem="none")
+  assert config_lib.twin(config).model.name == "mlp"
+  config.data.disguised_dir = "somewhere"
+  with pytest.raises(ConfigError, match=r"disguised_dir must be empty for a plain twin"):
+    config_lib.twin(config)

@@ -27,8 +27,10 @@ def run(
       ``config.data.disguised_dir`` takes none.
 
   Returns:
-    What ``result.json`` holds: ``test_accuracy`` and ``plain_accuracy`` in 0..1 (None without originals), seconds,
-    steps per second, key fingerprint and the scheme's public spec.
+    What ``result.json`` holds. In 0..1: ``test_accuracy`` by the mean log-probabilities of ``test_views`` views,
+    ``single_view_accuracy``, and those of the same network on plain images (``plain_accuracy``, None without
+    originals) and under another key (``other_key_accuracy``, None without a key). Seconds, steps per second, the key's
+    fingerprint and the scheme's public spec.
 
   Raises:
     ConfigError: if a field is unknown, missing, of another type, or cannot work, or ``workdir`` holds a run of

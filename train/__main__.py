@@ -116,7 +116,15 @@ def _summary(result: dict, workdir: Path) -> str:
   if fingerprint is None:
     lines.append(f"plain test accuracy      {result['test_accuracy']:.2%} (no disguise)")
   else:
-    lines.append(f"disguised test accuracy  {result['test_accuracy']:.2%}")
+    views = result["test_views"]
+    single = f" (over {views} views; one alone {result['single_view_accuracy']:.2%})"
+    lines.append(
+      f"disguised test accuracy  {result['test_accuracy']:.2%}{single if views > 1 else ''}"
+    )
+    if result["other_key_accuracy"] is not None:
+      lines.append(
+        f"under another key        {result['other_key_accuracy']:.2%} (chance {chance:.0%})"
+      )
     if result["plain_accuracy"] is None:
       lines.append("plain accuracy           not measured: it needs originals, and here are none")
     else:

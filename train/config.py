@@ -5,6 +5,7 @@ import importlib
 import importlib.util
 import inspect
 import pkgutil
+import re
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from djax import schemes
 from djax.errors import ConfigError, DataError, nearest
 from djax.sources import Images
 
-__all__ = ["check", "check_data", "leaves", "load", "make_scheme", "override", "shipped"]
+__all__ = ["check", "check_data", "leaves", "load", "make_scheme", "override", "shipped", "twin"]
 
 
 def shipped() -> list[str]:
@@ -129,7 +130,14 @@ def check(config: ConfigDict) -> None:
     "data.image_size": 0,
     "data.memory_gb": 0,
     "disguise.experiment_seed": 0,
+    "augment.views": 1,
+    "augment.test_views": 1,
+    "augment.crop": 0,
+    "augment.mixup": 0,
     "model.width": 1,
+    "model.depth": 1,
+    "model.patch": 0,
+    "model.stem_rank": 0,
     "optimizer.warmup_epochs": 0,
     "optimizer.weight_decay": 0,
     "train.epochs": 1,
@@ -142,7 +150,13 @@ def check(config: ConfigDict) -> None:
     raise ConfigError(
       f"config.optimizer.learning_rate must be above 0, got {given['optimizer.learning_rate']}."
     )
-  for name in ("model.dropout", "optimizer.momentum"):
+  for name in (
+    "model.dropout",
+    "optimizer.momentum",
+    "optimizer.label_smoothing",
+    "optimizer.ema",
+    "augment.cutout",
+  ):
     if not 0 <= given[name] < 1:
       raise ConfigError(f"config.{name} must lie in [0, 1), got {given[name]}.")
   if given["data.disguised_dir"] and given["disguise.scheme"] != "plain":
@@ -150,11 +164,20 @@ def check(config: ConfigDict) -> None:
       "config.disguise.scheme must be plain with config.data.disguised_dir: what lies there is already disguised, got "
       f"{given['disguise.scheme']!r}. Start from --config=outsourced."
     )
-  from train.models import MODELS
+  _check_augment(config)
+  try:
+    re.compile(given["optimizer.no_decay"])
+  except re.error as error:
+    raise ConfigError(
+      f"config.optimizer.no_decay must be a regular expression such as (bias|scale)$, got "
+      f"{given['optimizer.no_decay']!r}: {error}."
+    ) from None
+  from train.models import MODELS, STEMS
 
   choices_of: dict[str, Collection[str]] = {
     "disguise.scheme": schemes.SCHEMES,
     "model.name": MODELS,
+    "model.stem": STEMS,
     "model.dtype": ("float32", "bfloat16"),
     "optimizer.name": ("adamw", "sgd"),
     "optimizer.schedule": ("cosine", "constant"),
@@ -164,6 +187,33 @@ def check(config: ConfigDict) -> None:
       raise ConfigError(
         f"config.{name} must be one of {', '.join(choices)}, got {given[name]!r}.{nearest(given[name], choices)}"
       )
+
+
+def twin(config: ConfigDict) -> ConfigDict:
+  """Returns the plain twin of a config: the same network and budget on the originals themselves.
+
+  What only a disguise can have goes: the stem, the key, and units, whose network becomes the ``mlp`` behind its table.
+
+  Args:
+    config: a checked config that disguises by itself.
+
+  Raises:
+    ConfigError: for ``config.data.disguised_dir``, whose originals are not here.
+  """
+  if config.data.disguised_dir:
+    raise ConfigError(
+      "config.data.disguised_dir must be empty for a plain twin, which needs originals, got "
+      f"{config.data.disguised_dir!r}."
+    )
+  plain = config.copy_and_resolve_references()
+  plain.disguise = base.get_config().disguise
+  plain.model.update(stem="none", stem_rank=0, stem_mixing=False, stem_frozen=False)
+  plain.model.name = "mlp" if config.model.name == "unit_mlp" else config.model.name
+  if config.model.name in ("vit", "mixer"):
+    plain.model.patch = config.model.patch or config.disguise.block_size
+  if config.augment.cutout:
+    plain.disguise.block_size = config.disguise.block_size
+  return plain
 
 
 def check_data(train: Images, test: Images) -> None:
@@ -204,6 +254,28 @@ def make_scheme(config: ConfigDict, image_shape: tuple[int, ...]) -> schemes.Sch
     return schemes.from_spec({"scheme": name, "image_shape": image_shape, **options})
   except ValueError as error:
     raise ConfigError(f"config.disguise: {error}") from error
+
+
+def _check_augment(config: ConfigDict) -> None:
+  """Refuses views that would all be alike, or that this way of training cannot make."""
+  augment = config.augment
+  changes = ("crop", "flip", "rotate", "scale", "shear")
+  for name in changes[2:]:
+    if augment[name] < 0:
+      raise ConfigError(f"config.augment.{name} must be at least 0, got {augment[name]}.")
+  many = max(augment.views, augment.test_views) > 1
+  changed = [name for name in changes if augment[name]]
+  if many != bool(changed):
+    raise ConfigError(
+      "config.augment.views or test_views above 1 need crop, flip, rotate, scale or shear, and these need one of them; "
+      f"got views={augment.views}, test_views={augment.test_views} and {', '.join(changed) or 'none of these'}."
+    )
+  if many and config.data.disguised_dir:
+    raise ConfigError(
+      "config.augment.views and test_views must be 1 with config.data.disguised_dir, got "
+      f"{augment.views} and {augment.test_views}: views are made before the disguise. "
+      "Its owner makes them with: python -m djax disguise --views"
+    )
 
 
 def _parse(text: str, kind: type) -> Any:

@@ -1,7 +1,8 @@
 """From stored records to batches on the devices.
 
-Records travel as stored (uint8, float16 ...); one jitted function disguises or widens them where the step finds them. A
-record's noise depends on its index alone, the order of an epoch on (seed, epoch) alone, so any step can be resumed.
+Records travel as stored (uint8, float16 ...); one jitted function disguises or widens them where the step finds them.
+Each of ``n`` records has the same number of views; view ``v`` of record ``i`` has the index ``v n + i``. View and noise
+depend on the index alone, the order of an epoch on (seed, epoch) alone, so any step can be resumed.
 """
 
 import collections
@@ -39,8 +40,8 @@ class Records(Protocol):
 
   def __len__(self) -> int: ...
 
-  def read(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the images ``[n, H, W, C]`` as stored and the labels ``[n]`` of some rows."""
+  def read(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the images ``[m, H, W, C]`` as stored and the labels ``[m]`` of some indices."""
 
 
 class Feed(NamedTuple):
@@ -52,12 +53,14 @@ class Feed(NamedTuple):
       float32.
     argument: the pytree that ``transform`` is given: key and noise, a quantiser, or nothing. Never closed over.
     streamed: whether the records are read ahead of the step in threads; False where they lie in memory.
+    views: of each record.
   """
 
   records: Records
   transform: Callable[..., tuple[jax.Array, jax.Array]]
   argument: Any = ()
   streamed: bool = False
+  views: int = 1
 
 
 class Pipeline:
@@ -87,6 +90,15 @@ class Pipeline:
     """Whole batches in the split."""
     return len(self) // self.batch_size
 
+  def epoch(self, *, seed: int, number: int) -> np.ndarray:
+    """Returns what an epoch sees, int64 ``[n]``: one view of every record; in ``views`` epochs each of them once.
+
+    Args:
+      seed: of the order.
+      number: of the epoch, counted from 0.
+    """
+    return _order(len(self), self.feed.views, seed, number)
+
   def training(self, *, seed: int, start: int, stop: int) -> Iterator[Batch]:
     """Yields the batches of steps ``start .. stop - 1``; the order is a function of the seed and the step.
 
@@ -96,35 +108,36 @@ class Pipeline:
       stop: one past the last step.
     """
 
-    def rows(index: int) -> np.ndarray:
-      epoch, place = divmod(start + index, self.steps_per_epoch)
+    def indices(step: int) -> np.ndarray:
+      epoch, place = divmod(start + step, self.steps_per_epoch)
       first = place * self.batch_size
-      return _order(len(self), seed, epoch)[first : first + self.batch_size]
+      return self.epoch(seed=seed, number=epoch)[first : first + self.batch_size]
 
-    return self._batches(stop - start, rows)
+    return self._batches(stop - start, indices)
 
-  def all_records(self, limit: int | None = None) -> Iterator[Batch]:
+  def all_records(self, limit: int | None = None, *, view: int = 0) -> Iterator[Batch]:
     """Yields every record once, in order; the last batch is filled up and masked.
 
     Args:
       limit: stop after this many records.
+      view: which view of them.
     """
     count, size = len(self) if limit is None else min(limit, len(self)), self.batch_size
 
-    def rows(index: int) -> np.ndarray:
-      return np.arange(index * size, min((index + 1) * size, count))
+    def indices(batch: int) -> np.ndarray:
+      return view * len(self) + np.arange(batch * size, min((batch + 1) * size, count))
 
-    return self._batches(-(-count // size), rows)
+    return self._batches(-(-count // size), indices)
 
-  def _batches(self, count: int, rows: Callable[[int], np.ndarray]) -> Iterator[Batch]:
-    source = _Source(count, lambda index: self._read(rows(index)))
+  def _batches(self, count: int, indices: Callable[[int], np.ndarray]) -> Iterator[Batch]:
+    source = _Source(count, lambda index: self._read(indices(index)))
     return self._ahead(_prefetched(source) if self.feed.streamed else _one_by_one(source))
 
-  def _read(self, rows: np.ndarray) -> tuple[np.ndarray, ...]:
+  def _read(self, indices: np.ndarray) -> tuple[np.ndarray, ...]:
     """Returns images, labels, indices and mask of a batch, in host memory."""
-    filled = np.concatenate([rows, np.zeros(self.batch_size - len(rows), rows.dtype)])
+    filled = np.concatenate([indices, np.zeros(self.batch_size - len(indices), indices.dtype)])
     images, labels = self.feed.records.read(filled)
-    mask = (np.arange(self.batch_size) < len(rows)).astype(np.float32)
+    mask = (np.arange(self.batch_size) < len(indices)).astype(np.float32)
     return images, labels.astype(np.int32), filled.astype(np.int32), mask
 
   def _on_devices(self, host: tuple[np.ndarray, ...]) -> Batch:
@@ -167,9 +180,10 @@ def epoch_order(count: int, *, seed: int, epoch: int) -> np.ndarray:
 
 
 @functools.lru_cache(maxsize=2)
-def _order(count: int, seed: int, epoch: int) -> np.ndarray:
+def _order(count: int, views: int, seed: int, epoch: int) -> np.ndarray:
   """Keeps the orders of two epochs: read-ahead works on both where they meet."""
-  return epoch_order(count, seed=seed, epoch=epoch)
+  rows = epoch_order(count, seed=seed, epoch=epoch)
+  return rows + count * ((epoch + rows) % views)
 
 
 def _one_by_one(source: _Source) -> Iterator[tuple[np.ndarray, ...]]:

@@ -7,9 +7,9 @@ import dataclasses
 import functools
 import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from djax import blocks
-from djax.errors import ConfigError, nearest
+from djax import views as views_lib
+from djax.errors import ConfigError, DataError, nearest
 from djax.sources import Images
 from train import config as config_lib
 from train.input_pipeline import Feed
@@ -27,10 +28,36 @@ if TYPE_CHECKING:
   from djax.keys import Master
   from djax.schemes import Scheme
 
-__all__ = ["Arrays", "Inputs", "disguised", "outsourced", "owned"]
+__all__ = ["STATISTICS_RECORDS", "Arrays", "Inputs", "Views", "disguised", "outsourced", "owned"]
 
+STATISTICS_RECORDS = 4096  # that say how images are standardised
 _CHUNK = 1024
 _CHUNK_BYTES = 4 << 20  # fewer large records: what is read lies in memory twice
+
+
+class Views(NamedTuple):
+  """Fixed views of originals, made before the disguise.
+
+  Attributes:
+    count: of each record, the record itself included.
+    rng: JAX key of what is drawn for them.
+    options: of ``djax.views.view``: ``crop``, ``flip``, ``rotate``, ``scale``, ``shear``.
+  """
+
+  count: int
+  rng: jax.Array
+  options: Mapping[str, Any]
+
+  def of(self, image: jax.Array, index: jax.Array, records: int) -> jax.Array:
+    """Returns a view of a record, of the record's shape and dtype.
+
+    Args:
+      image: the record, ``[H, W, C]``.
+      index: of the view, int32, as ``train.input_pipeline`` counts them.
+      records: how many there are.
+    """
+    rng = jax.random.fold_in(self.rng, index % records)
+    return views_lib.view(image, rng, index // records, **self.options)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -38,7 +65,7 @@ class Arrays:
   """Records in host memory.
 
   Attributes:
-    images: ``[N, H, W, C]``.
+    images: ``[N, H, W, C]``, or all views one after another, ``[V * N, H, W, C]``.
     labels: ``[N]``.
   """
 
@@ -46,11 +73,11 @@ class Arrays:
   labels: np.ndarray
 
   def __len__(self) -> int:
-    return len(self.images)
+    return len(self.labels)
 
-  def read(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns images and labels of some rows."""
-    return self.images[rows], self.labels[rows]
+  def read(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns images and labels of some indices; views that are made later are given their record."""
+    return self.images[indices % len(self.images)], self.labels[indices % len(self.labels)]
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -67,6 +94,8 @@ class Inputs:
     key_fingerprint: of the key, or None for the plain scheme.
     source_sha256: of the originals, or of the manifest of an outsourced set.
     originals: training and test split as they were, or None where this machine has none.
+    other_key: makes the feeds of both splits under another key, the first of some records only; None where there is no
+      key at hand.
     copies: files of an outsourced set that belong into the run directory.
   """
 
@@ -79,6 +108,7 @@ class Inputs:
   key_fingerprint: str | None
   source_sha256: str
   originals: tuple[Images, Images] | None = None
+  other_key: Callable[[], tuple[Feed, Feed]] | None = None
   copies: tuple[Path, ...] = ()
 
   @property
@@ -132,13 +162,37 @@ def owned(config: ConfigDict, master: "Master | None") -> Inputs:
       master = keys.experiment(config.disguise.experiment_seed)
     key, fingerprint = scheme.make_key(master.read), master.fingerprint
   rng = jax.random.key(config.seed)
+  options = {name: config.augment[name] for name in ("crop", "flip", "rotate", "scale", "shear")}
+  try:
+    jax.eval_shape(functools.partial(views_lib.view, **options), train.images[0], rng, 0)
+  except ValueError as error:
+    raise ConfigError(f"config.augment: {error}") from error
   try:
     feeds = [
-      disguised(split, scheme, key, rng=jax.random.fold_in(rng, number))
-      for number, split in enumerate((train, test), 1)
+      disguised(
+        split,
+        scheme,
+        key,
+        rng=jax.random.fold_in(rng, number),
+        views=Views(count, jax.random.fold_in(rng, number + 4), options),
+      )
+      for number, split, count in (
+        (1, train, config.augment.views),
+        (2, test, config.augment.test_views),
+      )
     ]
   except ValueError as error:
     raise ConfigError(f"config.disguise: {error}") from error
+
+  def other_key() -> tuple[Feed, Feed]:
+    from djax import keys
+
+    other: Any = scheme.make_key(keys.experiment(config.disguise.experiment_seed + 1).read)
+    few = dataclasses.replace(
+      train, images=train.images[:STATISTICS_RECORDS], labels=train.labels[:STATISTICS_RECORDS]
+    )
+    return disguised(few, scheme, other, rng=rng), disguised(test, scheme, other, rng=rng)
+
   return Inputs(
     train=feeds[0],
     test=feeds[1],
@@ -149,10 +203,13 @@ def owned(config: ConfigDict, master: "Master | None") -> Inputs:
     key_fingerprint=fingerprint,
     source_sha256=_digest(train, test),
     originals=(train, test),
+    other_key=other_key if fingerprint else None,
   )
 
 
-def disguised(data: Images, scheme: "Scheme", key: Any, *, rng: jax.Array) -> Feed:
+def disguised(
+  data: Images, scheme: "Scheme", key: Any, *, rng: jax.Array, views: Views | None = None
+) -> Feed:
   """Makes the feed of originals under a scheme: disguised batch by batch on the device, or at once on the host.
 
   Args:
@@ -160,10 +217,16 @@ def disguised(data: Images, scheme: "Scheme", key: Any, *, rng: jax.Array) -> Fe
     scheme: the scheme; where ``on_device`` is False the whole split is disguised now.
     key: its secret pytree.
     rng: JAX key of the split's noise.
+    views: of each record; the record alone by default.
   """
+  if views is None or views.count == 1:
+    views = Views(1, rng, {})
   if scheme.on_device:
-    return Feed(Arrays(data.images, data.labels), _per_record(scheme), (key, rng))
-  return Feed(Arrays(_on_host(scheme, key, data.images, rng), data.labels), _widened)
+    records = Arrays(data.images, data.labels)
+    transform = _per_record(scheme, len(records), views.count, views.options)
+    return Feed(records, transform, (key, rng, views.rng), views=views.count)
+  images = _on_host(scheme, key, data.images, rng, views)
+  return Feed(Arrays(images, data.labels), _widened, views=views.count)
 
 
 def outsourced(config: ConfigDict) -> Inputs:
@@ -180,7 +243,9 @@ def outsourced(config: ConfigDict) -> Inputs:
 
   data = datasets.open(config.data.disguised_dir)
   facts = data.manifest
-  parts = [_part(data, text) for text in (config.data.train_split, config.data.test_split)]
+  parts = [
+    _part(data, text, facts.classes) for text in (config.data.train_split, config.data.test_split)
+  ]
   streamed = sum(part.nbytes for part in parts) > config.data.memory_gb * 1e9
   transform: Callable[..., tuple[jax.Array, jax.Array]] = _widened
   argument: Any = ()
@@ -206,8 +271,8 @@ def outsourced(config: ConfigDict) -> Inputs:
 class _Part:
   """The records ``start .. stop - 1`` of a split on disk."""
 
-  def __init__(self, split: Any, start: int, stop: int):
-    self._split, self._start, self._stop = split, start, stop
+  def __init__(self, split: Any, start: int, stop: int, classes: int):
+    self._split, self._start, self._stop, self._classes = split, start, stop, classes
     self.image_shape, self.dtype = split.image_shape, split.dtype
 
   def __len__(self) -> int:
@@ -217,11 +282,17 @@ class _Part:
   def nbytes(self) -> int:
     return self._split.nbytes * len(self) // len(self._split)
 
-  def read(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    return self._split.read(rows + self._start)
+  def read(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    images, labels = self._split.read(indices + self._start)
+    if len(labels) and not 0 <= labels.min() <= labels.max() < self._classes:
+      raise DataError(
+        f"label ids must lie below the {self._classes} classes that the manifest names, got {labels.max()}. "
+        "Ask the owner for the directory again."
+      )
+    return images, labels
 
 
-def _part(data: "Disguised", text: str) -> _Part:
+def _part(data: "Disguised", text: str, classes: int) -> _Part:
   """Returns the part of a disguised set that ``train`` or ``train[:1000]`` names."""
   match = re.fullmatch(r"(\w+)(?:\[(\d*):(\d*)\])?", text, re.ASCII)
   if not match or match[1] not in data.splits:
@@ -235,7 +306,7 @@ def _part(data: "Disguised", text: str) -> _Part:
     raise ConfigError(
       f"split {text!r} must name records that exist: {match[1]} of {data.path} has {len(split)}."
     )
-  return _Part(split, start, stop)
+  return _Part(split, start, stop, classes)
 
 
 def _held(part: _Part) -> Arrays:
@@ -249,8 +320,10 @@ def _held(part: _Part) -> Arrays:
   return Arrays(images, labels)
 
 
-def _on_host(scheme: "Scheme", key: Any, originals: np.ndarray, rng: jax.Array) -> np.ndarray:
-  """Disguises a whole split in pieces; a record's noise depends on its index alone, not on the pieces."""
+def _on_host(
+  scheme: "Scheme", key: Any, originals: np.ndarray, rng: jax.Array, views: Views
+) -> np.ndarray:
+  """Disguises all views of a split in pieces; what is drawn depends on the index alone, not on the pieces."""
   shape = scheme.spec.disguised_shape
 
   @jax.jit
@@ -259,21 +332,36 @@ def _on_host(scheme: "Scheme", key: Any, originals: np.ndarray, rng: jax.Array) 
       indices
     )
 
-  pieces = []
-  for start in range(0, len(originals), _CHUNK):
-    indices = np.arange(start, min(start + _CHUNK, len(originals)))
+  @jax.jit
+  def seen(rng, images, indices):
+    of = functools.partial(views._replace(rng=rng).of, records=len(originals))
+    return jax.vmap(of)(images, indices)
+
+  count = views.count * len(originals)
+  found: Any = None
+  for start in range(0, count, _CHUNK):
+    indices = np.arange(start, min(start + _CHUNK, count))
     draw = functools.partial(lambda indices: np.asarray(uniforms(rng, indices)), indices)
-    pieces.append(scheme.export(key, originals[indices], draw))
-  return np.concatenate(pieces)
+    images = originals[indices % len(originals)]
+    if views.count > 1:
+      images = np.asarray(seen(views.rng, images, indices))
+    piece = scheme.export(key, images, draw)
+    if found is None:
+      found = np.empty((count, *piece.shape[1:]), piece.dtype)
+    found[indices] = piece
+  return found
 
 
-def _per_record(scheme: "Scheme") -> Any:
-  """Vmaps a scheme over records, each with the noise of its own index; images become float32."""
+def _per_record(scheme: "Scheme", records: int, count: int, options: Mapping[str, Any]) -> Any:
+  """Vmaps a scheme over records, each with the view and the noise of its own index; images become float32."""
 
   def disguise(argument, images, labels, indices):
-    key, rng = argument
+    key, rng, views_rng = argument
+    views = Views(count, views_rng, options)
 
     def one(image, label, index):
+      if count > 1:
+        image = views.of(image, index, records)
       return scheme.disguise(key, image, label, rng=jax.random.fold_in(rng, index))
 
     images, labels = jax.vmap(one)(images, labels, indices)

@@ -6,7 +6,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -19,15 +19,33 @@ from ml_collections import ConfigDict
 
 from djax import audit, picture
 from djax.errors import ConfigError, DjaxError
-from train import models, optimizers, resident, run_dir, terminal
+from train import mixing, models, optimizers, resident, run_dir, terminal
 from train import state as state_lib
-from train.input_pipeline import Batch, Pipeline
-from train.inputs import Inputs
+from train.input_pipeline import Batch, Feed, Pipeline
+from train.inputs import STATISTICS_RECORDS, Inputs
 from train.state import State
 
-__all__ = ["Stopped", "TrainingError", "data_mesh", "fit", "single_steps", "update"]
+__all__ = ["Recipe", "Stopped", "TrainingError", "data_mesh", "fit", "single_steps", "update"]
 
-_STATISTICS_RECORDS = 4096
+
+class Recipe(NamedTuple):
+  """How a step treats its batch and its result, beside network and optimizer; by default in no way.
+
+  Attributes:
+    classes: number of labels ``K``.
+    label_smoothing: share of the target that is spread over all classes.
+    ema: greatest decay of the averaged parameters; 0 keeps none.
+    mixup: of ``mixing.mixup``; 0 mixes nothing.
+    cutout: of ``mixing.cut_blocks``, the share of blocks that are blanked.
+    block_size: of these blocks.
+  """
+
+  classes: int
+  label_smoothing: float = 0.0
+  ema: float = 0.0
+  mixup: float = 0.0
+  cutout: float = 0.0
+  block_size: int = 1
 
 
 class Stopped(DjaxError):
@@ -64,6 +82,8 @@ def fit(config: ConfigDict, workdir: str | Path, inputs: Inputs) -> dict[str, An
   mesh = data_mesh()
   _check_batch(config, mesh, len(inputs.train.records))
   model = models.create(config.model, classes=inputs.classes, spec=inputs.spec)
+  recipe = _recipe(config, model, inputs)
+  _check_shapes(model, inputs.disguised_shape)
   run_dir.open_run(workdir, config, inputs.facts, copies=inputs.copies)
   if not config.disguise.acknowledge and (known := audit.lookup(inputs.spec)):
     terminal.say(f"warning: {known}")
@@ -75,21 +95,33 @@ def fit(config: ConfigDict, workdir: str | Path, inputs: Inputs) -> dict[str, An
 
   steps = config.train.epochs * train.steps_per_epoch
   optimizer = optimizers.create(config.optimizer, train.steps_per_epoch, steps)
-  mean, scale = _statistics(model, train, inputs.disguised_shape)
-  state = state_lib.initial(model, optimizer, jax.random.fold_in(rng, 3), mean, scale)
-  state = jax.device_put(state, NamedSharding(mesh, PartitionSpec()))
-  evaluate = functools.partial(_evaluate, jax.jit(functools.partial(_count, model)))
+  log_probabilities = jax.jit(
+    lambda state, images: jax.nn.log_softmax(state_lib.forward(model, state, images))
+  )
+  evaluate = functools.partial(_evaluate, log_probabilities)
 
   chunks = functools.partial(
     resident.chunks if resident.fits(train) else single_steps,
     train,
-    functools.partial(update, model, optimizer),
+    functools.partial(update, model, optimizer, recipe),
     rng=jax.random.fold_in(rng, 4),
     seed=config.seed,
     stop=steps,
     every=config.train.checkpoint_every_steps,
   )
   with state_lib.checkpoints(workdir) as checkpoints:
+    fresh = checkpoints.latest_step() is None
+    mean, scale = _statistics(model, train, inputs.disguised_shape)
+    state = state_lib.initial(
+      model,
+      optimizer,
+      jax.random.fold_in(rng, 3),
+      mean,
+      scale,
+      averaged=recipe.ema > 0,
+      estimates=_estimates(model, train) if fresh else {},
+    )
+    state = jax.device_put(state, NamedSharding(mesh, PartitionSpec()))
     state, seconds = state_lib.restore(checkpoints, state)
     state, seconds = _train(
       config,
@@ -97,20 +129,24 @@ def fit(config: ConfigDict, workdir: str | Path, inputs: Inputs) -> dict[str, An
       state,
       chunks=chunks,
       per_epoch=train.steps_per_epoch,
-      test_accuracy=lambda state: evaluate(state, test)[0],
+      test_accuracy=lambda state: evaluate(state, test, views=1)[0],
       checkpoints=checkpoints,
       seconds=seconds,
       inputs=inputs,
     )
-  test_accuracy, test_loss = evaluate(state, test)
-  plain_accuracy = None
-  if inputs.plain is not None:
-    plain_train, plain_test = (pipeline(feed) for feed in inputs.plain)
-    mean, scale = _statistics(model, plain_train, inputs.disguised_shape)
-    plain_accuracy, _ = evaluate(state._replace(mean=mean, scale=scale), plain_test)
+  test_accuracy, test_loss = evaluate(state, test, views=inputs.test.views)
+
+  def misused(feeds: tuple[Feed, Feed]) -> float:
+    other_train, other_test = (pipeline(feed) for feed in feeds)
+    mean, scale = _statistics(model, other_train, inputs.disguised_shape)
+    return evaluate(state._replace(mean=mean, scale=scale), other_test, views=1)[0]
+
   result = {
     "test_accuracy": test_accuracy,
-    "plain_accuracy": plain_accuracy,
+    "test_views": inputs.test.views,
+    "single_view_accuracy": evaluate(state, test, views=1)[0],
+    "plain_accuracy": misused(inputs.plain) if inputs.plain else None,
+    "other_key_accuracy": misused(inputs.other_key()) if inputs.other_key else None,
     "test_loss": test_loss,
     "test_images": len(test),
     "classes": inputs.classes,
@@ -215,58 +251,109 @@ def single_steps(
 def update(
   model: nn.Module,
   optimizer: optax.GradientTransformation,
+  recipe: Recipe,
   state: State,
   batch: Batch,
-  dropout_rng: jax.Array,
+  rng: jax.Array,
 ) -> tuple[State, jax.Array]:
   """Updates the parameters once.
 
   Args:
     model: the network.
     optimizer: of its parameters.
-    state: before; its ``step`` picks the dropout.
+    recipe: what else is done.
+    state: before; its ``step`` picks the dropout and what is mixed.
     batch: disguised images and labels.
-    dropout_rng: JAX key of the run.
+    rng: JAX key of the run.
 
   Returns:
     The new state and the mean loss of the batch, float32 ``[]``.
   """
+  rng = jax.random.fold_in(rng, state.step)
+  images = (batch.images - state.mean) / state.scale
+  targets = optax.smooth_labels(
+    jax.nn.one_hot(batch.labels, recipe.classes), recipe.label_smoothing
+  )
+  if recipe.mixup:
+    mix_rng = jax.random.fold_in(rng, 1)
+    images, targets = mixing.mixup(mix_rng, images, targets, alpha=recipe.mixup)
+  if recipe.cutout:
+    cut_rng = jax.random.fold_in(rng, 2)
+    images = mixing.cut_blocks(cut_rng, images, share=recipe.cutout, block_size=recipe.block_size)
 
   def loss_of(params):
     logits, updated = model.apply(
       {"params": params, "batch_stats": state.batch_stats},
-      (batch.images - state.mean) / state.scale,
+      images,
       train=True,
       mutable=["batch_stats"],
-      rngs={"dropout": jax.random.fold_in(dropout_rng, state.step)},
+      rngs={"dropout": rng},
     )
-    losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels)
-    return losses.mean(), updated["batch_stats"]
+    return optax.softmax_cross_entropy(logits, targets).mean(), updated.get("batch_stats", {})
 
   (loss, batch_stats), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
   updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
   params = optax.apply_updates(state.params, updates)
+  average = state.average
+  if recipe.ema:
+    # Young parameters change fast: at first the average forgets them fast.
+    decay = jnp.minimum(recipe.ema, (1 + state.step) / (10 + state.step))
+    average = optax.incremental_update(params, average, 1 - decay)
   return (
     state._replace(
-      step=state.step + 1, params=params, batch_stats=batch_stats, opt_state=opt_state
+      step=state.step + 1,
+      params=params,
+      average=average,
+      batch_stats=batch_stats,
+      opt_state=opt_state,
     ),
     loss,
   )
 
 
-def _count(model: nn.Module, state: State, batch: Batch) -> tuple[jax.Array, jax.Array]:
-  """Returns how many images of a batch are recognised, and the sum of their losses."""
-  logits = state_lib.forward(model, state, batch.images)
-  losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels)
-  right = jnp.argmax(logits, axis=-1) == batch.labels
-  return jnp.sum(right * batch.mask), jnp.sum(losses * batch.mask)
+def _evaluate(
+  log_probabilities: Callable, state: State, pipeline: Pipeline, *, views: int
+) -> tuple[float, float]:
+  """Returns accuracy in 0..1 and mean loss over every record, by the mean log-probabilities of its views."""
+  right = loss = 0.0
+  batches = zip(*(pipeline.all_records(view=view) for view in range(views)), strict=True)
+  for every in batches:
+    found = sum(np.asarray(log_probabilities(state, batch.images), np.float64) for batch in every)
+    labels, mask = np.asarray(every[0].labels), np.asarray(every[0].mask)
+    right += float(mask @ (found.argmax(-1) == labels))
+    loss -= float(mask @ found[np.arange(len(labels)), labels]) / views
+  return right / len(pipeline), loss / len(pipeline)
 
 
-def _evaluate(count: Callable, state: State, pipeline: Pipeline) -> tuple[float, float]:
-  """Returns accuracy in 0..1 and mean loss over every record."""
-  sums = [count(state, batch) for batch in pipeline.all_records()]
-  right, loss = np.asarray(jax.device_get(sums), np.float64).sum(axis=0)
-  return float(right / len(pipeline)), float(loss / len(pipeline))
+def _estimates(model: Any, train: Pipeline) -> dict[str, Any]:
+  """Returns what the network takes from all views of the training images before the first step."""
+  if not hasattr(model, "estimate"):
+    return {}
+
+  def images() -> Iterator[np.ndarray]:
+    for view in range(train.feed.views):
+      for batch in train.all_records(view=view):
+        yield np.asarray(batch.images)[np.asarray(batch.mask) > 0]
+
+  return model.estimate(images())
+
+
+def _recipe(config: ConfigDict, model: nn.Module, inputs: Inputs) -> Recipe:
+  """Reads the recipe of a config, and refuses what does not go with the network."""
+  augment = config.augment
+  for name in ("mixup", "cutout"):
+    if augment[name] and not models.standardised(model):
+      raise ConfigError(
+        f"config.augment.{name} must be 0 with {config.model.name}, which takes units as they are, got {augment[name]}."
+      )
+  return Recipe(
+    inputs.classes,
+    label_smoothing=config.optimizer.label_smoothing,
+    ema=config.optimizer.ema,
+    mixup=augment.mixup,
+    cutout=augment.cutout,
+    block_size=inputs.spec.get("block_size", config.disguise.block_size),
+  )
 
 
 def _statistics(model: nn.Module, pipeline: Pipeline, shape: tuple[int, ...]) -> tuple[Any, Any]:
@@ -275,7 +362,7 @@ def _statistics(model: nn.Module, pipeline: Pipeline, shape: tuple[int, ...]) ->
     return jnp.zeros(shape, jnp.float32), jnp.ones((), jnp.float32)
   batches = [
     np.asarray(batch.images)[np.asarray(batch.mask) > 0]
-    for batch in pipeline.all_records(limit=_STATISTICS_RECORDS)
+    for batch in pipeline.all_records(limit=STATISTICS_RECORDS)
   ]
   images = np.concatenate(batches)
   mean = images.mean(axis=0, dtype=np.float64)
@@ -304,6 +391,15 @@ def _check_batch(config: ConfigDict, mesh: Mesh, records: int) -> None:
     raise ConfigError(
       f"config.train.batch_size must be at most the {records} training images, got {batch_size}."
     )
+
+
+def _check_shapes(model: nn.Module, shape: tuple[int, ...]) -> None:
+  """Refuses a network that cannot take images of this shape."""
+  images = jnp.zeros((1, *shape), jnp.float32)
+  try:
+    jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), images)
+  except ValueError as error:
+    raise ConfigError(f"config.model: {error}") from error
 
 
 def _preview(workdir: Path, inputs: Inputs, test: Pipeline) -> None:

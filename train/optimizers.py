@@ -1,5 +1,7 @@
 """Optax optimizers and schedules from the ``optimizer`` group of a config."""
 
+import re
+
 import jax
 import optax
 from ml_collections import ConfigDict
@@ -24,12 +26,17 @@ def create(config: ConfigDict, steps_per_epoch: int, steps: int) -> optax.Gradie
   )
   schedule = optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), rest], [warmup])
 
-  def kernels(params):
-    return jax.tree.map(lambda p: p.ndim > 1, params)
+  spared = re.compile(config.no_decay)
+
+  def decayed(params):
+    return jax.tree_util.tree_map_with_path(
+      lambda path, _: not spared.search(jax.tree_util.keystr(path, simple=True, separator="/")),
+      params,
+    )
 
   if config.name == "adamw":
-    return optax.adamw(schedule, weight_decay=config.weight_decay, mask=kernels)
+    return optax.adamw(schedule, weight_decay=config.weight_decay, mask=decayed)
   return optax.chain(
-    optax.add_decayed_weights(config.weight_decay, mask=kernels),
+    optax.add_decayed_weights(config.weight_decay, mask=decayed),
     optax.sgd(schedule, momentum=config.momentum, nesterov=True),
   )

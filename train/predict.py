@@ -103,7 +103,10 @@ def _abstract(config: ConfigDict, model: Any, shape: list[int]) -> state_lib.Sta
   optimizer = optimizers.create(config.optimizer, 1, 1)
   mean, scale = jnp.zeros(shape, jnp.float32), jnp.ones((), jnp.float32)
   state = jax.eval_shape(
-    lambda rng: state_lib.initial(model, optimizer, rng, mean, scale), jax.random.key(0)
+    lambda rng: state_lib.initial(
+      model, optimizer, rng, mean, scale, averaged=config.optimizer.ema > 0
+    ),
+    jax.random.key(0),
   )
   place = SingleDeviceSharding(jax.devices()[0])
   return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), state)

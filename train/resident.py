@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from train.input_pipeline import Batch, Pipeline, epoch_order
+from train.input_pipeline import Batch, Pipeline
 from train.inputs import Arrays
 from train.state import State
 
@@ -78,8 +78,8 @@ def chunks(
   while done < stop:
     if epoch != done // per_epoch:
       epoch = done // per_epoch
-      rows = epoch_order(len(pipeline), seed=seed, epoch=epoch)[: per_epoch * size]
-      order = jax.device_put(rows.astype(np.int32).reshape(per_epoch, size), everywhere)
+      indices = pipeline.epoch(seed=seed, number=epoch)[: per_epoch * size]
+      order = jax.device_put(indices.astype(np.int32).reshape(per_epoch, size), everywhere)
     place = done % per_epoch
     count = min(length, per_epoch - place, every - done % every, stop - done)
     began = time.perf_counter()
@@ -109,8 +109,9 @@ def program(pipeline: Pipeline, step: Callable[..., tuple[State, jax.Array]]) ->
 
     def one(index, carry):
       state, losses = carry
-      rows = jax.lax.with_sharding_constraint(order[first + index], split)
-      batch = Batch(*transform(argument, images[rows], labels[rows], rows), mask)
+      indices = jax.lax.with_sharding_constraint(order[first + index], split)
+      stored = images[indices % len(images)], labels[indices % len(labels)]
+      batch = Batch(*transform(argument, *stored, indices), mask)
       state, loss = step(state, jax.lax.with_sharding_constraint(batch, split), rng)
       return state, losses.at[index].set(loss)
 

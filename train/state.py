@@ -2,6 +2,7 @@
 
 import functools
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,7 +25,8 @@ class State(NamedTuple):
   Attributes:
     step: int32 scalar, steps done.
     params: float32 parameters.
-    batch_stats: running means and variances.
+    average: their exponential moving average, which is what is tested; empty for a run without.
+    batch_stats: running means and variances, and what the network estimated before the first step.
     opt_state: of the optimizer.
     mean: float32 ``[H, W, C]``, of disguised training images; 0 for a network that takes them as they are.
     scale: float32 scalar, their standard deviation around ``mean``; 1 for such a network.
@@ -32,6 +34,7 @@ class State(NamedTuple):
 
   step: jax.Array
   params: Any
+  average: Any
   batch_stats: Any
   opt_state: Any
   mean: jax.Array
@@ -44,6 +47,9 @@ def initial(
   rng: jax.Array,
   mean: jax.Array,
   scale: jax.Array,
+  *,
+  averaged: bool = False,
+  estimates: Mapping[str, Any] | None = None,
 ) -> State:
   """Makes the state before the first step.
 
@@ -53,13 +59,16 @@ def initial(
     rng: of the initial parameters.
     mean: float32 ``[H, W, C]``, see ``State``.
     scale: float32 scalar, see ``State``.
+    averaged: whether an average of the parameters is kept.
+    estimates: entries of ``batch_stats`` that the network took from the training images, see ``train.models``.
   """
   variables = jax.jit(functools.partial(model.init, train=False))(rng, mean[None])
   params = variables["params"]
   return State(
     step=jnp.zeros((), jnp.int32),
     params=params,
-    batch_stats=variables.get("batch_stats", {}),
+    average=jax.tree.map(jnp.copy, params) if averaged else {},
+    batch_stats=_updated(variables.get("batch_stats", {}), estimates or {}),
     opt_state=optimizer.init(params),
     mean=mean,
     scale=scale,
@@ -74,9 +83,22 @@ def forward(model: nn.Module, state: State, images: jax.Array) -> jax.Array:
     state: its parameters and statistics.
     images: float32 ``[B, H, W, C]``, disguised.
   """
-  variables = {"params": state.params, "batch_stats": state.batch_stats}
+  params = state.average or state.params
+  variables = {"params": params, "batch_stats": state.batch_stats}
   logits: Any = model.apply(variables, (images - state.mean) / state.scale, train=False)
   return logits
+
+
+def _updated(stats: Mapping[str, Any], estimates: Mapping[str, Any]) -> dict[str, Any]:
+  """Replaces leaves of ``stats`` by those of ``estimates``, which has no others."""
+  found = dict(stats)
+  for name, value in estimates.items():
+    if isinstance(value, Mapping):
+      found[name] = _updated(stats[name], value)
+    else:
+      assert stats[name].shape == value.shape and stats[name].dtype == value.dtype, name
+      found[name] = jnp.asarray(value)
+  return found
 
 
 def checkpoints(workdir: Path) -> ocp.CheckpointManager:

@@ -100,7 +100,7 @@ def _steps(config: Any, scheme: schemes.Scheme, batch: int) -> Work:
   steps: Any = resident.chunks if resident.fits(pipeline) else loop.single_steps
   chunks = steps(
     pipeline,
-    functools.partial(loop.update, model, optimizer),
+    functools.partial(loop.update, model, optimizer, loop.Recipe(_CLASSES)),
     state,
     rng=jax.random.key(_SEED),
     seed=_SEED,
