@@ -73,7 +73,7 @@ def get_config() -> ConfigDict:
   config.optimizer.schedule = "cosine"  # or constant, both after the warm-up
   config.optimizer.warmup_epochs = 1.0
   config.optimizer.weight_decay = 1e-4
-  config.optimizer.no_decay = "(bias|scale)$"  # parameters whose path has this get no weight decay
+  config.optimizer.no_decay = "(bias|scale|positions)$"  # whose paths match get no weight decay
   config.optimizer.momentum = 0.9  # sgd only
   config.optimizer.label_smoothing = 0.0
   config.optimizer.ema = 0.0  # greatest decay of the averaged parameters that are tested; 0: none

@@ -67,7 +67,7 @@ def test_outsourcing_works_as_the_readme_shows_it(tmp_path):
   commands[0] += " --no-passphrase"
   commands[1] = commands[1].replace("mnist", "digits").replace("--block-size 7", "--block-size 2")
   commands[1] = commands[1].replace("--noise-level 100", "--noise-level 25")
-  commands[2] += " --config.train.epochs=15 --config.train.batch_size=64 --config.model.width=8"
+  commands[2] += " --config.train.epochs=15 --config.train.batch_size=64 --config.model.width=128"
   prose = [f"python -m djax {x}" if x.startswith("query") else x for x in prose]
   said = []
   for command in [*commands[:4], *prose, *commands[4:]]:

@@ -111,8 +111,8 @@ def test_bad_flags_are_one_line_and_exit_2(capsys, tmp_path, monkeypatch, flag, 
 @pytest.mark.parametrize(
   ("flags", "words"),
   [
-    (("model.name=vit", "disguise.scheme=plain"), "config.model.patch must be given for vit on plain images, which have "
-     "no blocks, got 0. Networks without tokens need none: cnn, resnet18, vgg16, mlp."),
+    (("model.name=vit", "disguise.scheme=plain"), "config.model.patch must be given for vit on plain images, which "
+     "have no blocks, got 0. Networks without tokens need none: cnn, resnet18, vgg16, mlp."),
     (("model.name=vit", "model.patch=3"), "config.model: patch must divide both sides of the image, got patch=3"),
     (("model.name=vit", "model.width=40"), "config.model: Vit: width must be a multiple of 32"),
     (("model.name=unit_mlp", "disguise.scheme=plain"), "needs unit_pixels of the disguise, which plain has not. These "

@@ -39,12 +39,12 @@ class Views(NamedTuple):
   """Fixed views of originals, made before the disguise.
 
   Attributes:
-    count: of each record, the record itself included.
+    per_record: how many each record has, itself included.
     rng: JAX key of what is drawn for them.
     options: of ``djax.views.view``: ``crop``, ``flip``, ``rotate``, ``scale``, ``shear``.
   """
 
-  count: int
+  per_record: int
   rng: jax.Array
   options: Mapping[str, Any]
 
@@ -219,14 +219,14 @@ def disguised(
     rng: JAX key of the split's noise.
     views: of each record; the record alone by default.
   """
-  if views is None or views.count == 1:
+  if views is None or views.per_record == 1:
     views = Views(1, rng, {})
   if scheme.on_device:
     records = Arrays(data.images, data.labels)
-    transform = _per_record(scheme, len(records), views.count, views.options)
-    return Feed(records, transform, (key, rng, views.rng), views=views.count)
+    transform = _per_record(scheme, len(records), views.per_record, views.options)
+    return Feed(records, transform, (key, rng, views.rng), views=views.per_record)
   images = _on_host(scheme, key, data.images, rng, views)
-  return Feed(Arrays(images, data.labels), _widened, views=views.count)
+  return Feed(Arrays(images, data.labels), _widened, views=views.per_record)
 
 
 def outsourced(config: ConfigDict) -> Inputs:
@@ -337,13 +337,13 @@ def _on_host(
     of = functools.partial(views._replace(rng=rng).of, records=len(originals))
     return jax.vmap(of)(images, indices)
 
-  count = views.count * len(originals)
+  count = views.per_record * len(originals)
   found: Any = None
   for start in range(0, count, _CHUNK):
     indices = np.arange(start, min(start + _CHUNK, count))
     draw = functools.partial(lambda indices: np.asarray(uniforms(rng, indices)), indices)
     images = originals[indices % len(originals)]
-    if views.count > 1:
+    if views.per_record > 1:
       images = np.asarray(seen(views.rng, images, indices))
     piece = scheme.export(key, images, draw)
     if found is None:
@@ -352,15 +352,15 @@ def _on_host(
   return found
 
 
-def _per_record(scheme: "Scheme", records: int, count: int, options: Mapping[str, Any]) -> Any:
+def _per_record(scheme: "Scheme", records: int, per_record: int, options: Mapping[str, Any]) -> Any:
   """Vmaps a scheme over records, each with the view and the noise of its own index; images become float32."""
 
   def disguise(argument, images, labels, indices):
     key, rng, views_rng = argument
-    views = Views(count, views_rng, options)
+    views = Views(per_record, views_rng, options)
 
     def one(image, label, index):
-      if count > 1:
+      if per_record > 1:
         image = views.of(image, index, records)
       return scheme.disguise(key, image, label, rng=jax.random.fold_in(rng, index))
 

@@ -318,7 +318,7 @@ def _evaluate(
   right = loss = 0.0
   batches = zip(*(pipeline.all_records(view=view) for view in range(views)), strict=True)
   for every in batches:
-    found = sum(np.asarray(log_probabilities(state, batch.images), np.float64) for batch in every)
+    found = np.stack([log_probabilities(state, batch.images) for batch in every]).sum(0, np.float64)
     labels, mask = np.asarray(every[0].labels), np.asarray(every[0].mask)
     right += float(mask @ (found.argmax(-1) == labels))
     loss -= float(mask @ found[np.arange(len(labels)), labels]) / views
