@@ -17,7 +17,7 @@ from test_attack_moments import (
 )
 
 from djax import errors
-from djax.attacks import placement
+from djax.attacks import placement, statistics
 from djax.attacks.contract import Known
 
 ATTACK = placement.ATTACK
@@ -180,9 +180,102 @@ def test_refusals():
   scheme, key = scheme_and_key("aes")
   with pytest.raises(errors.ConfigError, match="does not keep"):
     run(known_of(scheme, key, PRIVATE[:2], TARGETS[:2], PUBLIC[:2]), ATTACK)
-  scheme, key = scheme_and_key()
-  with pytest.raises(errors.ConfigError, match="needs public images"):
+  scheme, key = scheme_and_key(matrix="projection")
+  with pytest.raises(errors.ConfigError, match="needs public images for projection"):
     run(known_of(scheme, key, PRIVATE[:2], TARGETS[:2], None), ATTACK)
+
+
+def symmetries(layout):
+  """Images of the grid under left-right mirroring, and then under the rest of the square's symmetries."""
+  grid = np.arange(layout.positions).reshape(layout.rows, layout.columns)
+  mirrors = [grid, grid[:, ::-1], grid[::-1], grid[::-1, ::-1]]
+  return [m.ravel() for m in mirrors + [m.T for m in mirrors if layout.rows == layout.columns]]
+
+
+@pytest.mark.parametrize(
+  ("name", "options", "shape", "turned"),
+  [
+    ("rmt", {}, SHAPE, 2),
+    ("rmt", {"noise_level": 100.0}, SHAPE, 2),
+    ("rmt", {"noise_level": 25.0, "noise_place": "after"}, SHAPE, 2),
+    ("rmt", {"mix": "block"}, SHAPE, 8),
+    ("rmt", {"block_size": 2}, SHAPE, 2),
+    ("rmt", {"per_channel": True}, (14, 11, 3), 2),
+    ("permutation", {}, SHAPE, 1),
+    ("permutation", {}, (14, 11, 3), 1),
+  ],
+)
+def test_without_public_images_positions_are_found_up_to_symmetry(name, options, shape, turned):
+  scheme, key = scheme_and_key(name, shape=shape, **options)
+  known = known_of(scheme, key, fields(1, 4000, shape), fields(2, 5, shape), None)
+  perm, found = placement.estimate_permutation(known, 0)
+  allowed = symmetries(statistics.layout_of(known.spec))[:turned]
+  assert any(np.array_equal(perm, turn[key.perm]) for turn in allowed)
+  assert found["perm"] == perm.tolist() and found["warnings"] == [] and found["likeness"] > 0.6
+
+
+def test_without_public_images_the_whole_image_comes_back_or_its_mirror_image():
+  scheme, key = scheme_and_key(noise_level=25.0)
+  result = run(known_of(scheme, key, PRIVATE, TARGETS, None), ATTACK)
+  best = max(psnr(TARGETS, result.images), psnr(TARGETS[:, :, ::-1], result.images))
+  assert best > chance(TARGETS) + 7
+  assert result.diagnostics["statistics"] == "image model"
+
+
+def test_a_permutation_alone_is_undone_exactly_without_public_images():
+  scheme, key = scheme_and_key("permutation")
+  result = run(known_of(scheme, key, PRIVATE, TARGETS, None), ATTACK)
+  np.testing.assert_array_equal(result.images, TARGETS)
+
+
+@pytest.mark.parametrize("name", ["rmt", "permutation"])
+def test_without_public_images_nothing_is_found_in_random_pixels(name):
+  private = np.random.default_rng(4).integers(0, 256, (3000, *SHAPE)).astype(np.uint8)
+  scheme, key = scheme_and_key(name)
+  known = known_of(scheme, key, private, private[:5], None)
+  perm, found = placement.estimate_permutation(known, 0)
+  right = [(perm == turn[key.perm]).sum() for turn in symmetries(statistics.layout_of(known.spec))]
+  assert max(right) < 8
+  assert any("do not rely on them" in warning for warning in found["warnings"])
+
+
+def test_covariances_themselves_do_not_give_the_order_without_public_images(monkeypatch):
+  # Stronger to one side, as pictures are: what the inverse leaves out.
+  x = fields(1, 4000).astype(np.float32)
+  light = np.random.default_rng(0).normal(size=(4000, 2, 1, 1, 1)).astype(np.float32)
+  edge = np.abs(np.linspace(-1, 1, 16, dtype=np.float32))
+  private = x + 40 * light[:, 0] * edge[:, None, None] + 40 * light[:, 1] * edge[None, :, None]
+  scheme, key = scheme_and_key()
+  known = known_of(scheme, key, private, private[:5], None)
+  allowed = [turn[key.perm] for turn in symmetries(statistics.layout_of(known.spec))[:2]]
+  perm, _ = placement.estimate_permutation(known, 0)
+  assert any(np.array_equal(perm, turn) for turn in allowed)
+  monkeypatch.setattr(np.linalg, "inv", lambda covariance: covariance)
+  perm, _ = placement.estimate_permutation(known, 0)
+  assert not any(np.array_equal(perm, turn) for turn in allowed)
+
+
+def test_climbs_leave_local_summits():
+  layout = statistics.Layout(6, 6, 1, 1, "pixels")
+  rows, columns = np.divmod(np.arange(36), 6)
+  apart = np.abs(np.subtract.outer(rows, rows)) + np.abs(np.subtract.outer(columns, columns))
+  model = (apart == 1).astype(np.float32)[None]
+  perm = np.random.default_rng(0).permutation(36)
+  disguised = model[:, perm][:, :, perm]
+  found, reached = placement._climb(disguised, model, layout, np.random.default_rng(0))
+  assert placement._score(disguised, model, found) == model.sum() and reached >= 1
+  flat = np.full((36, 36), 1 / 36, np.float32)
+  once = placement._assign(disguised, model, flat)
+  assert placement._score(disguised, model, once) < model.sum()
+
+
+def test_moves_are_permutations_of_the_grid():
+  layout = statistics.Layout(2, 3, 1, 1, "pixels")
+  moves = placement._moves(layout)
+  assert all(sorted(move) == list(range(6)) for move in moves)
+  assert [2, 1, 0, 3, 4, 5] in [move.tolist() for move in moves]  # the first row mirrored
+  assert [3, 4, 5, 0, 1, 2] in [move.tolist() for move in moves]  # all rolled
+  assert len(moves) == 3 * 5
 
 
 @pytest.mark.slow
@@ -208,3 +301,19 @@ def test_a_single_block_is_where_it_is():
   known = Known(spec, images, images, public=images)
   perm, found = placement.estimate_permutation(known, 0)
   assert perm.tolist() == [0] and found["warnings"] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("noise_level", [0, 25, 100])
+def test_cifar10_without_public_images(tfds_dir, noise_level):
+  from djax import sources
+
+  images = sources.load("cifar10", "train[:10000]", data_dir=str(tfds_dir)).images
+  right = []
+  for seed in range(3):
+    scheme, key = scheme_and_key(seed=seed, shape=(32, 32, 3), noise_level=noise_level)
+    known = known_of(scheme, key, images, images[:1], None)
+    perm, _ = placement.estimate_permutation(known, 0)
+    turns = symmetries(statistics.layout_of(known.spec))[:2]
+    right.append(max((perm == turn[key.perm]).sum() for turn in turns))
+  assert np.median(right) == 64

@@ -4,6 +4,10 @@ A secret matrix turns the covariance of two blocks into ``R_p' S R_q``, and its 
 after whitening.) So the norms between all positions, one for each pair of rows and channels, are those of public
 images, but in another order: a quadratic assignment, solved by Frank-Wolfe steps (FAQ, Vogelstein et al. 2015,
 doi:10.1371/journal.pone.0121002). The blocks are put back, and ``moments`` or ``ica`` finds the matrices.
+
+Without public images, norms of the inverse covariance are compared instead with those of an isotropic field. Norms of
+covariances depend on what the images show, those of the inverse on neighbours alone, in any kind of image. The order is
+then known up to mirrors of the image, and the matrices undo these.
 """
 
 import dataclasses
@@ -16,6 +20,7 @@ from scipy.optimize import linear_sum_assignment
 from djax import host
 from djax.attacks import ica, moments, statistics
 from djax.attacks.contract import Attack, Estimate, Known
+from djax.errors import ConfigError
 
 __all__ = ["ATTACK", "attack", "estimate_permutation", "refuses"]
 
@@ -23,6 +28,12 @@ _STEPS = 40
 _RANDOM_STARTS = 2
 _WHOLE = (slice(None), slice(None))
 _LIKENESS = 0.5
+_REACH = 8.0  # pixels over which the correlation of the image model falls to 1/e
+_CHANNELS_ALIKE = 0.95
+_RIDGE = 0.1  # least variance of noise, beside that of the image, that the inverse covariance takes for granted
+_LAYERS = 24
+_CLIMBS = 24
+_SAME = 1e-5
 
 
 def refuses(spec: Mapping[str, Any]) -> str | None:
@@ -42,12 +53,13 @@ def attack(known: Known, *, seed: int, progress: Callable[[float, str], None]) -
   """Puts the blocks back, then estimates the originals of the targets.
 
   Args:
-    known: ``disguised``, ``targets`` and ``public``. ``pairs`` are not looked at.
+    known: ``disguised``, ``targets`` and perhaps ``public``. ``pairs`` are not looked at.
     seed: of the random starts.
     progress: told how far it is.
 
   Returns:
-    The estimates: for ``permutation`` the blocks put back, for ``rmt`` those of ``moments`` or ``ica``.
+    The estimates: for ``permutation`` the blocks put back, for ``rmt`` those of ``moments`` or ``ica``; without public
+    images possibly mirrored, as ``estimate_permutation`` says.
     Diagnostics: ``placement``, see ``estimate_permutation``, and those of the second attack.
   """
   progress(0.0, "looking for the permutation")
@@ -76,15 +88,24 @@ def estimate_permutation(known: Known, seed: int) -> tuple[np.ndarray, dict[str,
   """Finds the secret permutation of block positions.
 
   Args:
-    known: ``disguised`` and ``public``.
+    known: ``disguised`` and perhaps ``public``.
     seed: of the random starts.
 
   Returns:
-    ``perm``, ``[P]`` integers: disguised position ``p`` holds original position ``perm[p]``. And a dictionary: ``perm``
-    as a list; ``likeness``, the correlation of the two sets of norms between positions in that order; ``starts``, how
-    many of those tried led to it; ``warnings``.
+    ``perm``, ``[P]`` integers: disguised position ``p`` holds original position ``perm[p]``. Without public images, and
+    where matrices hide the pixels, it is that of the image mirrored left to right or not, if rows are mixed, and of any
+    of the eight symmetries of the square, if blocks are. And a dictionary: ``perm`` as a list; ``likeness``, the
+    correlation of the two sets of norms between positions in that order; ``starts``, how many of those tried led to it;
+    ``warnings``.
+
+  Raises:
+    ConfigError: for projection matrices without public images.
   """
   layout = statistics.layout_of(known.spec)
+  if known.public is None:
+    disguised, model = _inverse_norms(known, layout)
+    perm, reached = _climb(disguised, model, layout, np.random.default_rng(seed))
+    return perm, _facts(disguised, model, perm, reached)
   disguised, public = _norms(known, layout)
   positions = layout.positions
   rng = np.random.default_rng(seed)
@@ -103,18 +124,7 @@ def estimate_permutation(known: Known, seed: int) -> tuple[np.ndarray, dict[str,
     other = _assign(disguised, public, turned)
     if _score(disguised, public, other) > _score(disguised, public, perm):
       perm, reached = other, 0
-  likeness = _likeness(disguised, public, perm)
-  warnings = []
-  if likeness < _LIKENESS:
-    warnings.append(
-      f"the positions found correlate by {likeness:.2f} only with public ones: do not rely on them"
-    )
-  return perm, {
-    "perm": perm.tolist(),
-    "likeness": round(likeness, 4),
-    "starts": reached,
-    "warnings": warnings,
-  }
+  return perm, _facts(disguised, public, perm, reached)
 
 
 def _norms(known: Known, layout: statistics.Layout) -> tuple[np.ndarray, np.ndarray]:
@@ -127,14 +137,95 @@ def _norms(known: Known, layout: statistics.Layout) -> tuple[np.ndarray, np.ndar
     pair = [y, x]
     if known.spec["matrix"] == "projection":
       pair = [statistics.transform(m, statistics.power(statistics.within(m), -0.5)) for m in pair]
-  layers = []
-  for m in pair:
-    views = len(m.mean) // layout.positions * m.mean.shape[1]
-    norms = statistics.norms(m).reshape(layout.positions, views, layout.positions, views)
-    layers.append(
-      np.ascontiguousarray(norms.transpose(1, 3, 0, 2)).reshape(views * views, *norms.shape[::2])
+  return _layers(pair[0], layout), _layers(pair[1], layout)
+
+
+def _inverse_norms(known: Known, layout: statistics.Layout) -> tuple[np.ndarray, np.ndarray]:
+  """Returns the norms of inverse covariances, disguised and of the image model: float32 ``[L, P, P]``."""
+  if known.spec.get("matrix") == "projection":
+    raise ConfigError(
+      "attack placement needs public images for projection matrices, got none. Give images of the same kind."
     )
-  return layers[0], layers[1]
+  y = statistics.measure(layout, known.disguised)
+  side = y.mean.shape[-1]
+  noise = known.spec.get("noise_level", 0.0) ** 2 / 12
+  diagonal = np.diag_indices(len(y.covariance))
+  observed: np.ndarray = y.covariance
+  observed[diagonal] -= np.float32(noise)
+  variance = np.diag(observed).reshape(-1, side).mean(1)
+  floor = max(0.05 * float(variance.mean()), moments.ROUNDING)
+  scale = np.repeat(np.maximum(variance, floor) ** -0.5, side).astype(np.float32)
+  ridge = np.float32(max(_RIDGE, noise / max(float(variance.mean()), floor)))
+  layers = []
+  correlation: np.ndarray = observed * scale * scale[:, None]
+  for covariance in (correlation, _field(layout)):
+    covariance[diagonal] += ridge
+    layers.append(_layers(y._replace(covariance=np.linalg.inv(covariance)), layout))
+    layers[-1][:, np.eye(layout.positions, dtype=bool)] = 0
+  # Views that are no neighbours say nothing.
+  keep = np.argsort(-np.square(layers[1]).sum((1, 2)), kind="stable")[:_LAYERS]
+  return layers[0][keep], layers[1][keep]
+
+
+def _field(layout: statistics.Layout) -> np.ndarray:
+  """Returns the correlations between the values of an isotropic field: float32 ``[D, D]``."""
+  b, channels = layout.block_size, layout.channels
+  height, width = layout.rows * b, layout.columns * b
+  order = layout.units(np.arange(height * width * channels).reshape(1, height, width, channels))
+  pixel, channel = np.divmod(order.reshape(-1), channels)
+  rows, columns, apart = (
+    np.subtract.outer(x, x).astype(np.float32) for x in (pixel // width, pixel % width, channel)
+  )
+  return np.exp(-np.hypot(rows, columns) / _REACH) * np.float32(_CHANNELS_ALIKE) ** np.abs(apart)
+
+
+def _layers(m: statistics.Moments, layout: statistics.Layout) -> np.ndarray:
+  """Returns norms between positions, one layer a pair of views: float32 ``[L, P, P]``."""
+  views = len(m.mean) // layout.positions * m.mean.shape[1]
+  norms = statistics.norms(m).reshape(layout.positions, views, layout.positions, views)
+  return np.ascontiguousarray(norms.transpose(1, 3, 0, 2)).reshape(views * views, *norms.shape[::2])
+
+
+def _climb(
+  disguised: np.ndarray, model: np.ndarray, layout: statistics.Layout, rng: np.random.Generator
+) -> tuple[np.ndarray, int]:
+  """Climbs from many starts until two agree; returns the best permutation and how many led to it."""
+  positions = layout.positions
+  identity = np.eye(positions, dtype=np.float32)
+  flat = np.full((positions, positions), 1 / positions, np.float32)
+  best, top, reached = np.arange(positions), -np.inf, 0
+  for start in range(_CLIMBS):
+    at: np.ndarray = flat
+    if start != 1:
+      guess = identity[rng.permutation(positions)] if start else _by_neighbours(disguised, model)
+      at = (guess + flat) / 2
+    perm = _assign(disguised, model, at)
+    score, better = _score(disguised, model, perm), True
+    # The field has mirrors, so that a climb may end with part of the grid mirrored, or moved, against the rest.
+    while better:
+      found = [_assign(disguised, model, identity[move[perm]]) for move in _moves(layout)]
+      scores = [_score(disguised, model, other) for other in found]
+      better = max(scores) > score + _SAME * abs(score)
+      if better:
+        perm, score = found[int(np.argmax(scores))], max(scores)
+    if score > top + _SAME * abs(top) or start == 0:
+      best, top, reached = perm, score, 0
+    reached += score >= top - _SAME * abs(top)
+    if reached == 2:
+      break
+  return best, reached
+
+
+def _moves(layout: statistics.Layout) -> list[np.ndarray]:
+  """Returns permutations of the grid: its first rows or columns mirrored either way, and all of it rolled."""
+  grid = np.arange(layout.positions).reshape(layout.rows, layout.columns)
+  moves = []
+  for axis in (0, 1):
+    for count in range(1, grid.shape[axis] + 1):
+      first, rest = np.split(grid, [count], axis)
+      moves += [np.concatenate([np.flip(first, flip), rest], axis) for flip in (0, 1)]
+      moves.append(np.roll(grid, count, axis))
+  return [move.ravel() for move in moves]
 
 
 def _by_neighbours(disguised: np.ndarray, public: np.ndarray) -> np.ndarray:
@@ -171,6 +262,24 @@ def _score(disguised: np.ndarray, public: np.ndarray, perm: np.ndarray) -> float
   return float(np.vdot(disguised, public[:, perm][:, :, perm]))
 
 
+def _facts(
+  disguised: np.ndarray, other: np.ndarray, perm: np.ndarray, reached: int
+) -> dict[str, Any]:
+  """Returns what ``estimate_permutation`` says on its result."""
+  likeness = _likeness(disguised, other, perm)
+  warnings = []
+  if likeness < _LIKENESS:
+    warnings.append(
+      f"the positions found correlate by {likeness:.2f} only with those expected: do not rely on them"
+    )
+  return {
+    "perm": perm.tolist(),
+    "likeness": round(likeness, 4),
+    "starts": reached,
+    "warnings": warnings,
+  }
+
+
 def _likeness(disguised: np.ndarray, public: np.ndarray, perm: np.ndarray) -> float:
   """Returns the correlation between different positions, over all layers."""
   if len(perm) == 1:
@@ -184,7 +293,7 @@ def _likeness(disguised: np.ndarray, public: np.ndarray, perm: np.ndarray) -> fl
 ATTACK = Attack(
   name="placement",
   level=1,
-  needs=("public",),
+  needs=(),
   title="block permutation from covariances between positions, then the matrices",
   refuses=refuses,
   attack=attack,
