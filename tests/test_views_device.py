@@ -225,7 +225,9 @@ def test_angles_scales_and_shears_are_uniform_and_independent(warps):
   greatest = (WARP["rotate"], WARP["scale"], WARP["scale"], WARP["shear"])
   for column, most in zip(warps.T, greatest, strict=True):
     assert uniform(column, -most, most)
-  ranks = stats.spearmanr(warps).statistic[np.triu_indices(4, 1)]
+  moves = [read_move(view) for view in many(ramp(13, 16), len(warps), crop=2, flip=True)]
+  drawn = np.concatenate([warps, moves], axis=1)
+  ranks = stats.spearmanr(drawn).statistic[np.triu_indices(7, 1)]
   assert np.abs(ranks).max() < 5 / math.sqrt(len(warps))
 
 
