@@ -1,0 +1,332 @@
+"""Runs what is missing of some rows: disguised runs, their plain twins, audits; stops in time and goes on."""
+
+import dataclasses
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+from ml_collections import ConfigDict
+
+from djax.errors import DjaxError
+from train import config as config_lib
+from train import run_dir, terminal
+from train.loop import Stopped
+from train.table import rows
+from train.table.rows import Row
+
+__all__ = [
+  "AUDIT",
+  "Interrupted",
+  "Job",
+  "Report",
+  "attack",
+  "audit_dir",
+  "jobs",
+  "read",
+  "run_of",
+  "work",
+]
+
+AUDIT = "audit.json"
+
+Run = Callable[[ConfigDict, Path], dict[str, Any]]
+Progress = Callable[[float, str], None]
+Audit = Callable[[ConfigDict, Progress], dict[str, Any]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+  """One thing to run.
+
+  Attributes:
+    row: the first row that needs it.
+    kind: ``disguised``, ``plain`` or ``audit``.
+    seed: of the run; 0 for an audit.
+    config: of the run; for an audit, of the row.
+    folder: where it goes.
+  """
+
+  row: str
+  kind: str
+  seed: int
+  config: ConfigDict
+  folder: Path
+
+  @property
+  def name(self) -> str:
+    """What it is called in a line."""
+    if self.kind == "audit":
+      return f"{self.row}, audit"
+    return f"{self.row}, seed {self.seed}{', plain twin' * (self.kind == 'plain')}"
+
+  def found(self) -> dict[str, Any] | None:
+    """Returns the result if it is there and belongs to this config."""
+    if self.kind == "audit":
+      return read(self.folder / AUDIT)
+    return run_of(self.folder, self.config)
+
+
+@dataclasses.dataclass
+class Report:
+  """What came of some jobs, by name.
+
+  Attributes:
+    done: run to their end now.
+    kept: done before.
+    failed: with the reason.
+    missing: not done: the time was up.
+  """
+
+  done: list[str] = dataclasses.field(default_factory=list)
+  kept: list[str] = dataclasses.field(default_factory=list)
+  failed: dict[str, str] = dataclasses.field(default_factory=dict)
+  missing: list[str] = dataclasses.field(default_factory=list)
+
+
+class Interrupted(DjaxError):
+  """A signal came where there was no checkpoint to write; ``exit_code`` is 128 plus the signal."""
+
+  def __init__(self, number: int, rest: Sequence[Job]):
+    left = f"; the same command goes on with {rest[0].name}" if rest else " when all was done"
+    super().__init__(f"stopped by {signal.Signals(number).name}{left}.")
+    self.exit_code = 128 + number
+
+
+class _Halt(BaseException):
+  """Ends an audit; audits take every ``Exception`` for a failed attack and go on."""
+
+
+def jobs(
+  chosen: Sequence[Row], runs: Path, *, overrides: Sequence[str] = (), audits: bool = True
+) -> list[Job]:
+  """Returns all that some rows need, in the order in which it is run.
+
+  The first seed of every row comes before the second of any; a plain twin right after the first row that needs it;
+  audits last. Twins and audits that rows have in common are there once.
+
+  Args:
+    chosen: the rows.
+    runs: the folder of all runs.
+    overrides: further config fields.
+    audits: whether audits are wanted.
+
+  Raises:
+    ConfigError: for a config, field or value that does not exist.
+  """
+  found: dict[Path, Job] = {}
+
+  def add(*facts):
+    found.setdefault(facts[-1], Job(*facts))
+
+  for place in range(max((len(row.seeds) for row in chosen), default=0)):
+    for row in chosen:
+      for seed in row.seeds[place : place + 1]:
+        config = rows.config_of(row, seed, overrides)
+        add(row.name, "disguised", seed, config, runs / row.name / f"seed{seed}")
+        twin = config_lib.twin(config)
+        add(row.name, "plain", seed, twin, runs / "plain" / rows.fingerprint(twin))
+  for row in chosen if audits else ():
+    config = rows.config_of(row, row.seeds[0], overrides)
+    add(row.name, "audit", 0, config, audit_dir(runs, config))
+  return list(found.values())
+
+
+def audit_dir(runs: Path, config: ConfigDict) -> Path:
+  """Returns the folder of the audit of a run, shared by all runs of one source and disguise.
+
+  Args:
+    runs: the folder of all runs.
+    config: of the run.
+  """
+  return runs / "audits" / rows.audited(config)["hash"]
+
+
+def work(
+  todo: Sequence[Job],
+  *,
+  train: Run,
+  audit: Audit,
+  minutes: float | None = None,
+  say: Callable[[str], None] = print,
+) -> Report:
+  """Runs what is missing, one line each; what fails is reported and the next begun.
+
+  Args:
+    todo: what is wanted.
+    train: ``(config, folder) -> result``, such as ``train.run``: resumes what it finds in the folder.
+    audit: ``(config, progress) -> facts`` of an audit, such as ``attack``; ``progress`` ends it when it must stop.
+    minutes: after which nothing is begun, and the run in progress is stopped with a checkpoint.
+    say: takes a line.
+
+  Raises:
+    DjaxError: on SIGTERM or SIGINT, with their exit code: ``Stopped`` where a checkpoint was written.
+  """
+  report = Report()
+  rest = list(todo)
+  with _Clock(minutes) as clock:
+    while rest and not clock.received:
+      try:
+        _step(rest[0], train, audit, clock, report, say)
+      except _Halt:
+        break
+      except Stopped:
+        if not clock.is_up():
+          raise
+        break
+      rest.pop(0)
+    if clock.received and not clock.is_up():
+      raise Interrupted(clock.received[0], rest)
+  report.missing = [job.name for job in rest if job.found() is None]
+  if report.missing:
+    say(f"time is up; missing: {'; '.join(report.missing)}. The same command goes on.")
+  return report
+
+
+def attack(config: ConfigDict, progress: Progress) -> dict[str, Any]:
+  """Audits the disguise of a run with all attacks, as ``python -m djax audit --config`` does; takes minutes.
+
+  Args:
+    config: of the run.
+    progress: told how far it is.
+
+  Returns:
+    What ``audit.json`` holds.
+
+  Raises:
+    DjaxError: if the source or the disguise cannot be audited.
+  """
+  from djax.attacks import ATTACKS
+  from djax.audit import runner, setting
+
+  facts = rows.audited(config)
+  made = setting.from_source(
+    facts["source"],
+    facts["disguise"],
+    seed=0,
+    sizes=setting.FAST,
+    data_dir=config.data.data_dir,
+    image_size=facts["image_size"],
+    split=facts["split"],
+    progress=progress,
+  )
+  return runner.audit(made, list(ATTACKS.values()), seed=0, progress=progress).facts
+
+
+def run_of(folder: Path, config: ConfigDict) -> dict[str, Any] | None:
+  """Returns the result of a run directory; None if it is not finished, or is a run of another config.
+
+  Args:
+    folder: the run directory.
+    config: what it must be a run of.
+  """
+  before, result = read(folder / "config.json"), read(folder / "result.json")
+  if before is None or rows.fingerprint(before) != rows.fingerprint(config):
+    return None
+  return result
+
+
+def read(path: Path) -> dict[str, Any] | None:
+  """Returns what a JSON file holds; None where there is none, or half of one.
+
+  Args:
+    path: of the file.
+  """
+  try:
+    return json.loads(path.read_text())
+  except (FileNotFoundError, ValueError):
+    return None
+
+
+def _step(
+  job: Job, train: Run, audit: Audit, clock: "_Clock", report: Report, say: Callable[[str], None]
+) -> None:
+  """Does one job, unless it is done."""
+  if (result := job.found()) is not None:
+    report.kept.append(job.name)
+    say(f"{job.name}: {_outcome(job, result)}, done before")
+    return
+  terminal.say(f"{job.name}: begins in {job.folder}")
+  try:
+    if job.kind == "audit":
+      result = audit(job.config, clock.check)
+      job.folder.mkdir(parents=True, exist_ok=True)
+      run_dir.write_json(job.folder / AUDIT, result)
+    else:
+      result = train(job.config, job.folder)
+  except Stopped:
+    raise
+  except Exception as error:  # such as a device out of memory: the other rows can still be had
+    kind = "" if isinstance(error, DjaxError) else f"{type(error).__name__}: "
+    report.failed[job.name] = kind + " ".join(str(error).split())[:500]
+    say(f"{job.name}: failed: {report.failed[job.name]}")
+    return
+  report.done.append(job.name)
+  say(f"{job.name}: {_outcome(job, result)}")
+
+
+def _outcome(job: Job, result: dict[str, Any]) -> str:
+  """Says what came of a job."""
+  if job.kind == "audit":
+    levels = (f"level {n} {found['verdict']}" for n, found in result["levels"].items())
+    return f"{', '.join(levels)}, {result['seconds']:.0f} s"
+  return f"{result['test_accuracy']:.2%} on {job.kind} test images, {result['seconds']:.0f} s"
+
+
+class _Clock:
+  """Notes signals while jobs run, and sends SIGTERM to this process when the time is up.
+
+  It raises nothing by itself: an exception that comes from anywhere within JAX can crash the interpreter. The training
+  loop stops at the end of a chunk of steps, but hears no signal that came before its first: so each is sent again,
+  second by second. Audits call ``check``.
+  """
+
+  def __init__(self, minutes: float | None):
+    seconds = threading.TIMEOUT_MAX if minutes is None else 60 * minutes
+    self._end = time.monotonic() + seconds
+    self._own = False
+    self._timer = threading.Timer(seconds, self._send, (signal.SIGTERM,))
+    self._timer.daemon = True
+    self.received: list[int] = [] if seconds else [signal.SIGTERM]
+
+  def is_up(self) -> bool:
+    """Returns whether the time is over."""
+    return time.monotonic() >= self._end
+
+  def check(self, *_: object) -> None:
+    """Stops an audit if a signal came; takes what is told of its progress."""
+    if self.received:
+      raise _Halt
+
+  def __enter__(self) -> Self:
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    self._previous = {number: signal.signal(number, self._note) for number in numbers}
+    self._timer.start()
+    return self
+
+  def __exit__(self, *_: object) -> None:
+    self._timer.cancel()
+    self._timer.join()  # else its signal may come when the handlers are gone
+    for number, handler in self._previous.items():
+      signal.signal(number, handler)
+
+  def _send(self, number: int) -> None:
+    self._own = True
+    os.kill(os.getpid(), number)
+
+  def _note(self, number: int, frame: object) -> None:
+    """Notes a signal and will send it again; one given twice from outside ends the process at once."""
+    del frame
+    own, self._own = self._own, False
+    if number in self.received and not own:
+      signal.signal(number, signal.SIG_DFL)
+      os.kill(os.getpid(), number)
+    self.received.append(number)
+    self._timer.cancel()
+    self._timer = threading.Timer(1, self._send, (number,))
+    self._timer.daemon = True
+    self._timer.start()
