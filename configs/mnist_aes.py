@@ -1,6 +1,9 @@
 """MNIST under AES-128-ECB: 4x4 blocks, permuted, 16-pixel units, one key.
 
 python -m djax prepare mnist && python -m train --config=mnist_aes
+
+Two CPU cores, jax 0.10.2: 129-182 s of training beside other work; 92.52, 92.41 and 92.55 % on disguised test images
+over 25 views of each, 86.05, 86.08 and 86.21 % on one (seeds 0, 1, 2, each with its key).
 """
 
 from ml_collections import ConfigDict

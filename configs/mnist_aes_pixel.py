@@ -1,6 +1,9 @@
 """MNIST under AES-128-ECB with small units: 4x4 blocks, permuted, units of one pixel, one key.
 
 python -m djax prepare mnist && python -m train --config=mnist_aes_pixel
+
+Two CPU cores, jax 0.10.2: 118-160 s of training beside other work; 97.86, 98.01 and 97.80 % on disguised test images
+(seeds 0, 1, 2, each with its key).
 """
 
 from ml_collections import ConfigDict

@@ -2,7 +2,7 @@
 
 python -m djax prepare mnist && python -m train --config=mnist_plain
 
-Two CPU cores, jax 0.10.2: 304 s of training; 99.29 % on test images (seed 0).
+``docs/results.md`` has what was measured.
 """
 
 from ml_collections import ConfigDict

@@ -1,6 +1,9 @@
 """MNIST under the paper's RMT setting: 7x7 blocks, permuted, N = 100.
 
 python -m djax prepare mnist && python -m train --config=mnist_rmt
+
+Two CPU cores, jax 0.10.2: 330-750 s of training beside other work; 99.16, 99.09 and 99.20 % on disguised test images
+(seeds 0, 1, 2, each with its key). ``docs/results.md`` has the plain twin.
 """
 
 from ml_collections import ConfigDict
