@@ -69,8 +69,8 @@ neighbours in exported sets; how each lies on the first is not.
 - Noise hides less the more views there are: where they are whole-pixel shifts and mirrors, K of them leave about the
   noise of level N / sqrt(K). To keep what one view had, raise N by sqrt(K), or give fewer views.
 - Warped views are harder to place, and gain less here; that is not safety.
-- It is one attack, linear, with given statistics. A better one gains more; take the figures as the least to expect.
-- Without noise there is nothing to average: a single view is already recovered as well as the matrices are known.
+- It is one attack, linear, with given statistics; a better one may gain more.
+- Without noise there is none to average: one view already comes back as well as the matrices are known (not measured).
 - AES has no noise to average either, but every view is encrypted under the same key, so K views show the cloud up to K
   times as many units of the same image to count, compare and look up (not measured here).
 """
