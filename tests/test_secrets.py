@@ -42,10 +42,10 @@ if "planted" in sys.argv[3]:
   from djax import keys
   from train import inputs
   original = inputs._per_record
-  def closed_over(scheme):
+  def closed_over(scheme, *views):
     key = scheme.make_key(keys.experiment(c.disguise.experiment_seed).read)
-    disguise = original(scheme)
-    return lambda given, *rest: disguise((jax.tree.map(jax.numpy.asarray, key), given[1]), *rest)
+    disguise = original(scheme, *views)
+    return lambda given, *rest: disguise((jax.tree.map(jax.numpy.asarray, key), *given[1:]), *rest)
   inputs._per_record = closed_over
 print(train.run(c, sys.argv[1] + "/run"))
 """
