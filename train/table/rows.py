@@ -78,8 +78,9 @@ def _study() -> Iterator[Row]:
   for ending, permute in (("", "false"), ("_permuted", "true")):
     for name, overrides in networks.items():
       headline = name in ("small_cnn", "small_cnn_aligned")
+      seeds = (0, 1, 2) if headline else (0,)
       moved = (*overrides, f"disguise.permute={permute}")
-      yield Row(name + ending, "cifar10_small", moved, group=SMALL, headline=headline)
+      yield Row(name + ending, "cifar10_small", moved, seeds, SMALL, headline)
 
 
 _ALIGNED = ("model.stem=aligned",)
