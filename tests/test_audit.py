@@ -42,6 +42,11 @@ def guess(known, *, seed, progress):
   return Estimate(draw.astype(np.float32), {"infinite": float("inf")})
 
 
+def undo_mirrored(known, *, seed, progress):
+  images, facts = undo(known, seed=seed, progress=progress)
+  return Estimate(images[:, :, ::-1], facts)
+
+
 def undo_with_pairs(known, *, seed, progress):
   return (undo if len(known.pairs[0]) >= 5 else guess)(known, seed=seed, progress=progress)
 
@@ -64,6 +69,7 @@ def takes_all(spec):
 
 
 PERFECT = Attack("perfect", 1, (), "undoes it", takes_all, undo)
+MIRRORED = Attack("mirrored", 1, (), "undoes it, left to right", takes_all, undo_mirrored)
 USELESS = Attack("useless", 1, (), "guesses", takes_all, guess)
 RAISING = Attack("raising", 1, (), "falls", takes_all, fall)
 NAN = Attack("nan", 1, (), "not a number", takes_all, nan)
@@ -223,6 +229,14 @@ def test_every_attack_is_told_of_and_only_a_win_is_one(digits, examiner):
   assert np.array_equal(pictures["paired"], pictures["perfect"])
   assert len(pictures["perfect"]) == runner.PICTURES
   assert json.loads(json.dumps(facts, allow_nan=False)) == facts
+
+
+def test_a_mirror_image_counts_as_the_image(digits, examiner):
+  facts, pictures = audited(digits, [PERFECT, MIRRORED], examiner)
+  perfect, mirrored = (row["runs"][0] for row in facts["attacks"])
+  assert [perfect["mirrored"], mirrored["mirrored"]] == [False, True]
+  assert mirrored["scores"] == perfect["scores"] and mirrored["verdict"] == "broken"
+  assert np.array_equal(pictures["mirrored"], pictures["perfect"])
 
 
 def test_levels_take_the_worst_and_name_failures(digits, examiner):

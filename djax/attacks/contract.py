@@ -22,6 +22,7 @@ class Known:
     targets: ``[t, H', W', C]``, those to be recovered; disguised under the same key.
     public: ``[m, H, W, C]`` float32 or uint8, images of the same kind that anybody can have, or None.
     pairs: originals ``[k, H, W, C]`` and the disguised images that belong to them, ``[k, H', W', C]``, or None.
+    labels: as the cloud sees those of ``disguised``: int ``[n]``, or mixed ones, float32 ``[n, K]``; or None.
   """
 
   spec: Mapping[str, Any]
@@ -29,6 +30,7 @@ class Known:
   targets: np.ndarray
   public: np.ndarray | None = None
   pairs: tuple[np.ndarray, np.ndarray] | None = None
+  labels: np.ndarray | None = None
 
 
 class Estimate(NamedTuple):

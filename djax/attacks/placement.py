@@ -6,8 +6,9 @@ images, but in another order: a quadratic assignment, solved by Frank-Wolfe step
 doi:10.1371/journal.pone.0121002). The blocks are put back, and ``moments`` or ``ica`` finds the matrices.
 
 Without public images, norms of the inverse covariance are compared instead with those of an isotropic field. Norms of
-covariances depend on what the images show, those of the inverse on neighbours alone, in any kind of image. The order is
-then known up to mirrors of the image, and the matrices undo these.
+covariances depend on what the images show, those of the inverse on neighbours alone, in any kind of image.
+
+Images are much like their mirrors, so the order may be that of the mirrored image, and then so are the estimates.
 """
 
 import dataclasses
@@ -25,7 +26,6 @@ from djax.errors import ConfigError
 __all__ = ["ATTACK", "attack", "estimate_permutation", "refuses"]
 
 _STEPS = 40
-_RANDOM_STARTS = 2
 _WHOLE = (slice(None), slice(None))
 _LIKENESS = 0.5
 _REACH = 8.0  # pixels over which the correlation of the image model falls to 1/e
@@ -33,6 +33,7 @@ _CHANNELS_ALIKE = 0.95
 _RIDGE = 0.1  # least variance of noise, beside that of the image, that the inverse covariance takes for granted
 _LAYERS = 24
 _CLIMBS = 24
+_TRIED = 8  # of the moves at a step, the likeliest first
 _SAME = 1e-5
 
 
@@ -58,8 +59,8 @@ def attack(known: Known, *, seed: int, progress: Callable[[float, str], None]) -
     progress: told how far it is.
 
   Returns:
-    The estimates: for ``permutation`` the blocks put back, for ``rmt`` those of ``moments`` or ``ica``; without public
-    images possibly mirrored, as ``estimate_permutation`` says.
+    The estimates: for ``permutation`` the blocks put back, for ``rmt`` those of ``moments`` or ``ica``; possibly all of
+    them mirrored, as ``estimate_permutation`` says.
     Diagnostics: ``placement``, see ``estimate_permutation``, and those of the second attack.
   """
   progress(0.0, "looking for the permutation")
@@ -92,9 +93,9 @@ def estimate_permutation(known: Known, seed: int) -> tuple[np.ndarray, dict[str,
     seed: of the random starts.
 
   Returns:
-    ``perm``, ``[P]`` integers: disguised position ``p`` holds original position ``perm[p]``. Without public images, and
-    where matrices hide the pixels, it is that of the image mirrored left to right or not, if rows are mixed, and of any
-    of the eight symmetries of the square, if blocks are. And a dictionary: ``perm`` as a list; ``likeness``, the
+    ``perm``, ``[P]`` integers: disguised position ``p`` holds original position ``perm[p]``. Where matrices hide the
+    pixels it may be that of the image mirrored left to right, and without public images, if blocks are mixed, of any of
+    the eight symmetries of the square. And a dictionary: ``perm`` as a list; ``likeness``, the
     correlation of the two sets of norms between positions in that order; ``starts``, how many of those tried led to it;
     ``warnings``.
 
@@ -102,29 +103,12 @@ def estimate_permutation(known: Known, seed: int) -> tuple[np.ndarray, dict[str,
     ConfigError: for projection matrices without public images.
   """
   layout = statistics.layout_of(known.spec)
-  if known.public is None:
-    disguised, model = _inverse_norms(known, layout)
-    perm, reached = _climb(disguised, model, layout, np.random.default_rng(seed))
-    return perm, _facts(disguised, model, perm, reached)
-  disguised, public = _norms(known, layout)
-  positions = layout.positions
-  rng = np.random.default_rng(seed)
-  flat = np.full((positions, positions), 1 / positions, np.float32)
-  starts: list[np.ndarray] = [_by_neighbours(disguised, public) / 2 + flat / 2, flat]
-  for _ in range(_RANDOM_STARTS):
-    starts.append(np.eye(positions, dtype=np.float32)[rng.permutation(positions)] / 2 + flat / 2)
-  found = [_assign(disguised, public, start) for start in starts]
-  scores = [_score(disguised, public, perm) for perm in found]
-  best = int(np.argmax(scores))
-  reached = sum(np.array_equal(perm, found[best]) for perm in found)
-  perm = found[best]
-  grid = np.arange(positions).reshape(layout.rows, layout.columns)
-  for mirrored in (grid[:, ::-1], grid[::-1], grid[::-1, ::-1]):
-    turned = np.eye(positions, dtype=np.float32)[mirrored.ravel()[found[best]]]
-    other = _assign(disguised, public, turned)
-    if _score(disguised, public, other) > _score(disguised, public, perm):
-      perm, reached = other, 0
-  return perm, _facts(disguised, public, perm, reached)
+  pair = _inverse_norms(known, layout) if known.public is None else _norms(known, layout)
+  # Layers of views that have nothing to do with each other say nothing.
+  keep = np.argsort(-np.square(pair[1]).sum((1, 2)), kind="stable")[:_LAYERS]
+  disguised, expected = (layers[keep] for layers in pair)
+  perm, reached = _climb(disguised, expected, layout, np.random.default_rng(seed))
+  return perm, _facts(disguised, expected, perm, reached)
 
 
 def _norms(known: Known, layout: statistics.Layout) -> tuple[np.ndarray, np.ndarray]:
@@ -162,9 +146,7 @@ def _inverse_norms(known: Known, layout: statistics.Layout) -> tuple[np.ndarray,
     covariance[diagonal] += ridge
     layers.append(_layers(y._replace(covariance=np.linalg.inv(covariance)), layout))
     layers[-1][:, np.eye(layout.positions, dtype=bool)] = 0
-  # Views that are no neighbours say nothing.
-  keep = np.argsort(-np.square(layers[1]).sum((1, 2)), kind="stable")[:_LAYERS]
-  return layers[0][keep], layers[1][keep]
+  return layers[0], layers[1]
 
 
 def _field(layout: statistics.Layout) -> np.ndarray:
@@ -201,9 +183,11 @@ def _climb(
       at = (guess + flat) / 2
     perm = _assign(disguised, model, at)
     score, better = _score(disguised, model, perm), True
-    # The field has mirrors, so that a climb may end with part of the grid mirrored, or moved, against the rest.
+    # Images are much like their mirrors, so a climb may end with part of the grid mirrored, or moved, against the rest.
     while better:
-      found = [_assign(disguised, model, identity[move[perm]]) for move in _moves(layout)]
+      moved = [move[perm] for move in _moves(layout)]
+      moved.sort(key=lambda other: -_score(disguised, model, other))
+      found = [_assign(disguised, model, identity[other]) for other in moved[:_TRIED]]
       scores = [_score(disguised, model, other) for other in found]
       better = max(scores) > score + _SAME * abs(score)
       if better:

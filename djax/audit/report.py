@@ -129,7 +129,8 @@ originals is a target.</p>
 <dt>{_text(judge.VERDICTS[2])}</dt><dd>neither of the two. It is a statement about these attacks, not about the
 disguise.</dd></dl>
 <p>The examiner is a network trained on originals that are no targets; its accuracy is read between one guess for all
-images (0) and what it reaches on the originals (1). Level 2 includes the attacks of level 1.</p>
+images (0) and what it reaches on the originals (1). Estimates that are better when all of them are mirrored left to right
+are judged and shown so: a mirrored picture tells as much. Level 2 includes the attacks of level 1.</p>
 <h2>What is not covered</h2>
 <ul>{"".join(f"<li>{_text(item)}</li>" for item in _NOT_COVERED)}</ul>
 </body>

@@ -159,17 +159,22 @@ def _attack(
       failures.append(f"{place}{type(error).__name__}: {line}")
       continue
     originals, labels = setting.private[: setting.targets], setting.labels[: setting.targets]
-    measured = judge.measure(originals, labels, result.images, constant, examiner)
+    # A picture and its mirror image show the same, and some attacks cannot tell which of them is the original.
+    sides = (result.images, result.images[:, :, ::-1])
+    every = [judge.measure(originals, labels, images, constant, examiner) for images in sides]
+    side = int(every[1]["ssim"]["median"] > every[0]["ssim"]["median"])
+    measured = every[side]
     runs.append(
       {
         "pairs": pairs,
+        "mirrored": bool(side),
         "verdict": judge.verdict(measured),
         "seconds": result.seconds,
         "scores": measured,
         "diagnostics": _plain(result.diagnostics),
       }
     )
-    shown.append(result.images)
+    shown.append(sides[side])
   row |= {"status": "failed" if failures else "ran", "runs": runs}
   if failures:
     row["reason"] = "; ".join(failures)
