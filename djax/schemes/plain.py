@@ -1,0 +1,36 @@
+"""No disguise at all: the twin of every disguised result."""
+
+from collections.abc import Sequence
+
+from djax.schemes.contract import Key, Scheme, SchemeSpec, check_export, check_images, checked_shape
+
+__all__ = ["plain_scheme"]
+
+
+def plain_scheme(image_shape: Sequence[int]) -> Scheme:
+  """Disguises nothing: the twin that every disguised result is held against.
+
+  Args:
+    image_shape: ``(H, W, C)``.
+
+  Security: none at all.
+  """
+  shape = checked_shape(image_shape)
+
+  def disguise(key, images, labels, *, rng):
+    del key, rng
+    check_images(images, shape)
+    return images, labels
+
+  def restore(key, images):
+    del key
+    check_images(images, shape)
+    return images
+
+  def export(key, images, draw):
+    del key, draw
+    check_export(images, shape)
+    return images
+
+  spec = SchemeSpec("plain", shape, shape, None, {})
+  return Scheme(spec, lambda read: Key(), disguise, restore, export)
