@@ -25,7 +25,7 @@ def get_config() -> ConfigDict:
 
   config.disguise = ConfigDict()
   config.disguise.scheme = (
-    "plain"  # plain, permutation, rmt or aes; the fields below serve those that take them
+    "plain"  # a name in djax.schemes.SCHEMES; the fields below serve those that take them
   )
   config.disguise.block_size = 2  # side in pixels
   config.disguise.permute = True
@@ -37,13 +37,20 @@ def get_config() -> ConfigDict:
   config.disguise.unit_pixels = 16  # aes: pixels of a unit; fewer stand repeatedly in it
   config.disguise.position_keys = False  # aes: a key for each block position
   config.disguise.salt_pepper = 0.0  # aes: the share of values that become 0 or 255
+  config.disguise.k = 4  # instahide: images of an encoding
+  config.disguise.public_k = 0  # instahide: how many of them are public
+  config.disguise.public_source = ""  # instahide: where these come from, as data.source
+  config.disguise.patch = 4  # neuracrypt: side of a patch in pixels
+  config.disguise.hidden = 64  # neuracrypt: channels of a token
+  config.disguise.depth = 3  # neuracrypt: layers before positions are added
   config.disguise.experiment_seed = (
     0  # the public key of an experiment, where --key gives no real one
   )
   config.disguise.acknowledge = False  # true: what is known to break the disguise is not said
 
   config.augment = ConfigDict()
-  config.augment.views = 1  # of a training record, fixed; the first is the original, the others are
+  # Of instahide, views are encodings. Else the first view is the original, the others are
+  config.augment.views = 1  # of a training record, fixed
   config.augment.test_views = 1  # of a test record, over which log-probabilities are averaged
   config.augment.crop = 0  # shifted by up to so many pixels
   config.augment.flip = False  # mirrored left to right, half of them
@@ -60,7 +67,9 @@ def get_config() -> ConfigDict:
   config.model.width = 16  # channels of the first layer, or of the hidden ones
   config.model.depth = 2  # hidden layers of mlp and unit_mlp, blocks of vit and mixer
   config.model.patch = 0  # side of a token of vit and mixer; 0: the disguise's block size
-  config.model.stem = "none"  # before the network: position or aligned, see train/models/stems.py
+  config.model.stem = (
+    "none"  # before the network: position, aligned or magnitude, see train/models/stems.py
+  )
   config.model.stem_rank = 0  # position: of each position's own part; 0: a whole map of its own
   config.model.stem_mixing = False  # position: then a learned mixing of positions
   config.model.stem_frozen = False  # aligned: what was estimated is not trained further

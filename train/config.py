@@ -210,7 +210,11 @@ def twin(config: ConfigDict) -> ConfigDict:
   plain.model.update(stem="none", stem_rank=0, stem_mixing=False, stem_frozen=False)
   plain.model.name = "mlp" if config.model.name == "unit_mlp" else config.model.name
   if config.model.name in ("vit", "mixer"):
-    plain.model.patch = config.model.patch or config.disguise.block_size
+    tokens = config.disguise.scheme == "neuracrypt"
+    blocks = config.model.patch or config.disguise.block_size
+    plain.model.patch = config.disguise.patch if tokens else blocks
+  if config.disguise.scheme == "instahide":
+    plain.augment.views = plain.augment.test_views = 1
   if config.augment.cutout:
     plain.disguise.block_size = config.disguise.block_size
   return plain
@@ -237,12 +241,15 @@ def check_data(train: Images, test: Images) -> None:
     )
 
 
-def make_scheme(config: ConfigDict, image_shape: tuple[int, ...]) -> schemes.Scheme:
+def make_scheme(
+  config: ConfigDict, image_shape: tuple[int, ...], classes: int | None = None
+) -> schemes.Scheme:
   """Makes the scheme of ``config.disguise`` from the fields it takes.
 
   Args:
     config: the config.
     image_shape: ``(H, W, C)`` of the source.
+    classes: number of labels, for a scheme that mixes them.
 
   Raises:
     ConfigError: if the options do not fit together or do not fit the images.
@@ -250,6 +257,8 @@ def make_scheme(config: ConfigDict, image_shape: tuple[int, ...]) -> schemes.Sch
   name = config.disguise.scheme
   taken = inspect.signature(schemes.SCHEMES[name]).parameters
   options = {k: v for k, v in config.disguise.items() if k in taken}
+  if "classes" in taken:
+    options["classes"] = classes
   try:
     return schemes.from_spec({"scheme": name, "image_shape": image_shape, **options})
   except ValueError as error:
@@ -265,7 +274,17 @@ def _check_augment(config: ConfigDict) -> None:
       raise ConfigError(f"config.augment.{name} must be at least 0, got {augment[name]}.")
   many = max(augment.views, augment.test_views) > 1
   changed = [name for name in changes if augment[name]]
-  if many != bool(changed):
+  if config.disguise.scheme == "instahide":
+    if changed:
+      raise ConfigError(
+        "config.augment must not change images with instahide, whose views are encodings of one image; got "
+        f"{', '.join(changed)}. Leave it out."
+      )
+    if config.disguise.public_k and not config.disguise.public_source:
+      raise ConfigError(
+        "config.disguise.public_source must name a source with public_k above 0, got ''. Give one such as mnist."
+      )
+  elif many != bool(changed):
     raise ConfigError(
       "config.augment.views or test_views above 1 need crop, flip, rotate, scale or shear, and these need one of them; "
       f"got views={augment.views}, test_views={augment.test_views} and {', '.join(changed) or 'none of these'}."

@@ -26,7 +26,7 @@ class Batch(NamedTuple):
 
   Attributes:
     images: float32 ``[B, H, W, C]``, disguised.
-    labels: int32 ``[B]``.
+    labels: int32 ``[B]``, or shares of all classes, float32 ``[B, K]``.
     mask: float32 ``[B]``, 0 for rows that only fill the last batch.
   """
 

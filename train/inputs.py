@@ -125,8 +125,8 @@ class Inputs:
 
   @property
   def plain(self) -> tuple[Feed, Feed] | None:
-    """The originals themselves, padded to the shape the network was made for; None where there are none."""
-    if self.originals is None:
+    """The originals themselves, padded to the shape the network was made for; None where they have no such shape."""
+    if self.originals is None or self.spec["scheme"] == "neuracrypt":
       return None
     transform = functools.partial(_padded, self.spec.get("block_size"))
     train, test = (Feed(Arrays(x.images, x.labels), transform) for x in self.originals)
@@ -152,7 +152,7 @@ def owned(config: ConfigDict, master: "Master | None") -> Inputs:
     for split in (data.train_split, data.test_split)
   )
   config_lib.check_data(train, test)
-  scheme = config_lib.make_scheme(config, train.images.shape[1:])
+  scheme = config_lib.make_scheme(config, train.images.shape[1:], len(train.class_names))
   key: Any = schemes.Key()
   fingerprint = None
   if scheme.spec.scheme != "plain":
@@ -160,7 +160,7 @@ def owned(config: ConfigDict, master: "Master | None") -> Inputs:
       from djax import keys
 
       master = keys.experiment(config.disguise.experiment_seed)
-    key, fingerprint = scheme.make_key(master.read), master.fingerprint
+    key, fingerprint = _key(config, scheme, master), master.fingerprint
   rng = jax.random.key(config.seed)
   options = {name: config.augment[name] for name in ("crop", "flip", "rotate", "scale", "shear")}
   try:
@@ -175,10 +175,11 @@ def owned(config: ConfigDict, master: "Master | None") -> Inputs:
         key,
         rng=jax.random.fold_in(rng, number),
         views=Views(count, jax.random.fold_in(rng, number + 4), options),
+        pool=pool,
       )
-      for number, split, count in (
-        (1, train, config.augment.views),
-        (2, test, config.augment.test_views),
+      for number, split, count, pool in (
+        (1, train, config.augment.views, None),
+        (2, test, config.augment.test_views, train),
       )
     ]
   except ValueError as error:
@@ -187,11 +188,13 @@ def owned(config: ConfigDict, master: "Master | None") -> Inputs:
   def other_key() -> tuple[Feed, Feed]:
     from djax import keys
 
-    other: Any = scheme.make_key(keys.experiment(config.disguise.experiment_seed + 1).read)
+    other: Any = _key(config, scheme, keys.experiment(config.disguise.experiment_seed + 1))
     few = dataclasses.replace(
       train, images=train.images[:STATISTICS_RECORDS], labels=train.labels[:STATISTICS_RECORDS]
     )
-    return disguised(few, scheme, other, rng=rng), disguised(test, scheme, other, rng=rng)
+    return disguised(few, scheme, other, rng=rng), disguised(
+      test, scheme, other, rng=rng, pool=train
+    )
 
   return Inputs(
     train=feeds[0],
@@ -208,7 +211,13 @@ def owned(config: ConfigDict, master: "Master | None") -> Inputs:
 
 
 def disguised(
-  data: Images, scheme: "Scheme", key: Any, *, rng: jax.Array, views: Views | None = None
+  data: Images,
+  scheme: "Scheme",
+  key: Any,
+  *,
+  rng: jax.Array,
+  views: Views | None = None,
+  pool: Images | None = None,
 ) -> Feed:
   """Makes the feed of originals under a scheme: disguised batch by batch on the device, or at once on the host.
 
@@ -217,10 +226,19 @@ def disguised(
     scheme: the scheme; where ``on_device`` is False the whole split is disguised now.
     key: its secret pytree.
     rng: JAX key of the split's noise.
-    views: of each record; the record alone by default.
+    views: of each record; the record alone by default. Where the scheme encodes, that many encodings, which need no
+      other change.
+    pool: for a scheme that encodes, the images to mix queries with, whose labels stay; by default ``data`` itself, and
+      its labels become shares. Others do not look at it.
   """
   if views is None or views.per_record == 1:
     views = Views(1, rng, {})
+  if scheme.encode is not None:
+    mixed = data if pool is None else pool
+    others = mixed.images, mixed.labels.astype(np.int32)
+    encoded = _encoded(scheme, len(data.labels), query=pool is not None)
+    held = Arrays(data.images, data.labels)
+    return Feed(held, encoded, (key, rng, others), views=views.per_record)
   if scheme.on_device:
     records = Arrays(data.images, data.labels)
     transform = _per_record(scheme, len(records), views.per_record, views.options)
@@ -368,6 +386,42 @@ def _per_record(scheme: "Scheme", records: int, per_record: int, options: Mappin
     return images.astype(jnp.float32), labels
 
   return disguise
+
+
+def _encoded(scheme: "Scheme", records: int, *, query: bool) -> Any:
+  """Vmaps an encoding over records, each with the draw of its own index; queries keep their labels."""
+  encode: Any = scheme.encode
+
+  def transform(argument, images, labels, indices):
+    key, rng, pool = argument
+
+    def one(image, label, index):
+      own = -1 if query else index % records
+      return encode(key, image, label, *pool, own, rng=jax.random.fold_in(rng, index))
+
+    images, shares = jax.vmap(one)(images, labels, indices)
+    return images, labels if query else shares
+
+  return transform
+
+
+def _key(config: ConfigDict, scheme: "Scheme", master: "Master") -> Any:
+  """Makes the key of a run, with the public images where the scheme mixes such."""
+  key = scheme.make_key(master.read)
+  if not scheme.spec.options.get("public_k"):
+    return key
+  from djax import sources
+
+  data = config.data
+  public = sources.load(
+    config.disguise.public_source, "train", data_dir=data.data_dir, image_size=data.image_size
+  )
+  if public.images.shape[1:] != scheme.spec.image_shape:
+    raise ConfigError(
+      f"config.disguise.public_source must have images of {list(scheme.spec.image_shape)} as the private ones, got "
+      f"{list(public.images.shape[1:])}. Choose another, or public_k=0."
+    )
+  return dataclasses.replace(key, public=public.images)
 
 
 def _widened(argument, images, labels, indices):

@@ -263,7 +263,7 @@ def update(
     optimizer: of its parameters.
     recipe: what else is done.
     state: before; its ``step`` picks the dropout and what is mixed.
-    batch: disguised images and labels.
+    batch: disguised images, and labels or shares of them.
     rng: JAX key of the run.
 
   Returns:
@@ -271,9 +271,8 @@ def update(
   """
   rng = jax.random.fold_in(rng, state.step)
   images = (batch.images - state.mean) / state.scale
-  targets = optax.smooth_labels(
-    jax.nn.one_hot(batch.labels, recipe.classes), recipe.label_smoothing
-  )
+  shares = batch.labels if batch.labels.ndim == 2 else jax.nn.one_hot(batch.labels, recipe.classes)
+  targets = optax.smooth_labels(shares, recipe.label_smoothing)
   if recipe.mixup:
     mix_rng = jax.random.fold_in(rng, 1)
     images, targets = mixing.mixup(mix_rng, images, targets, alpha=recipe.mixup)
@@ -407,7 +406,10 @@ def _preview(workdir: Path, inputs: Inputs, test: Pipeline) -> None:
   first = next(test.all_records(limit=shown))
   spec, key = inputs.spec, inputs.key_fingerprint
   title = f"{spec['scheme']}  key {key}" if key else "plain: no disguise"
-  rows = {"disguised": np.asarray(first.images)[:shown]}
+  disguised = np.asarray(first.images)[:shown]
+  if spec["scheme"] == "neuracrypt":  # tokens, not pixels
+    disguised = disguised.swapaxes(2, 3)
+  rows = {"disguised": disguised}
   if inputs.originals is not None:
     rows = {"originals": inputs.originals[1].images[:shown], **rows}
   picture.sheet(rows, title=title).save(workdir / "preview.png")

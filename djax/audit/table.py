@@ -55,7 +55,7 @@ def lookup(spec: Mapping[str, Any], *, path: Path = FILE) -> str | None:
     The worst that any audited data set of this class of settings showed; None where none was audited, or where none of
     the attacks did anything, which is no reason to rely on it.
   """
-  if spec["scheme"] == "plain":
+  if "block_size" not in spec:  # plain, and the baselines
     return None
   known = classify(spec)
   rows = [row for row in read(path)["rows"] if row["class"] == known]

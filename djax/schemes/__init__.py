@@ -8,6 +8,8 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from djax.baselines.instahide import instahide_scheme
+from djax.baselines.neuracrypt import neuracrypt_scheme
 from djax.errors import ConfigError, nearest
 from djax.schemes.aes import UNITS, aes_scheme
 from djax.schemes.contract import Key, Scheme, SchemeSpec
@@ -25,6 +27,8 @@ __all__ = [
   "SchemeSpec",
   "aes_scheme",
   "from_spec",
+  "instahide_scheme",
+  "neuracrypt_scheme",
   "permutation_scheme",
   "plain_scheme",
   "rmt_scheme",
@@ -36,6 +40,8 @@ SCHEMES: dict[str, Callable[..., Scheme]] = {
   "permutation": permutation_scheme,
   "rmt": rmt_scheme,
   "aes": aes_scheme,
+  "instahide": instahide_scheme,
+  "neuracrypt": neuracrypt_scheme,
 }
 
 

@@ -91,6 +91,10 @@ class Scheme(NamedTuple):
       records' noise, float32 ``[B, H', W', C]`` uniform on [0, 1) of the disguised shape, and is called once if the
       scheme needs noise, else never. float32 for ``rmt``, else the same dtype.
     on_device: whether ``disguise`` may be jitted; if not, it works on host arrays.
+    encode: of a scheme that mixes an image with others, one encoding of one image:
+      ``(key, image, label, pool_images, pool_labels, own, *, rng) -> (image, label)``. The others come from the pool,
+      ``[n, H, W, C]`` and int ``[n]``; ``own`` is the image's row there, or -1 if it is not in it. Such a scheme turns
+      labels into shares, float32 ``[K]``, and its ``disguise`` mixes a batch with itself. None for the others.
   """
 
   spec: SchemeSpec
@@ -99,6 +103,7 @@ class Scheme(NamedTuple):
   restore: Callable[[Any, jax.Array], jax.Array]
   export: Callable[[Any, np.ndarray, Callable[[], np.ndarray]], np.ndarray]
   on_device: bool = True
+  encode: Callable[..., tuple[jax.Array, jax.Array]] | None = None
 
 
 def draw_perm(read: samplers.Reader, positions: int) -> np.ndarray:

@@ -26,7 +26,7 @@ from train.models.cnn import Cnn
 from train.models.mixer import Mixer
 from train.models.mlp import Mlp
 from train.models.resnet import ResNet18
-from train.models.stems import Aligned, Position
+from train.models.stems import Aligned, Magnitude, Position
 from train.models.units import UnitMlp
 from train.models.vgg import Vgg16
 from train.models.vit import Vit
@@ -42,7 +42,12 @@ MODELS: dict[str, Any] = {
   "mlp": Mlp,
   "unit_mlp": UnitMlp,
 }
-STEMS: dict[str, Any] = {"none": None, "position": Position, "aligned": Aligned}
+STEMS: dict[str, Any] = {
+  "none": None,
+  "position": Position,
+  "aligned": Aligned,
+  "magnitude": Magnitude,
+}
 
 
 class Stemmed(nn.Module):

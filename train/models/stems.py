@@ -18,7 +18,23 @@ from djax import blocks, permutation, rmt
 from djax.errors import ConfigError
 from train.models import alignment
 
-__all__ = ["Aligned", "Position"]
+__all__ = ["Aligned", "Magnitude", "Position"]
+
+
+class Magnitude(nn.Module):
+  """Takes the absolute value of every pixel: the random signs of InstaHide say nothing.
+
+  Attributes:
+    dtype: of the images returned.
+  """
+
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
+    """Returns images ``[B, H, W, C]``, none of them negative."""
+    del train
+    return jnp.abs(images).astype(self.dtype)
 
 
 class Position(nn.Module):
