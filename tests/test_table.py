@@ -12,6 +12,7 @@ import pytest
 from test_audit import nearest_mean
 
 import train
+from configs import base
 from djax import schemes, sources
 from djax.attacks import ATTACKS
 from djax.errors import ConfigError, DjaxError
@@ -377,6 +378,22 @@ def test_what_changes_no_result_changes_no_hash():
   noisier = rows.config_of(TABLE[0], 0, ["disguise.noise_level=26"])
   assert rows.audited(config) == rows.audited(more) != rows.audited(noisier)
   assert rows.audited(config)["split"] == "train"
+
+
+def test_a_field_of_a_later_version_changes_no_hash():
+  config = rows.config_of(TABLE[0], 0).to_dict()
+  before = rows.fingerprint(config)
+  assert config["augment"].pop("mixup") == 0
+  assert rows.fingerprint(config) == before
+  config["augment"]["mixup"] = 0.5
+  assert rows.fingerprint(config) != before
+
+
+def test_hashes_know_the_defaults_they_leave_out():
+  """Who changes a default raises ``rows._DEFAULTS``, and writes both here; who adds a field adds it here."""
+  pinned = json.loads((Path(__file__).parent / "defaults.json").read_text())
+  fields = dict(config_lib.leaves(base.get_config()))
+  assert pinned == {"defaults": rows._DEFAULTS, **json.loads(json.dumps(fields))}
 
 
 def test_the_ordinary_row_differs_by_the_stem_alone():

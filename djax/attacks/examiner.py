@@ -32,9 +32,8 @@ def look(known: Known, *, seed: int, progress: Callable[[float, str], None]) -> 
 
 
 def _refuses(spec: Mapping[str, Any]) -> str | None:
-  """Takes everything."""
-  del spec
-  return None
+  """Takes what is still an image."""
+  return "tokens are no image" if spec["scheme"] == "neuracrypt" else None
 
 
 ATTACK = Attack("examiner", 1, (), "the disguised images as they are", _refuses, look)

@@ -136,6 +136,8 @@ def refuses(spec: Mapping[str, Any]) -> str | None:
   """
   if spec["scheme"] == "plain":
     return "there is nothing to invert; 'examiner' looks at the images as they are"
+  if "block_size" not in spec:
+    return f"it works block by block, and {spec['scheme']} has no blocks"
   return None
 
 

@@ -120,22 +120,29 @@ gives, 1 the originals themselves.</p>
 <h2>What comes back</h2>
 {"".join(_strip(caption, images, facts) for caption, images in outcome.pictures.items())}
 <h2>What was tried</h2>
-<p>The attacker had {sizes["private"]} disguised images and {sizes["public"]} public images of the same kind; at level 2
-also {_text(" or ".join(map(str, sizes["pairs"])))} known pairs of an original and its disguised image. None of these
-originals is a target.</p>
+<p>The attacker had {sizes["private"]} disguised images and {sizes["public"]} public images of the same
+kind{_pairs(sizes)}. None of these originals is a target.</p>
 <ul>{warnings}</ul>
 <h2>How verdicts are made</h2>
 <dl>{"".join(_threshold(name) for name in facts["thresholds"])}
 <dt>{_text(judge.VERDICTS[2])}</dt><dd>neither of the two. It is a statement about these attacks, not about the
 disguise.</dd></dl>
 <p>The examiner is a network trained on originals that are no targets; its accuracy is read between one guess for all
-images (0) and what it reaches on the originals (1). Estimates that are better when all of them are mirrored left to right
-are judged and shown so: a mirrored picture tells as much. Level 2 includes the attacks of level 1.</p>
+images (0) and what it reaches on the originals (1). Estimates that are better when all of them are mirrored left to
+right are judged and shown so: a mirrored picture tells as much. Level 2 includes the attacks of level 1.</p>
 <h2>What is not covered</h2>
 <ul>{"".join(f"<li>{_text(item)}</li>" for item in _NOT_COVERED)}</ul>
 </body>
 </html>
 """
+
+
+def _pairs(sizes: Mapping[str, Any]) -> str:
+  """Says how many pairs were known."""
+  counts = " or ".join(map(str, sizes["pairs"]))
+  return f"; at level 2 also {counts} known pairs of an original and its disguised image" * bool(
+    counts
+  )
 
 
 def curves(facts: Mapping[str, Any]) -> str:

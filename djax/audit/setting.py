@@ -2,6 +2,9 @@
 
 The cloud holds the disguised twins of all private images. Targets are some of them, known pairs others; public images
 are in neither, so nothing is scored on what an attack saw. Everything follows from the seed.
+
+A scheme that mixes images gives several encodings of each: here every encoding counts as a private image of its own,
+in random order, whose original is the image to which it belongs.
 """
 
 import contextlib
@@ -9,6 +12,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
 import numpy as np
 
 from djax import datasets, keys, schemes, sources
@@ -17,10 +21,12 @@ from djax.errors import ConfigError, DataError, UnsafeError
 from djax.owner import restore
 from djax.owner.disguiser import Disguiser
 
-__all__ = ["FAST", "FULL", "Setting", "Sizes", "from_directory", "from_source"]
+__all__ = ["ENCODINGS", "FAST", "FULL", "Setting", "Sizes", "from_directory", "from_source"]
 
 Progress = Callable[[float, str], None]
 
+ENCODINGS = 50
+_MIXED = 100
 _CHUNK = 500  # images disguised at once
 _RUN = 100  # records read in a row: few enough that sorted sources are met everywhere
 _LEAST_TARGETS = 20
@@ -60,6 +66,7 @@ class Setting:
     classes: number of classes.
     private: originals ``[n, H, W, C]``: targets first, then pairs.
     labels: int32 ``[n]``, theirs.
+    seen_labels: as the cloud sees them: int32 ``[n]``, or shares, float32 ``[n, K]``.
     disguised: ``[n, H', W', C]``, as the cloud holds them.
     public: originals ``[m, H, W, C]``.
     public_labels: int32 ``[m]``.
@@ -72,6 +79,7 @@ class Setting:
   classes: int
   private: np.ndarray
   labels: np.ndarray
+  seen_labels: np.ndarray
   disguised: np.ndarray
   public: np.ndarray
   public_labels: np.ndarray
@@ -91,6 +99,7 @@ class Setting:
       targets=self.disguised[: self.targets],
       public=self.public,
       pairs=(self.private[some], self.disguised[some]) if pairs else None,
+      labels=self.seen_labels,
     )
 
 
@@ -103,6 +112,7 @@ def from_source(
   data_dir: str = "",
   image_size: int = 0,
   split: str = _SPLIT,
+  encodings: int = ENCODINGS,
   progress: Progress = lambda fraction, word: None,
 ) -> Setting:
   """Disguises a part of a source with a fresh experiment key, exactly as ``disguise`` exports it.
@@ -115,6 +125,8 @@ def from_source(
     data_dir: of prepared TFDS sets.
     image_size: to which images of a folder are resized.
     split: of the source.
+    encodings: of each private image, for a scheme that mixes images; ``sizes.private`` counts encodings, and no more
+      than 100 private images are taken, as in the challenge that was broken (arXiv:2011.05315).
     progress: told how far it is.
 
   Raises:
@@ -123,21 +135,29 @@ def from_source(
     UnsafeError: for a scheme that disguises nothing.
   """
   with sources.open(source, split, data_dir=data_dir, image_size=image_size) as records:
-    spec = _spec(disguise, records.image_shape)
+    spec = _spec(disguise, records.image_shape, len(records.class_names))
+    scheme = schemes.from_spec(spec)
+    if scheme.encode is not None:
+      sizes = dataclasses.replace(sizes, private=min(_MIXED, sizes.private // encodings), pairs=())
     counts = _divide(len(records), sizes)
     draw = np.random.default_rng(seed)
     rows = _rows(len(records), counts.private + counts.public, draw)
     images, labels = _read(records, rows, progress)
     name, classes = records.name, len(records.class_names)
-  tool = Disguiser(spec, keys.experiment(seed))
   count = counts.private
+  if scheme.encode is not None:
+    return _encoded(scheme, name, classes, images, labels, counts, seed, encodings)
+  tool = Disguiser(spec, keys.experiment(seed))
   private, indices = images[:count], rows[:count]
   parts = []
   for start in range(0, count, _CHUNK):
     progress(start / count, "disguising")
     part = slice(start, start + _CHUNK)
     try:
-      parts.append(tool.images(private[part], _SPLIT, indices[part].tolist()))
+      if scheme.spec.scheme == "neuracrypt":
+        parts.append(_tokens(scheme, private[part], indices[part], seed))
+      else:
+        parts.append(tool.images(private[part], _SPLIT, indices[part].tolist()))
     except ValueError as error:  # such as aes of floats
       raise ConfigError(str(error)) from error
   facts = {"kind": "source", "source": name, "key": f"experiment, seed {seed}"}
@@ -208,14 +228,62 @@ def from_directory(
   return _setting(told, facts.spec, classes, images, labels, disguised, counts, sizes)
 
 
-def _spec(disguise: Mapping[str, Any], shape: tuple[int, int, int]) -> dict[str, Any]:
+def _encoded(
+  scheme: schemes.Scheme,
+  name: str,
+  classes: int,
+  images: np.ndarray,
+  labels: np.ndarray,
+  counts: Sizes,
+  seed: int,
+  encodings: int,
+) -> Setting:
+  """Mixes the private images among themselves, several times each, and shuffles what comes out."""
+  count = counts.private
+  private, given = images[:count], labels[:count].astype(np.int32)
+  key = scheme.make_key(keys.experiment(seed).read)
+  rounds = jax.random.split(jax.random.key(seed), encodings)
+  mixed = jax.jit(scheme.disguise)
+  made = [mixed(key, private, given, rng=rng) for rng in rounds]
+  order = np.random.default_rng(seed).permutation(encodings * count)
+  disguised, seen = (
+    np.concatenate([np.asarray(part) for part in parts])[order] for parts in zip(*made, strict=True)
+  )
+  own = order % count
+  facts = {
+    "kind": "source",
+    "source": name,
+    "key": f"experiment, seed {seed}",
+    "encodings": encodings,
+  }
+  whole = np.concatenate([private[own], images[count:]])
+  every = np.concatenate([labels[:count][own], labels[count:]])
+  counts = dataclasses.replace(counts, private=len(own), targets=count)
+  spec = scheme.spec.to_dict()
+  return _setting(facts, spec, classes, whole, every, disguised, counts, counts, seen)
+
+
+def _tokens(
+  scheme: schemes.Scheme, images: np.ndarray, indices: np.ndarray, seed: int
+) -> np.ndarray:
+  """Encodes a chunk, each image with the draw of its index."""
+  key = scheme.make_key(keys.experiment(seed).read)
+  rngs = jax.vmap(lambda index: jax.random.fold_in(jax.random.key(seed), index))(indices)
+  one = lambda key, image, rng: scheme.disguise(key, image, None, rng=rng)[0]  # noqa: E731
+  return np.asarray(jax.jit(jax.vmap(one, (None, 0, 0)))(key, images, rngs))
+
+
+def _spec(disguise: Mapping[str, Any], shape: tuple[int, int, int], classes: int) -> dict[str, Any]:
   """Completes the parameters of a scheme."""
   if disguise.get("scheme") == "plain":
     raise UnsafeError(
       "audit: scheme plain disguises nothing, there is nothing to attack. Choose rmt, aes or permutation."
     )
+  options = {**disguise, "image_shape": shape}
+  if disguise.get("scheme") == "instahide":
+    options["classes"] = classes
   try:
-    return schemes.from_spec({**disguise, "image_shape": shape}).spec.to_dict()
+    return schemes.from_spec(options).spec.to_dict()
   except ConfigError:
     raise
   except (ValueError, TypeError) as error:
@@ -302,6 +370,7 @@ def _setting(
   disguised: np.ndarray,
   counts: Sizes,
   sizes: Sizes,
+  seen_labels: np.ndarray | None = None,
 ) -> Setting:
   count = counts.private
   if not np.ptp(images.astype(np.float32), axis=0).any():
@@ -333,6 +402,7 @@ def _setting(
     classes=classes,
     private=images[:count],
     labels=labels[:count],
+    seen_labels=labels[:count] if seen_labels is None else seen_labels,
     disguised=disguised,
     public=images[count:],
     public_labels=labels[count:],
