@@ -305,7 +305,8 @@ def test_refusals():
   with pytest.raises(ConfigError, match="needs pairs"):
     contract.run(inversion.ATTACK, contract.Known(known.spec, known.targets, known.targets), seed=0)
   for scheme in ("permutation", "rmt", "aes"):
-    assert inversion.refuses({"scheme": scheme}) is None
+    assert inversion.refuses({"scheme": scheme, "block_size": 4}) is None
+  assert "instahide has no blocks" in inversion.refuses({"scheme": "instahide", "k": 4})
   assert (inversion.ATTACK.level, inversion.ATTACK.needs) == (2, ("pairs",))
 
 

@@ -82,7 +82,7 @@ def instahide_scheme(
     )
     weights = coefficients(weights_rng, k=k, cap=cap)
     rows = partners(partners_rng, len(pool_images), own, count=private_k - 1)
-    mixed = [image[None], pool_images[rows]]
+    mixed = [image[None], jnp.asarray(pool_images)[rows]]
     if public_k:
       mixed.append(_public(key, public_rng, public_k, shape))
     scaled = jnp.concatenate([_scaled(images) for images in mixed])
@@ -90,7 +90,7 @@ def instahide_scheme(
     signs = jnp.where(jax.random.bernoulli(mask_rng, shape=shape), 1.0, -1.0)
     if label is None:
       return encoding * signs, None
-    labels = jnp.concatenate([jnp.asarray(label)[None], pool_labels[rows]])
+    labels = jnp.concatenate([jnp.asarray(label)[None], jnp.asarray(pool_labels)[rows]])
     soft = weights[:private_k] @ jax.nn.one_hot(labels, classes)
     return encoding * signs, soft / weights[:private_k].sum()
 
