@@ -72,8 +72,8 @@ def test_overrides_keep_the_type_of_the_field():
     ("--config.disguise.scheme=rtm", f"config.disguise.scheme must be one of {', '.join(SCHEMES)}, got 'rtm'. "
      "Did you mean 'rmt'?"),
     ("--config.model.name=unit_mlp", "config.model.name=unit_mlp needs unit_pixels of the disguise, which rmt has not"),
-    ("--config.model.stem=algined", "config.model.stem must be one of none, position, aligned, magnitude, got 'algined'. Did you "
-     "mean 'aligned'?"),
+    ("--config.model.stem=algined", "config.model.stem must be one of none, position, aligned, magnitude, got "
+     "'algined'. Did you mean 'aligned'?"),
     ("--config.model.depth=0", "config.model.depth must be at least 1, got 0"),
     ("--config.optimizer.ema=1", "config.optimizer.ema must lie in [0, 1), got 1.0"),
     ("--config.optimizer.label_smoothing=-0.1", "config.optimizer.label_smoothing must lie in [0, 1), got -0.1"),
