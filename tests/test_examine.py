@@ -1,0 +1,207 @@
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+import train
+from djax import schemes
+from djax.attacks import scores
+from djax.errors import ConfigError, KeyMismatchError, NotInvertibleError
+from train import config as config_lib
+from train import examine, inputs
+from train.input_pipeline import Feed
+
+SMALL = {"shadows": 8, "records": 200}
+CLASSES = 7  # left out, so that with the model of all there are 8 here as well: one program
+
+
+def nearest_mean(images, labels, *, classes, seed):
+  """An examiner in no time."""
+  del seed
+  means = np.stack([images[labels == c].mean(0) for c in range(classes)])
+
+  def classify(images):
+    return np.square(images[:, None] - means).sum((2, 3, 4)).argmin(1)
+
+  return scores.Examiner(classify)
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+  """Less of everything that costs time."""
+  monkeypatch.setattr(examine, "_RECIPE", examine.shadows_lib.Recipe(steps=200))
+  monkeypatch.setattr(examine, "_CLASSES", CLASSES)
+  monkeypatch.setattr(examine.scores, "train_examiner", nearest_mean)
+
+
+def config_of(**disguise):
+  config = config_lib.load("digits_rmt")
+  config.train.epochs = 8
+  config.model.name, config.model.width, config.model.dropout = "mlp", 32, 0.0
+  for name, value in disguise.items():
+    config.disguise[name] = value
+  return config
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("run")
+  train.run(config_of(block_size=4, permute=False), folder)
+  return folder
+
+
+@pytest.fixture(scope="module")
+def facts(run):
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(examine, "_RECIPE", examine.shadows_lib.Recipe(steps=200))
+    patch.setattr(examine, "_CLASSES", CLASSES)
+    patch.setattr(examine.scores, "train_examiner", nearest_mean)
+    told = []
+    found = examine.examine(run, **SMALL, progress=lambda fraction, word: told.append(fraction))
+  assert told == sorted(told) and told[0] == 0 and told[-1] == 1
+  return found
+
+
+def test_facts_are_json_and_say_what_they_are_of(facts, run):
+  assert json.loads(json.dumps(facts, allow_nan=False)) == facts
+  setting = facts["setting"]
+  assert (setting["records"], setting["shadows"], setting["classes"]) == (200, 8, 10)
+  assert setting["spec"] == json.loads((run / "disguise.json").read_text())["spec"]
+  assert setting["plain_queries"] is None
+
+
+def test_misuse_is_that_of_the_run(facts, run):
+  result = json.loads((run / "result.json").read_text())
+  assert facts["misuse"] == {
+    "chance": 0.1,
+    **{name: result[name] for name in ("test_accuracy", "plain_accuracy", "other_key_accuracy")},
+  }
+
+
+def test_membership_is_found_with_the_key_and_not_without(facts):
+  found = facts["membership"]
+  assert set(found) == {"plain", "disguised", "plain_queries"}
+  for name in ("plain", "disguised"):
+    assert found[name]["accuracy"]["members"] > found[name]["accuracy"]["others"] > 0.7
+    assert found[name]["lira"]["auc"] > 0.58
+  assert abs(found["plain_queries"]["lira"]["auc"] - 0.5) < 0.06
+  assert abs(found["plain_queries"]["loss"]["auc"] - 0.5) < 0.06
+  assert "needs 10 shadow models" in found["plain"]["lira"]["refused"]["0.01"]
+
+
+def test_classes_are_found_with_the_key_and_not_without(facts):
+  found = facts["class_membership"]
+  assert found["plain"]["auc"] > 0.8 and found["disguised"]["auc"] > 0.8
+  assert found["plain_queries"]["auc"] < 0.75
+  assert {len(row["with"]) for row in found.values()} == {CLASSES}
+
+
+def test_inversion_is_undone_by_the_attack_on_the_disguise(facts):
+  found = facts["model_inversion"]
+  assert found["baseline"]["accuracy"] <= 0.2
+  assert found["plain"]["raw"]["accuracy"] > 0.8
+  for name in ("disguised", "run"):
+    row = found[name]
+    assert row["by"] == "moments" and row["reasons"] == {}
+    assert row["raw"]["accuracy"] < 0.6 < 0.8 < row["undone"]["accuracy"]
+    assert row["key_holder"]["accuracy"] > 0.8
+    assert row["undone"]["ssim"] > row["raw"]["ssim"] + 0.3
+
+
+def test_the_figure_has_a_line_for_each_attack(facts):
+  drawn = examine.figure(facts)
+  assert drawn.startswith("<svg") and drawn.rstrip().endswith("</svg>")
+  assert drawn == examine.figure(json.loads(json.dumps(facts)))
+  fewer = {"membership": {"plain": facts["membership"]["plain"]}}
+  assert len(examine.figure(fewer)) < len(drawn)
+
+
+@pytest.mark.slow
+def test_a_plain_config_has_nothing_to_undo():
+  found = examine.examine(config_of(scheme="plain"), **SMALL)
+  assert found["misuse"] is None
+  assert set(found["membership"]) == {"plain"} == set(found["class_membership"])
+  assert "run" not in found["model_inversion"]
+  assert set(found["model_inversion"]["plain"]) == {"raw"}
+
+
+def test_a_config_alone_has_no_checkpoint_and_encrypted_images_stay_what_they_are():
+  facts = examine.examine(config_of(scheme="aes", block_size=4), **SMALL)
+  assert facts["misuse"] is None and "run" not in facts["model_inversion"]
+  row = facts["model_inversion"]["disguised"]
+  assert row["undone"] is None and "no" in row["reasons"]["undone"] and row["by"] is None
+  assert row["key_holder"]["accuracy"] < 0.5 and row["raw"]["accuracy"] < 0.5
+
+
+def test_a_baseline_of_another_shape_with_mixed_labels(monkeypatch):
+  """What a patch encoder gives: tokens, no way back, labels that are no class numbers."""
+  config = config_of(scheme="plain")
+  given = inputs.owned(config, None)
+
+  def feed(images):
+    soft = np.full((len(images), 10), 0.1, np.float32)
+    tokens = images.reshape(len(images), 16, 1, 4).astype(np.float32)[:, ::-1]
+    return Feed(inputs.Arrays(tokens, soft), inputs._widened)
+
+  def restore(key, images):
+    raise NotInvertibleError("no way back")
+
+  other = dataclasses.replace(
+    given,
+    train=feed(given.originals[0].images),
+    test=feed(given.originals[1].images),
+    spec={"scheme": "tokens", "image_shape": [8, 8, 1]},
+    disguised_shape=(16, 1, 4),
+  )
+  monkeypatch.setattr(inputs, "owned", lambda config, master: other)
+  scheme = schemes.plain_scheme((8, 8, 1))._replace(restore=restore)
+  monkeypatch.setattr(schemes, "from_spec", lambda spec: scheme)
+  monkeypatch.setattr(inputs.Inputs, "plain", None)
+  facts = examine.examine(config, **SMALL)
+  assert set(facts["membership"]) == {"disguised", "plain"} == set(facts["class_membership"])
+  assert facts["membership"]["disguised"]["accuracy"]["others"] > 0.7
+  assert "another shape" in facts["setting"]["plain_queries"]
+  row = facts["model_inversion"]["disguised"]
+  assert (row["raw"], row["undone"], row["key_holder"]) == (None, None, None)
+  assert set(row["reasons"]) == {"raw", "undone", "key_holder"}
+
+
+def test_refusals(run, tmp_path):
+  with pytest.raises(ConfigError, match="must be a run directory with config"):
+    examine.examine(tmp_path)
+  with pytest.raises(ConfigError, match="must both be even"):
+    examine.examine(run, shadows=7)
+  config = config_lib.load("outsourced")
+  config.data.disguised_dir = "somewhere"
+  with pytest.raises(ConfigError, match="where its originals and key are"):
+    examine.examine(config)
+
+
+def test_a_run_with_a_real_key_is_refused(run, tmp_path):
+  for name in ("config.json", "disguise.json"):
+    (tmp_path / name).write_text((run / name).read_text())
+  used = json.loads((tmp_path / "disguise.json").read_text())
+  used["key_fingerprint"] = "djx1-another"
+  (tmp_path / "disguise.json").write_text(json.dumps(used))
+  with pytest.raises(KeyMismatchError, match="djx1-another"):
+    examine.examine(tmp_path)
+
+
+def test_a_run_without_a_checkpoint_is_refused(run, tmp_path):
+  for name in ("config.json", "disguise.json"):
+    (tmp_path / name).write_text((run / name).read_text())
+  config, folder = examine._config(tmp_path)
+  given = examine.inputs_lib.owned(config, None)
+  with pytest.raises(ConfigError, match="must hold a checkpoint"):
+    examine._network(config, folder, given)
+
+
+def test_the_networks_of_a_run_are_its_own(run):
+  """Its accuracy on disguised test images is that of its result."""
+  config, folder = examine._config(run)
+  material = examine._material(config, folder, 100)
+  logits = np.asarray(examine._network(config, folder, material.given)(material.asked))
+  result = json.loads((run / "result.json").read_text())
+  accuracy = np.mean(logits.argmax(-1) == material.asked_labels)
+  assert accuracy == pytest.approx(result["test_accuracy"], abs=0.003)
