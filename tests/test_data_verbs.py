@@ -240,10 +240,11 @@ def test_an_interrupt_says_how_to_go_on(place, call, monkeypatch):
 
 
 def test_ctrl_c_stops_a_process_that_then_goes_on(place, tmp_path):
-  """A real signal, with worker processes, as a terminal sends it: to all of them."""
+  """A real signal, with worker processes, as a terminal sends it: to all of them, amid many files."""
   shutil.copy2(place / "key", tmp_path / "key")
-  options = ("--scheme", "rmt", "--block-size", "2", "--workers", "2", "--originals-per-shard", "3")
+  options = ("--scheme", "rmt", "--block-size", "2", "--workers", "2", "--originals-per-shard", "1")
   words = disguise(tmp_path, "new", *options)
+  words[words.index("train[:60]")] = "train[:1000]"
   process = subprocess.Popen(
     [sys.executable, "-m", "djax", *words],
     env=environment(),
@@ -263,7 +264,7 @@ def test_ctrl_c_stops_a_process_that_then_goes_on(place, tmp_path):
   assert not (tmp_path / "new" / manifest.FILE).exists()
   words[words.index("--workers") + 1] = "1"
   assert main(words) == 0
-  assert 0 < done < len(list(tmp_path.glob("new/disguised-*"))) == 30
+  assert 0 < done < len(list(tmp_path.glob("new/disguised-*"))) == 1030
   datasets.verify(tmp_path / "new", mac_key=MASTER.subkey(manifest.MAC_LABEL))
 
 
