@@ -61,7 +61,7 @@ def test_every_row_of_the_table_is_an_outcome_of_attacks_that_exist():
   from djax.audit import judge, table
 
   found = table.read()
-  assert found["attacks"] == list(ATTACKS)
+  assert found["attacks"] == [name for name in ATTACKS if name != "clusters"]  # of instahide alone
   assert len(found["rows"]) > 40
   for row in found["rows"]:
     for level in row["levels"].values():

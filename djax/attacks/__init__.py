@@ -1,6 +1,16 @@
 """The attacks, by name: threat level 1, disguised images alone, then level 2, known pairs."""
 
-from djax.attacks import codebook, examiner, ica, inversion, jigsaw, known_pairs, moments, placement
+from djax.attacks import (
+  clusters,
+  codebook,
+  examiner,
+  ica,
+  inversion,
+  jigsaw,
+  known_pairs,
+  moments,
+  placement,
+)
 from djax.attacks.contract import Attack
 
 __all__ = ["ATTACKS"]
@@ -12,6 +22,7 @@ _ROWS = (
   placement.ATTACK,
   jigsaw.ATTACK,
   codebook.FREQUENCY,
+  clusters.ATTACK,
   known_pairs.REGRESSION,
   known_pairs.PROCRUSTES,
   codebook.CODEBOOK,

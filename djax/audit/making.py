@@ -2,12 +2,13 @@
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import djax
-from djax.attacks import ATTACKS
+from djax import schemes
+from djax.attacks import ATTACKS, Attack
 from djax.audit import runner, setting, table
 from djax.audit.setting import Sizes
 from djax.errors import ConfigError, DataError
@@ -16,6 +17,7 @@ __all__ = ["SOURCES", "settings", "write"]
 
 SOURCES = ("digits", "mnist", "cifar10")
 _SEED = 0
+_SHAPE = (8, 8, 1)
 
 
 def settings() -> Iterator[dict[str, Any]]:
@@ -60,15 +62,15 @@ def write(
     data_dir: of prepared TFDS sets.
     progress: told how far it is.
   """
+  listed = list(settings()) if disguises is None else list(disguises)
   head = {
     "format": table.FORMAT,
     "djax": djax.__version__,
     "seed": _SEED,
-    "attacks": list(ATTACKS),
+    "attacks": [attack.name for attack in ATTACKS.values() if _tried(attack, listed)],
   }
   rows = _begun(path, head)
   sources = SOURCES if sources is None else sources
-  listed = list(settings()) if disguises is None else list(disguises)
   for place, source in enumerate(sources):
     examiner = None
     for step, disguise in enumerate(listed):
@@ -102,6 +104,12 @@ def write(
         }
       )
       _replace(path, {**head, "rows": rows})
+
+
+def _tried(attack: Attack, disguises: Iterable[Mapping[str, Any]]) -> bool:
+  """Tells whether an attack takes any of some disguises; one that takes none is no part of the table."""
+  specs = (schemes.from_spec({**one, "image_shape": _SHAPE}).spec.to_dict() for one in disguises)
+  return any(attack.refuses(spec) is None for spec in specs)
 
 
 def _begun(path: Path, head: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ from djax.bench import clock, twin
 from djax.bench.clock import Work
 from djax.schemes import Scheme
 
-__all__ = ["Case", "cases", "copy_bandwidth", "errors", "measure"]
+__all__ = ["Case", "cases", "copy_bandwidth", "errors", "measure", "on_device", "repeated"]
 
 _SEED = 0
 _COPIED_BYTES = 1 << 28
@@ -85,7 +85,7 @@ def measure(case: Case, *, rounds: int) -> dict[str, Any]:
   height, width, channels = case.image_shape
   turns = height * width * channels // spec["block_size"] ** 2
   few = images[: max(1, _LOOP_BLOCKS // turns)]
-  works["loop"] = _repeated(functools.partial(twin.disguise, spec, key, few))
+  works["loop"] = repeated(functools.partial(twin.disguise, spec, key, few))
   counts = {name: len(few) if name == "loop" else case.batch for name in works}
   seconds = clock.side_by_side(works, rounds=rounds)
   each = {name: taken / counts[name] for name, taken in seconds.items()}
@@ -108,7 +108,7 @@ def copy_bandwidth(*, rounds: int) -> list[float]:
     rounds: of timing.
   """
   values = jnp.zeros(_COPIED_BYTES // 4, jnp.float32)
-  work = _on_device(jax.jit(lambda x: x + 1), values)
+  work = on_device(jax.jit(lambda x: x + 1), values)
   (seconds,) = clock.side_by_side({"copy": work}, rounds=rounds).values()
   return clock.spread(2 * _COPIED_BYTES / seconds / 1e9)
 
@@ -163,7 +163,7 @@ def _device_works(
   seconds = time.perf_counter() - start
   floats = scheme.spec.scheme == "rmt"
   copy = jax.jit((lambda x: x.astype(jnp.float32)) if floats else (lambda x: x ^ 1))
-  works = {"ours": _on_device(compiled, *arguments), "copy": _on_device(copy, arguments[2])}
+  works = {"ours": on_device(compiled, *arguments), "copy": on_device(copy, arguments[2])}
   return works, round(seconds, 3), 4 if floats else 1
 
 
@@ -178,8 +178,8 @@ def _host_works(
     raise AssertionError("a disguise without noise draws nothing")
 
   works = {
-    "ours": _repeated(functools.partial(scheme.export, key, images, undrawn)),
-    "copy": _repeated(functools.partial(images.astype, dtype)),
+    "ours": repeated(functools.partial(scheme.export, key, images, undrawn)),
+    "copy": repeated(functools.partial(images.astype, dtype)),
   }
   if scheme.spec.scheme == "aes":
     works |= _raw_aes(np.asarray(key.aes_keys)[0].tobytes(), images)
@@ -196,13 +196,18 @@ def _raw_aes(secret: bytes, images: np.ndarray) -> dict[str, Work]:
   data = memoryview(images).cast("B")
   ready = bytearray(len(data) + 15)
   return {
-    "raw": _repeated(functools.partial(encryptor.update, data)),
-    "raw_reused": _repeated(functools.partial(encryptor.update_into, data, ready)),
+    "raw": repeated(functools.partial(encryptor.update, data)),
+    "raw_reused": repeated(functools.partial(encryptor.update_into, data, ready)),
   }
 
 
-def _on_device(function: Callable[..., Any], *arguments: Any) -> Work:
-  """Runs a jitted function; waits once, at the end."""
+def on_device(function: Callable[..., Any], *arguments: Any) -> Work:
+  """Returns the work of a jitted function, which waits once, at the end.
+
+  Args:
+    function: jitted.
+    *arguments: its own.
+  """
 
   def work(times: int) -> int:
     for _ in range(times):
@@ -213,7 +218,13 @@ def _on_device(function: Callable[..., Any], *arguments: Any) -> Work:
   return work
 
 
-def _repeated(function: Callable[[], Any]) -> Work:
+def repeated(function: Callable[[], Any]) -> Work:
+  """Returns the work of a function on the host.
+
+  Args:
+    function: called as often as asked.
+  """
+
   def work(times: int) -> int:
     for _ in range(times):
       function()

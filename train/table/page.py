@@ -6,11 +6,25 @@ from typing import Any
 from djax.audit import judge
 from train.table.figures import NEAR_CHANCE, Figures, Spread, figures
 
-__all__ = ["BEGIN", "END", "between", "headline", "page"]
+__all__ = [
+  "BEGIN",
+  "END",
+  "NOT_RUN",
+  "Columns",
+  "best",
+  "between",
+  "disguised",
+  "headline",
+  "matters",
+  "page",
+  "percent",
+  "points",
+  "table",
+]
 
 BEGIN, END = "<!-- results -->", "<!-- /results -->"
 
-_NOT_RUN = "not run yet"
+NOT_RUN = "not run yet"
 _ALONG = ("moments", "placement")
 
 Pair = tuple[Mapping[str, Any], Figures]
@@ -30,8 +44,8 @@ def page(facts: Mapping[str, Any], *, plot: str) -> str:
     groups.setdefault(row["group"], []).append((row, figures(row, facts)))
   for group, pairs in groups.items():
     parts.append(f"## {group}")
-    parts.append(f"What the network does:\n\n{_table(_utility(pairs), pairs)}")
-    parts.append(f"What the key does, and what attacks get back:\n\n{_table(_privacy(), pairs)}")
+    parts.append(f"What the network does:\n\n{table(_utility(pairs), pairs)}")
+    parts.append(f"What the key does, and what attacks get back:\n\n{table(_privacy(), pairs)}")
   return "\n\n".join(parts) + "\n"
 
 
@@ -48,19 +62,19 @@ def headline(facts: Mapping[str, Any], *, plot: str) -> str:
     "data": lambda row, f: row["data"],
     "disguise": lambda row, f: row["disguise"],
     "network": lambda row, f: _network(row),
-    "disguised %": _disguised,
-    "plain twin %": lambda row, f: _percent(f.plain),
-    "cost": lambda row, f: _points(f.cost),
-    "key matters": lambda row, f: _matters(f),
-    "best Level 1": lambda row, f: _best(f, 1),
-    "best Level 2": lambda row, f: _best(f, 2),
+    "disguised %": disguised,
+    "plain twin %": lambda row, f: percent(f.plain),
+    "cost": lambda row, f: points(f.cost),
+    "key matters": lambda row, f: matters(f),
+    "best Level 1": lambda row, f: best(f, 1),
+    "best Level 2": lambda row, f: best(f, 2),
     "seeds": lambda row, f: _seeds(f),
   }
   caption = (
     "Accuracy on disguised test images against the SSIM of the best reconstruction that an attack gets back; hollow: "
     "the plain twin"
   )
-  return f"{_table(columns, pairs)}\n\n![{caption}]({plot})"
+  return f"{table(columns, pairs)}\n\n![{caption}]({plot})"
 
 
 def between(text: str, new: str) -> str:
@@ -109,9 +123,9 @@ def _utility(pairs: Sequence[Pair]) -> Columns:
     "row": _described,
     "disguise": lambda row, f: row["disguise"],
     "network": lambda row, f: _network(row),
-    "disguised %": _disguised,
-    "plain twin %": lambda row, f: _percent(f.plain),
-    "cost": lambda row, f: _points(f.cost),
+    "disguised %": disguised,
+    "plain twin %": lambda row, f: percent(f.plain),
+    "cost": lambda row, f: points(f.cost),
   }
   if any(f.ordinary for _, f in pairs):
     columns["gap closed"] = lambda row, f: "" if f.closed is None else f"{f.closed:.0%}"
@@ -129,18 +143,18 @@ def _privacy() -> Columns:
 
   return {
     "row": lambda row, f: row["row"],
-    "other key %": lambda row, f: _percent(f.other_key) if f.seeds else _NOT_RUN,
-    "misused %": lambda row, f: _percent(f.misused),
-    "key matters": lambda row, f: _matters(f),
-    "best Level 1": lambda row, f: _best(f, 1, psnr=True),
+    "other key %": lambda row, f: percent(f.other_key) if f.seeds else NOT_RUN,
+    "misused %": lambda row, f: percent(f.misused),
+    "key matters": lambda row, f: matters(f),
+    "best Level 1": lambda row, f: best(f, 1, psnr=True),
     "verdict 1": lambda row, f: f.verdicts.get(1) or "",
-    "best Level 2": lambda row, f: _best(f, 2, psnr=True),
+    "best Level 2": lambda row, f: best(f, 2, psnr=True),
     "verdict 2": lambda row, f: f.verdicts.get(2) or "",
     **{f"{name} SSIM": along(name) for name in _ALONG},
   }
 
 
-def _table(columns: Columns, pairs: Iterable[Pair]) -> str:
+def table(columns: Columns, pairs: Iterable[Pair]) -> str:
   lines = [f"| {' | '.join(columns)} |", f"|{' --- |' * len(columns)}"]
   for row, f in pairs:
     cells = (cell(row, f).replace("|", r"\|") for cell in columns.values())
@@ -160,32 +174,32 @@ def _network(row: Mapping[str, Any]) -> str:
   return row["network"] + (f"; stem: {row['stem']}" if row["stem"] else "")
 
 
-def _disguised(row: Mapping[str, Any], f: Figures) -> str:
+def disguised(row: Mapping[str, Any], f: Figures) -> str:
   if f.disguised is None:
-    return _NOT_RUN
+    return NOT_RUN
   if f.test_views == 1:
-    return _percent(f.disguised)
-  return f"{_percent(f.disguised)}; one view {_percent(f.single)}"
+    return percent(f.disguised)
+  return f"{percent(f.disguised)}; one view {percent(f.single)}"
 
 
-def _percent(spread: Spread | None) -> str:
+def percent(spread: Spread | None) -> str:
   if spread is None:
     return ""
   mean, low, high = (f"{100 * value:.2f}" for value in (spread.mean, spread.low, spread.high))
   return mean if low == high else f"{mean} ({low}–{high})"
 
 
-def _points(value: float | None) -> str:
+def points(value: float | None) -> str:
   return "" if value is None else f"{100 * value:.2f}"
 
 
-def _matters(f: Figures) -> str:
+def matters(f: Figures) -> str:
   if f.key_matters is None:
     return "not measured" if f.seeds else ""
   return "yes" if f.key_matters else "**no**"
 
 
-def _best(f: Figures, level: int, *, psnr: bool = False) -> str:
+def best(f: Figures, level: int, *, psnr: bool = False) -> str:
   if not f.verdicts:
     return "not audited yet"
   if level not in f.best:

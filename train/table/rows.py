@@ -17,6 +17,8 @@ from djax.errors import ConfigError, nearest
 from train import config as config_lib
 
 __all__ = [
+  "BASELINES",
+  "COMPARED",
   "FULL",
   "MNIST",
   "ROWS",
@@ -32,6 +34,7 @@ __all__ = [
 MNIST = "MNIST and digits"
 SMALL = "CIFAR-10, 10 000 images"
 FULL = "CIFAR-10, full, GPU"
+BASELINES = "MNIST, 10 000 images, 20 epochs"
 
 # Where the data lie and are held, and what is said, changes no result.
 _FREE = ("data.data_dir", "data.memory_gb", "disguise.acknowledge")
@@ -101,6 +104,15 @@ ROWS: tuple[Row, ...] = (
   Row("cifar10_rmt_4x4_aligned", "cifar10_rmt_4x4", _ALIGNED, group=FULL, headline=True),
   Row("cifar10_rmt_permuted_aligned", "cifar10_rmt_permuted", _ALIGNED, group=FULL, headline=True),
   Row("cifar10_rmt_aligned", "cifar10_rmt", _ALIGNED, group=FULL),
+)
+
+_SAME = ("data.train_split=train[:10000]", "train.epochs=20", "train.batch_size=256")
+
+COMPARED: tuple[Row, ...] = (
+  Row("rmt", "mnist_rmt", _SAME, (0,), BASELINES),
+  Row("aes", "mnist_aes", _SAME, (0,), BASELINES),
+  Row("instahide", "mnist_instahide", _SAME, (0,), BASELINES),
+  Row("neuracrypt", "mnist_neuracrypt", _SAME, (0,), BASELINES),
 )
 
 

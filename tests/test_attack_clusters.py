@@ -1,0 +1,126 @@
+"""The attack on InstaHide: it wins with many encodings, fails on noise, and on MNIST with one each; steps, refusals."""
+
+import jax
+import numpy as np
+import pytest
+
+from djax import keys, metrics, schemes, sources
+from djax.attacks import clusters, contract, scores
+from djax.audit import setting
+from djax.errors import ConfigError
+
+IMAGES = 20
+K = 4
+
+
+@pytest.fixture(scope="module")
+def digits():
+  return sources.load("digits", "train")
+
+
+def encoded(digits, encodings, seed=0):
+  """Returns shuffled encodings, mixed labels, and which image each belongs to."""
+  scheme = schemes.instahide_scheme(digits.images.shape[1:], classes=10, k=K)
+  key = scheme.make_key(keys.experiment(seed).read)
+  images, labels = digits.images[:IMAGES], digits.labels[:IMAGES].astype(np.int32)
+  rngs = jax.random.split(jax.random.key(seed), encodings)
+  made = [jax.jit(scheme.disguise)(key, images, labels, rng=rng) for rng in rngs]
+  order = np.random.default_rng(seed).permutation(encodings * IMAGES)
+  x, y = (
+    np.concatenate([np.asarray(part) for part in parts])[order] for parts in zip(*made, strict=True)
+  )
+  return scheme.spec.to_dict(), x, y, order % IMAGES
+
+
+def right(originals, found, least=0.95):
+  """Returns the share of originals that some found image shows; on 8 x 8 digits SSIM 0.6 is nothing."""
+  window = scores.window(originals.shape)
+  every = [
+    np.asarray(metrics.ssim(np.broadcast_to(one, found.shape), found, filter_size=window))
+    for one in originals.astype(np.float32)
+  ]
+  return np.mean(np.max(every, 1) >= least)
+
+
+def recover(digits, x, y, seed=0):
+  return clusters.recover(x, y, digits.images[IMAGES:], images=IMAGES, k=K, cap=0.65, seed=seed)
+
+
+def test_noise_gives_nothing_back(digits):
+  _, x, y, _ = encoded(digits, 20)
+  noise = np.random.default_rng(0).uniform(-1, 1, x.shape).astype(np.float32)
+  lost = recover(digits, noise, y)
+  assert right(digits.images[:IMAGES], lost.images) == 0 and lost.residual > 0.1
+
+
+def test_many_encodings_give_the_images_back_each_to_its_target(digits):
+  spec, x, y, own = encoded(digits, clusters.ENCODINGS)
+  rows = np.random.default_rng(1).permutation(len(x))[:60]
+  known = contract.Known(spec, x, x[rows], public=digits.images[IMAGES:], labels=y)
+  result = contract.run(clusters.ATTACK, known, seed=0)
+  originals = digits.images[own[rows]].astype(np.float32)
+  alike = metrics.ssim(originals, result.images, filter_size=scores.window(originals.shape))
+  assert np.median(np.asarray(alike)) > 0.8
+  assert right(digits.images[:IMAGES], result.images) >= 0.8
+  others = digits.images[IMAGES : 2 * IMAGES].astype(np.float32)
+  assert right(digits.images[:IMAGES], others) <= 0.1  # what other digits score
+  assert result.diagnostics["images"] == IMAGES and result.diagnostics["warnings"] == []
+  with pytest.raises(ConfigError, match=r"targets among the encodings, 60 of 60 are not"):
+    other = contract.Known(spec, x, x[rows] + 1, public=known.public, labels=y)
+    contract.run(clusters.ATTACK, other, seed=0)
+  for labels in (None, own):
+    with pytest.raises(ConfigError, match="needs the mixed labels"):
+      contract.run(
+        clusters.ATTACK, contract.Known(spec, x, x[rows], known.public, None, labels), seed=0
+      )
+
+
+def test_images_are_shared_out_by_largest_remainders():
+  assert clusters._divide(7, np.array([30, 10, 0, 21])).tolist() == [4, 1, 0, 2]
+  for counts in np.random.default_rng(0).integers(0, 50, (20, 10)):
+    found = clusters._divide(100, counts)
+    assert found.sum() == 100 and (abs(found - 100 * counts / counts.sum()) < 1).all()
+
+
+def test_parts_are_those_that_fit():
+  draw = np.random.default_rng(0)
+  found = draw.uniform(-1, 1, (12, 40)).astype(np.float32)
+  classes = np.repeat(np.arange(4), 3)
+  weights = draw.dirichlet(np.ones(4), 30).astype(np.float32)
+  wanted = np.stack([[3 * c + draw.integers(3) for c in draw.permutation(4)] for _ in range(30)])
+  seen = np.abs(np.einsum("nk,nkp->np", weights, found[wanted]))
+  chosen = clusters._assign(seen, weights, classes[wanted], found, classes)
+  heavy = weights > 0.15
+  assert np.mean(chosen[heavy] == wanted[heavy]) > 0.9
+  assert (classes[chosen] == classes[wanted]).all()
+
+
+def test_what_it_refuses():
+  assert "mixes none" in clusters.refuses({"scheme": "rmt"})
+  assert "public" in clusters.refuses({"scheme": "instahide", "public_k": 2})
+  assert clusters.refuses({"scheme": "instahide", "public_k": 0}) is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_mnist_falls_to_50_encodings_each_and_not_to_one(seed, tfds_dir):
+  shares = {}
+  for encodings in (50, 1):
+    shares[encodings] = attacked(tfds_dir, seed, encodings)
+  assert shares[50] >= 0.8 and shares[1] <= 0.5
+
+
+def attacked(tfds_dir, seed, encodings):
+  made = setting.from_source(
+    "mnist",
+    {"scheme": "instahide", "k": K},
+    seed=seed,
+    sizes=setting.FULL,
+    data_dir=str(tfds_dir),
+    encodings=encodings,
+  )
+  found = clusters.recover(
+    made.disguised, made.seen_labels, made.public, images=100, k=K, cap=0.65, seed=seed
+  )
+  originals = np.unique(made.private.reshape(len(made.private), -1), axis=0).reshape(-1, 28, 28, 1)
+  return right(originals, found.images, 0.6)
