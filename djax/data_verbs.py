@@ -216,6 +216,7 @@ def _add_audit(verbs: Any) -> None:
     usage="""python -m djax audit --source S --scheme NAME --block-size B ... --out DIR
        python -m djax audit --config NAME --out DIR    a training config's source and disguise
        python -m djax audit --data DISGUISED --originals S --out DIR    what disguise wrote
+       python -m djax audit --run DIR --out DIR    the model of a training run under an experiment's key
        python -m djax audit --sweep --source S --scheme NAME --out DIR    blocks x noise x known pairs
        python -m djax audit --write-table FILE    the table of audited settings""",
   )
@@ -223,6 +224,7 @@ def _add_audit(verbs: Any) -> None:
   data.add_argument("--source", metavar="S", help="digits, TFDS name, ./folder or x.npz")
   data.add_argument("--config", metavar="NAME", help="as python -m train takes it")
   data.add_argument("--data", metavar="DISGUISED", help="what disguise wrote")
+  data.add_argument("--run", metavar="DIR", dest="run_dir", help="a --workdir of python -m train")
   data.add_argument("--originals", metavar="S", help="the source it was made from")
   data.add_argument("--data-dir", metavar="D", default="", help="where prepared data sets live")
   data.add_argument(

@@ -29,7 +29,7 @@ from train import loop, models, optimizers
 from train import state as state_lib
 from train.input_pipeline import Feed, Pipeline
 
-__all__ = ["FORMAT", "VERSION", "examine", "figure"]
+__all__ = ["FORMAT", "VERSION", "examine", "figure", "lines"]
 
 FORMAT = "djax-examination"
 VERSION = 1
@@ -187,6 +187,52 @@ def figure(facts: Mapping[str, Any]) -> str:
     for attack in ("lira", "loss")
   }
   return report.svg(membership.figure(curves))
+
+
+def lines(facts: Mapping[str, Any]) -> list[str]:
+  """Returns the figures for the terminal.
+
+  Args:
+    facts: from ``examine``.
+  """
+  setting = facts["setting"]
+  found = [
+    f"{'membership, asked with':26} {'attack':6} {'AUC':>5}  true positives at false positives of"
+  ]
+  for name, row in facts["membership"].items():
+    for attack in ("lira", "loss"):
+      rates = ", ".join(f"{float(fpr):.1%}: {tpr:.1%}" for fpr, tpr in row[attack]["tpr"].items())
+      found.append(f"{name.replace('_', ' '):26} {attack:6} {row[attack]['auc']:5.2f}  {rates}")
+      found += [f"{'':26} {reason}" for reason in row[attack]["refused"].values()]
+  found.append("")
+  for name, row in facts["class_membership"].items():
+    with_it, without = (float(np.mean(row[kind])) for kind in ("with", "without"))
+    found.append(
+      f"class membership, {name.replace('_', ' ')}: Fano factor {with_it:.1f} with the class, {without:.1f} without; "
+      f"AUC {row['auc']:.2f}"
+    )
+  misuse = facts["misuse"]
+  if misuse:
+    told = [f"{misuse['test_accuracy']:.1%} on its own test images"]
+    for way, words in (
+      ("plain_accuracy", "on plain ones"),
+      ("other_key_accuracy", "under another key"),
+    ):
+      if misuse[way] is not None:
+        told.append(f"{misuse[way]:.1%} {words}")
+    found.append(f"misuse: {', '.join(told)}; a guess {misuse['chance']:.1%}")
+  for name, row in facts["model_inversion"].items():
+    if name in ("baseline", "examiner", "images"):
+      continue
+    ways = {"raw": "as they are", "undone": f"after {row.get('by')}", "key_holder": "with the key"}
+    seen = [f"{row[way]['accuracy']:.0%} {words}" for way, words in ways.items() if row.get(way)]
+    found.append(
+      f"inverted images of network {name}, class seen: {', '.join(seen) or 'nothing to look at'}"
+    )
+  found.append(
+    f"membership and classes: {setting['shadows']} small networks on {setting['records']} records, not the run's own"
+  )
+  return found
 
 
 def _config(run: str | Path | ConfigDict) -> tuple[ConfigDict, Path | None]:

@@ -32,6 +32,9 @@ def run(args: argparse.Namespace) -> None:
   Raises:
     DjaxError: for flags, data or places that cannot be used.
   """
+  if args.run_dir:
+    _model(args)
+    return
   attacks = runner.choose([name for name in args.attacks.split(",") if name], ATTACKS)
   if args.write_table:
     from djax.audit import making
@@ -84,6 +87,38 @@ def _sweep(args: argparse.Namespace, attacks: Sequence[Any]) -> None:
   except KeyboardInterrupt:
     raise KeyboardInterrupt("interrupted. The same command goes on where it stopped.") from None
   print(json.dumps(facts) if args.json else "\n".join(sweep.lines(facts, out)))
+
+
+def _model(args: argparse.Namespace) -> None:
+  """Attacks the model of a run directory: writes ``examination.json`` and ``membership.svg``, prints the figures."""
+  from train import examine
+
+  if not args.out:
+    raise ConfigError("audit: needs --out, the directory to write.")
+  others = (
+    "source",
+    "config",
+    "data",
+    "originals",
+    "sweep",
+    "attacks",
+    "block_sizes",
+    "noise_levels",
+  )
+  for name in others:
+    if getattr(args, name):
+      raise ConfigError(
+        f"audit: --run attacks the model of a run with all there is, got --{name.replace('_', '-')} too. Leave it out."
+      )
+  if scheme_of(args) or any(name in vars(args) for name in SCHEME_FLAGS):
+    raise ConfigError("audit: --run says what the disguise is; leave --scheme and its flags out.")
+  out = restore.check_new(args.out, None)
+  facts = examine.examine(args.run_dir, seed=args.seed, progress=_progress())
+  with restore.appearing(out) as temporary:
+    temporary.mkdir(parents=True)
+    (temporary / "examination.json").write_text(json.dumps(facts) + "\n")
+    (temporary / "membership.svg").write_text(examine.figure(facts))
+  print(json.dumps(facts) if args.json else "\n".join([*examine.lines(facts), f"wrote {out}"]))
 
 
 def _setting(args: argparse.Namespace, progress: Callable[[float, str], None]) -> Setting:

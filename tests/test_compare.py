@@ -1,0 +1,175 @@
+"""The comparison of schemes: what is run, measured, kept and shown, at the size of digits."""
+
+import json
+
+import pytest
+
+from train import examine
+from train.compare import __main__ as command
+from train.compare import facts, page
+from train.table import rows, runner
+from train.table.rows import Row
+
+_TINY = ("data.source=digits", "train.epochs=1", "augment.views=2", "augment.test_views=1")
+TABLE = (
+  Row("rmt", "mnist_rmt", (*_TINY, "disguise.block_size=4", "model.width=16"), (0,), "digits"),
+  Row("aes", "mnist_aes", (*_TINY, "model.width=16"), (0,), "digits"),
+  Row("instahide", "mnist_instahide", (*_TINY, "model.width=2"), (0,), "digits"),
+  Row(
+    "neuracrypt",
+    "mnist_neuracrypt",
+    ("data.source=digits", "train.epochs=1", "disguise.patch=4", "model.width=8"),
+    (0,),
+    "digits",
+  ),
+)
+QUIET = lambda line: None  # noqa: E731
+
+
+def examined(folder):
+  """What ``examine`` gives, in no time: numbers of their own for each run."""
+  spec = json.loads((folder / "disguise.json").read_text())["spec"]["scheme"]
+  own = "plain" if spec == "plain" else "disguised"
+  rates = {"auc": 0.75, "tpr": {"0.01": 0.125}, "refused": {}, "curve": [0.0]}
+  return {
+    "setting": {"records": 1000, "shadows": 32},
+    "membership": {own: {"lira": rates, "loss": {**rates, "tpr": {"0.01": None}}}},
+    "class_membership": {own: {"auc": 0.9, "with": [40.0, 20.0], "without": [10.0, 4.0]}},
+    "model_inversion": {
+      "baseline": {"accuracy": 0.1},
+      "examiner": 0.98,
+      "images": 30,
+      "run": {"raw": {"accuracy": 0.25}, "undone": None},
+    },
+  }
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+  import train
+
+  folder = tmp_path_factory.mktemp("runs")
+  todo = runner.jobs(TABLE, folder, audits=False)
+  assert not runner.work(todo, train=train.run, audit=runner.attack, say=QUIET).failed
+  return folder
+
+
+@pytest.fixture
+def quick(monkeypatch):
+  monkeypatch.setattr(facts, "examine", examined)
+  monkeypatch.setattr(facts, "_BATCH", 20)
+  monkeypatch.setattr(facts, "_ROUNDS", 2)
+  monkeypatch.setattr(rows, "COMPARED", TABLE)
+
+
+def test_the_facts_come_from_runs_and_stay_without_them(runs, quick, tmp_path, monkeypatch):
+  found = json.loads(json.dumps(facts.collected(TABLE, runs, None, say=QUIET)))
+  for row in [*found["rows"], found]:
+    assert row["model"]["shadows"] == 32
+  for row in found["rows"]:
+    (one,) = row["runs"]
+    stored = json.loads((runs / row["row"] / "seed0" / "result.json").read_text())
+    assert one["disguised"]["test_accuracy"] == stored["test_accuracy"]
+    assert one["plain"]["test_accuracy"] > 0
+  monkeypatch.setattr(facts, "examine", None)  # what is known is not asked again
+  again = facts.collected(TABLE, runs, None, say=QUIET)
+  assert json.loads(json.dumps(again)) == found
+  kept = facts.collected(TABLE, tmp_path / "none", found, say=QUIET)
+  assert json.loads(json.dumps(kept)) == found
+
+
+def test_the_page_shows_what_was_found(runs, quick):
+  found = json.loads(json.dumps(facts.collected(TABLE, runs, None, say=QUIET)))
+  text = page.page(found)
+  for name in ("plain", "rmt", "aes", "instahide", "neuracrypt"):
+    (line,) = [line for line in text.splitlines() if line.startswith(f"| **{name}** | 12.5%")]
+    assert line.split(" | ")[1:] == [
+      "12.5% (AUC 0.75)", "–", "–", "0.90", "–", "30.0 / 7.0", "25% / – / – |"
+    ]  # fmt: skip
+  growth = {row: one["growth"] for row, one in found["cost"]["rows"].items()}
+  assert growth == {"rmt": 4, "aes": 1, "instahide": 4, "neuracrypt": 16}
+  assert all(one["microseconds"][0] > 0 for one in found["cost"]["rows"].values())
+  found["rows"][1]["model"] = None
+  assert "| **aes** | not run yet |" in page.page(found)
+
+
+def test_the_command_runs_what_is_missing_and_writes_the_page(runs, quick, tmp_path, monkeypatch):
+  asked = []
+
+  def attack(config, progress):
+    asked.append(config.disguise.scheme)
+    return {"setting": {"sizes": {}}, "attacks": [], "levels": {}, "seconds": 1.0}
+
+  monkeypatch.setattr(runner, "attack", attack)
+  words = ["--runs", str(runs), "--page", str(tmp_path / "deep" / "page.md")]
+  assert command.main(words) == 0
+  assert asked == ["rmt", "aes", "instahide", "neuracrypt"]
+  assert (tmp_path / "deep" / "page.md").read_text() == page.page(
+    json.loads((tmp_path / "deep" / "page.json").read_text())
+  )
+  assert command.main(words) == 0 and len(asked) == 4
+
+
+@pytest.mark.parametrize(
+  ("words", "said"),
+  [
+    (["--mintues", "3"], "unknown argument '--mintues'"),
+    (["--minutes", "-1"], "--minutes must be at least 0, got -1"),
+    (["--minutes", "x"], "invalid float value"),
+  ],
+)
+def test_what_cannot_work_is_one_line(words, said, capsys):
+  assert command.main(words) == 2
+  assert said in capsys.readouterr().err
+
+
+def test_a_file_of_something_else_is_not_overwritten(tmp_path, capsys):
+  (tmp_path / "page.json").write_text("{}")
+  assert command.main(["--page", str(tmp_path / "page.md")]) == 4
+  assert "must hold a comparison of this version" in capsys.readouterr().err
+  assert (tmp_path / "page.json").read_text() == "{}"
+
+
+def test_the_shipped_page_is_of_the_shipped_facts_and_rows():
+  import pathlib
+
+  docs = pathlib.Path(__file__).parent.parent / "docs"
+  found = facts.earlier(docs / "comparison.json")
+  assert (docs / "comparison.md").read_text() == page.page(found)
+  for row, known in zip(rows.COMPARED, found["rows"], strict=True):
+    config = rows.config_of(row, 0)
+    assert known["runs"][0]["disguised"]["of"] == known["model"]["of"] == rows.fingerprint(config)
+    assert known["audit"]["of"] == rows.audited(config)["hash"]
+
+
+def test_a_run_is_examined_from_the_command_line(runs, monkeypatch, tmp_path, capsys):
+  from djax.__main__ import main
+
+  real = {
+    **examined(runs / "rmt" / "seed0"),
+    "misuse": {
+      "chance": 0.1,
+      "test_accuracy": 0.9,
+      "plain_accuracy": 0.1,
+      "other_key_accuracy": 0.12,
+    },
+  }
+  real["membership"]["disguised"]["loss"] = {
+    "auc": 0.5, "tpr": {"0.01": 0.01}, "refused": {"0.001": "too few shadow models"}
+  }  # fmt: skip
+  monkeypatch.setattr(examine, "examine", lambda folder, seed, progress: real)
+  monkeypatch.setattr(examine, "figure", lambda facts: "<svg/>")
+  words = ["audit", "--run", str(runs / "rmt" / "seed0"), "--out", str(tmp_path / "out")]
+  assert main(words) == 0
+  said = capsys.readouterr().out
+  assert "1.0%: 12.5%" in said and "too few shadow models" in said and "25% as they are" in said
+  assert json.loads((tmp_path / "out" / "examination.json").read_text()) == real
+  assert (tmp_path / "out" / "membership.svg").read_text() == "<svg/>"
+  for more, code, line in (
+    ([], 5, "not overwritten"),
+    (["--source", "digits"], 2, "got --source too"),
+    (["--scheme", "rmt"], 2, "leave --scheme"),
+  ):
+    assert main([*words, *more]) == code
+    assert line in capsys.readouterr().err
+  assert main(words[:3]) == 2
