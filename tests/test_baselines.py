@@ -2,6 +2,8 @@
 
 import copy
 import dataclasses
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -20,6 +22,13 @@ DRAW = np.random.default_rng(0)
 IMAGES = DRAW.integers(0, 256, (20, *SHAPE)).astype(np.uint8)
 LABELS = (np.arange(20) % 3).astype(np.int32)
 RNG = jax.random.key(5)
+
+
+@pytest.mark.parametrize(
+  "module", ["baselines.instahide", "baselines.neuracrypt", "attacks", "schemes"]
+)
+def test_every_module_can_be_the_first(module):
+  subprocess.run([sys.executable, "-c", f"import djax.{module}"], check=True, timeout=120)
 
 
 def mixed(**options):

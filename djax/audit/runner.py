@@ -146,7 +146,9 @@ def _attack(
   shown: list[np.ndarray] = []
   failures = []
   for pairs in setting.pairs if attack.level == 2 else (None,):
-    progress(len(runs) / max(1, len(setting.pairs)), "starts" if pairs is None else f"{pairs} pairs")
+    progress(
+      len(runs) / max(1, len(setting.pairs)), "starts" if pairs is None else f"{pairs} pairs"
+    )
     try:
       result = contract.run(attack, setting.known(pairs or 0), seed=seed, progress=progress)
       if not np.isfinite(result.images).all():
