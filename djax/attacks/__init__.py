@@ -8,8 +8,10 @@ from djax.attacks import (
   inversion,
   jigsaw,
   known_pairs,
+  matching,
   moments,
   placement,
+  unpaired,
 )
 from djax.attacks.contract import Attack
 
@@ -23,9 +25,12 @@ _ROWS = (
   jigsaw.ATTACK,
   codebook.FREQUENCY,
   clusters.ATTACK,
+  matching.ATTACK,
+  unpaired.ATTACK,
   known_pairs.REGRESSION,
   known_pairs.PROCRUSTES,
   codebook.CODEBOOK,
+  matching.ATTACK_PAIRS,
   inversion.ATTACK,
 )
 

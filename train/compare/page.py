@@ -12,9 +12,9 @@ _PLAIN = "plain"
 _HEAD = """# Comparison
 
 Made by `python -m train.compare`, which runs what is missing; no number is typed by hand, and `docs/comparison.json`
-holds the same facts. Every scheme gets the same images and epochs ({data}), its own shipped config otherwise, one seed,
-one key. So differences of a point are noise, and the networks differ: `plain twin` is the same network without a
-disguise."""
+holds the same facts. Every scheme gets the same images and epochs:
+{data}. Otherwise its shipped config, one seed, one key. So differences of a point are noise, and the
+networks differ: `plain twin` is the same network without a disguise."""
 _UTILITY = """## Utility and cost
 
 Time is that of encoding {batch} images at once on {machine}, median, and as a multiple of copying the same images to
@@ -24,8 +24,8 @@ _RECONSTRUCTION = """## What comes back of the images
 
 As in [results](results.md): the best attack of each level by median SSIM, sizes of `python -m djax audit --fast`.
 InstaHide is audited with 50 encodings of each of 100 private images, its attack having been told how many there are.
-**none ran** is no strength: the published attacks on NeuraCrypt (arXiv:2108.07256) match encodings with originals and
-clone the encoder, and djax does not ship them yet."""
+**none ran** is no strength: no attack of djax takes that scheme at that level. `threat-model.md` has what else is
+known, such as encodings of NeuraCrypt matched with their originals."""
 _MODEL = """## What the model gives away
 
 Membership: LiRA with {shadows} shadow networks on {records} training records, beside the loss threshold; small dense
@@ -34,7 +34,8 @@ asked by an outsider without the key. True positives at 1 % false positives: 1 %
 under the curve of the authors' Fano factor between networks trained with and without the class; 0.5 is chance.
 Inversion: the share of images, inverted from the run's own network, in which an examiner sees the class, as they are /
 after the best attack on the disguise / restored with the key. A dash is what cannot be asked: plain images do not fit
-the network, or nothing applies."""
+the network, or nothing applies. Dense networks learn single encodings of InstaHide and NeuraCrypt by heart and are at a
+loss on others: there, membership by own queries is certain, and the columns on classes say nothing."""
 
 
 def page(facts: Mapping[str, Any]) -> str:

@@ -170,6 +170,12 @@ def _data(data: ConfigDict) -> str:
 
 def _disguise(options: ConfigDict) -> str:
   """Says what a disguise is."""
+  if options.scheme == "instahide":
+    return f"InstaHide, k = {options.k}" + f", {options.public_k} of them public" * bool(
+      options.public_k
+    )
+  if options.scheme == "neuracrypt":
+    return f"NeuraCrypt, patches {options.patch}x{options.patch}, {options.hidden} channels"
   side = f"{options.block_size}x{options.block_size}"
   if options.scheme == "permutation":
     return f"{side} blocks, permuted, nothing else"

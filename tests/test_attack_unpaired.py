@@ -1,0 +1,228 @@
+import json
+
+import numpy as np
+import pytest
+
+from djax import keys, metrics, schemes, sources
+from djax.attacks import contract, scores, unpaired
+from djax.errors import ConfigError
+
+THEIRS = 1 << 40  # a key seed that the attack never draws
+
+
+def digits():
+  images = sources.load("digits", "train").images
+  return np.random.default_rng(0).permutation(images)
+
+
+def spec_of(images, **options):
+  spec = {"scheme": "rmt", "image_shape": list(images.shape[1:]), "block_size": 4, **options}
+  return schemes.from_spec(spec).spec.to_dict()
+
+
+def world(images, public, **options):
+  """The first images are public, the rest targets under a key of somebody else."""
+  spec = spec_of(images, **options)
+  hidden = unpaired.disguise(spec, images[public:], key_seed=THEIRS, seed=5)
+  return contract.Known(spec, hidden, hidden, images[:public]), images[public:]
+
+
+def ssim(originals, estimates):
+  pair = (np.asarray(images, np.float32) for images in (originals, estimates))
+  return float(np.median(metrics.ssim(*pair, filter_size=scores.window(originals.shape))))
+
+
+def blank(public, count):
+  return np.broadcast_to(public.mean(0), (count, *public.shape[1:]))
+
+
+@pytest.fixture
+def short(monkeypatch):
+  """Smaller, and trained for a moment."""
+  monkeypatch.setattr(unpaired, "_STEPS", 100)
+  monkeypatch.setattr(unpaired, "_HIDDEN", 128)
+  monkeypatch.setattr(unpaired, "_ROWS", 2000)
+
+
+# Keys of the data set's own matter: the inverse of a key that is public works, and fails under a fresh one.
+
+
+@pytest.mark.parametrize(
+  "options", [{}, {"noise_level": 25.0}, {"matrix": "projection"}, {"scheme": "permutation"}]
+)
+def test_a_public_key_is_learnt_and_a_fresh_one_is_not(short, options):
+  images = digits()
+  public, held = images[:900], images[900:1000]
+  spec = spec_of(images, **options)
+  inverse = unpaired.learn(spec, public, key_seeds=[3], seed=0)
+  same, fresh = (unpaired.disguise(spec, held, key_seed=key, seed=9) for key in (3, 4))
+  nothing = ssim(held, blank(public, 100))
+  assert ssim(held, inverse(same)) > 0.9
+  assert ssim(held, inverse(fresh)) < nothing + 0.05
+
+
+def test_encrypted_units_that_recur_are_learnt_under_one_key(short):
+  level = np.random.default_rng(0).integers(0, 3, (600, 2, 2))
+  images = (level * 85).repeat(4, 1).repeat(4, 2)[..., None].astype(np.uint8)
+  spec = spec_of(images, scheme="aes")
+  inverse = unpaired.learn(spec, images[:500], key_seeds=[3], seed=0)
+  same, fresh = (unpaired.disguise(spec, images[500:], key_seed=key, seed=9) for key in (3, 4))
+  error = [float(np.mean((inverse(seen) - images[500:]) ** 2)) for seen in (same, fresh)]
+  assert error[0] < 0.1 * images.var() < images.var() < error[1]
+
+
+def test_many_keys_teach_what_no_key_hides(short):
+  """Rows keep their energy where blocks stay in place."""
+  images = digits()
+  public, held = images[:900], images[900:1000]
+  nothing = ssim(held, blank(public, 100))
+  for permute, margin in ((False, (0.1, 1)), (True, (-1, 0.05))):
+    spec = spec_of(images, permute=permute, block_size=2)
+    inverse = unpaired.learn(spec, public, key_seeds=range(40), seed=0)
+    fresh = unpaired.disguise(spec, held, key_seed=THEIRS, seed=9)
+    assert margin[0] < ssim(held, inverse(fresh)) - nothing < margin[1]
+
+
+# The attack, and its own controls.
+
+
+@pytest.mark.parametrize("permute", [True, False])
+def test_the_report_says_what_to_expect(short, permute):
+  known, originals = world(digits()[:1200], 1000, permute=permute, block_size=2)
+  result = contract.run(unpaired.ATTACK, known, seed=0)
+  json.dumps(result.diagnostics)
+  found = result.diagnostics
+  assert found["own_key"]["ssim"] > 0.9
+  assert found["fresh_key"]["ssim"] < found["mean"]["ssim"] + 0.05
+  assert abs(found["mean"]["ssim"] - ssim(originals, blank(known.public, len(originals)))) < 0.05
+  assert found["chosen"] == "many"
+  assert abs(ssim(originals, result.images) - found["many_keys"]["ssim"]) < 0.1
+  if permute:
+    assert "does not carry over" in found["warnings"][0]
+  else:
+    assert found["many_keys"]["psnr"] > found["mean"]["psnr"] + unpaired._MARGIN
+    assert not found["warnings"]
+
+
+def test_a_control_that_fails_is_told(short):
+  """Noise is not learnt even under the attacker's own key."""
+  images = np.random.default_rng(0).integers(0, 256, (300, 8, 8, 1), np.uint8)
+  known, _ = world(images, 250, scheme="aes")
+  found = contract.run(unpaired.ATTACK, known, seed=0).diagnostics
+  assert found["own_key"]["psnr"] < found["mean"]["psnr"] + unpaired._MARGIN
+  assert "even under the attacker's own key" in found["warnings"][0]
+
+
+def test_targets_decide_nothing(short):
+  known, _ = world(digits()[:300], 250)
+  other = contract.Known(known.spec, known.disguised, known.targets[:3] * 0, known.public)
+  first, second = (contract.run(unpaired.ATTACK, k, seed=0).diagnostics for k in (known, other))
+  assert first == second
+
+
+@pytest.mark.parametrize("name,broken", [("_linear", None), ("_Features", None)])
+def test_a_broken_step_is_noticed(short, monkeypatch, name, broken):
+  images = digits()
+  public, held = images[:500], images[500:560]
+  spec = spec_of(images)
+  seen = unpaired.disguise(spec, held, key_seed=3, seed=9)
+  assert ssim(held, unpaired.learn(spec, public, key_seeds=[3], seed=0)(seen)) > 0.9
+  if name == "_linear":
+    good = unpaired._linear
+    broken = lambda seen, wanted, *a: good(seen, wanted[::-1], *a)  # noqa: E731
+  else:
+
+    class broken(unpaired._Features):
+      def flat(self, y):
+        return np.sort(super().flat(y), 1)
+
+  monkeypatch.setattr(unpaired, name, broken)
+  monkeypatch.setattr(unpaired, "_RATE", 0.0)
+  assert ssim(held, unpaired.learn(spec, public, key_seeds=[3], seed=0)(seen)) < 0.7
+
+
+# Keys of the attacker's own, slow twins, odd inputs.
+
+
+def test_own_keys_are_the_scheme_s_and_never_the_owner_s():
+  images = digits()[:4]
+  spec = spec_of(images, noise_level=25.0)
+  first = unpaired.disguise(spec, images, key_seed=1, seed=2)
+  np.testing.assert_array_equal(first, unpaired.disguise(spec, images, key_seed=1, seed=2))
+  scheme = schemes.from_spec(spec)
+  shape = (4, *scheme.spec.disguised_shape)
+  for key_seed, seed in ((2, 2), (1, 3)):
+    assert not np.array_equal(first, unpaired.disguise(spec, images, key_seed=key_seed, seed=seed))
+  theirs = scheme.make_key(keys.experiment(1).read)
+  owner = scheme.export(theirs, images, lambda: np.random.default_rng(2).random(shape, np.float32))
+  assert not np.array_equal(first, owner)
+
+
+def test_the_linear_part_is_ridge_regression():
+  rng = np.random.default_rng(0)
+  for count, features in ((60, 8), (20, 30)):
+    x, y = rng.normal(size=(count, features)), rng.normal(size=(count, 3))
+    out = np.arange(count) % 4 == 0
+    a, b = x[~out] - x[~out].mean(0), y[~out] - y[~out].mean(0)
+    energy = (a**2).sum() / min(a.shape)
+    found = []
+    for ridge in unpaired._RIDGES:
+      weights = np.linalg.solve(a.T @ a + ridge * energy * np.eye(features), a.T @ b)
+      found.append((x - x[~out].mean(0)) @ weights + y[~out].mean(0))
+    best = min(found, key=lambda shown: float(np.square(shown - y)[out].sum()))
+    predict = unpaired._linear(x, y, ~out, out)
+    np.testing.assert_allclose(predict(x), best, rtol=1e-3, atol=1e-4)
+
+
+def test_energies_are_those_of_rows_of_blocks():
+  y = np.random.default_rng(0).normal(size=(3, 4, 6, 2)).astype(np.float32)
+  features = unpaired._Features({"block_size": 2}, y)
+  expected = [
+    [float(np.sqrt((image[r, 2 * c : 2 * c + 2, k] ** 2).mean())) for r in range(4) for c in range(3) for k in range(2)]
+    for image in y
+  ]  # fmt: skip
+  np.testing.assert_allclose(features._energy(y), expected, rtol=1e-5)
+
+
+def test_edges_are_padded_and_colours_kept(short):
+  images = np.random.default_rng(0).integers(0, 256, (60, 10, 13, 3), np.uint8)
+  spec = spec_of(images)
+  inverse = unpaired.learn(spec, images, key_seeds=[1, 2], seed=0)
+  estimates = inverse(unpaired.disguise(spec, images[:5], key_seed=1, seed=0))
+  assert estimates.shape == (5, 10, 13, 3) and estimates.dtype == np.float32
+  assert inverse(np.zeros((0, 12, 16, 3), np.float32)).shape == (0, 10, 13, 3)
+
+
+@pytest.mark.parametrize("value", [0, 255])
+def test_constant_images_are_right(short, value):
+  known, originals = world(np.full((60, 8, 8, 1), value, np.uint8), 50)
+  np.testing.assert_allclose(contract.run(unpaired.ATTACK, known, seed=0).images, originals, atol=1)
+
+
+def test_refusals():
+  images = digits()[:60]
+  with pytest.raises(ValueError, match="learn: needs 10"):
+    unpaired.learn(spec_of(images), images[:9], key_seeds=[1], seed=0)
+  with pytest.raises(ValueError, match="0 keys"):
+    unpaired.learn(spec_of(images), images, key_seeds=[], seed=0)
+  known, _ = world(images, 50)
+  for scheme, reason in (
+    ("plain", "nothing to invert"),
+    ("instahide", "use 'clusters'"),
+    ("neuracrypt", "use 'matching'"),
+  ):
+    spec = {"scheme": scheme, "image_shape": [8, 8, 1]}
+    with pytest.raises(ConfigError, match=reason):
+      contract.run(unpaired.ATTACK, contract.Known(spec, known.targets, known.targets), seed=0)
+  with pytest.raises(ConfigError, match="needs public"):
+    contract.run(unpaired.ATTACK, contract.Known(known.spec, known.targets, known.targets), seed=0)
+  assert (unpaired.ATTACK.level, unpaired.ATTACK.needs) == (1, ("public",))
+
+
+@pytest.mark.slow
+def test_mnist_under_own_and_fresh_keys(tfds_dir):
+  images = sources.load("mnist", "test[:3100]", data_dir=str(tfds_dir)).images
+  known, _ = world(images, 3000, noise_level=25.0)
+  found = contract.run(unpaired.ATTACK, known, seed=0).diagnostics
+  assert found["own_key"]["ssim"] > 0.85
+  assert max(found[way]["ssim"] for way in ("fresh_key", "many_keys")) < 0.2
