@@ -1,6 +1,9 @@
 """MNIST under InstaHide, k = 4, mixed inside the set.
 
 python -m djax prepare mnist && python -m train --config=mnist_instahide
+
+Two CPU cores, jax 0.10.2: 659 s beside other work; 97.95 % on test images over 20 encodings of each, 76 % on one; the
+plain twin 99.18 % (seed 0). The key does not matter: masks are drawn anew, and the network sees magnitudes.
 """
 
 from ml_collections import ConfigDict

