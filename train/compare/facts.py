@@ -13,7 +13,6 @@ import numpy as np
 from djax import keys, schemes, sources
 from djax.bench import clock, disguises
 from djax.bench.commands import machine
-from djax.errors import DataError
 from train import config as config_lib
 from train import run_dir
 from train.examine import examine
@@ -161,15 +160,7 @@ def earlier(path: Path) -> dict[str, Any] | None:
   Raises:
     DataError: if the file is anything else: it would be overwritten.
   """
-  if not path.exists():
-    return None
-  facts = runner.read(path)
-  known = (FORMAT, VERSION)
-  if not isinstance(facts, dict) or (facts.get("format"), facts.get("version")) != known:
-    raise DataError(
-      f"{path} must hold a comparison of this version or not exist, got something else. Move it away."
-    )
-  return facts
+  return collect.earlier(path, form=(FORMAT, VERSION), what="a comparison")
 
 
 def _model(folder: Path, config: Any, before: Mapping[str, Any], say: Say) -> dict[str, Any] | None:

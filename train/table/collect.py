@@ -60,11 +60,15 @@ def collect(
   }
 
 
-def earlier(path: Path) -> dict[str, Any] | None:
-  """Reads an earlier ``results.json``; None if there is none.
+def earlier(
+  path: Path, *, form: tuple[str, int] = (FORMAT, VERSION), what: str = "results"
+) -> dict[str, Any] | None:
+  """Reads facts that were written earlier, such as ``results.json``; None if there are none.
 
   Args:
     path: of the file.
+    form: format and version that it must have.
+    what: it holds, for the line that refuses.
 
   Raises:
     DataError: if the file is anything else: it would be overwritten.
@@ -72,12 +76,9 @@ def earlier(path: Path) -> dict[str, Any] | None:
   if not path.exists():
     return None
   facts = runner.read(path)
-  if not isinstance(facts, dict) or (facts.get("format"), facts.get("version")) != (
-    FORMAT,
-    VERSION,
-  ):
+  if not isinstance(facts, dict) or (facts.get("format"), facts.get("version")) != form:
     raise DataError(
-      f"{path} must hold results of this version or not exist, got something else. Move it away."
+      f"{path} must hold {what} of this version or not exist, got something else. Move it away."
     )
   return facts
 
