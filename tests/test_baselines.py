@@ -28,7 +28,8 @@ RNG = jax.random.key(5)
   "module", ["baselines.instahide", "baselines.neuracrypt", "attacks", "schemes"]
 )
 def test_every_module_can_be_the_first(module):
-  subprocess.run([sys.executable, "-c", f"import djax.{module}"], check=True, timeout=120)
+  done = subprocess.run([sys.executable, "-c", f"import djax.{module}"], timeout=120)
+  assert done.returncode == 0
 
 
 def mixed(**options):

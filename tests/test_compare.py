@@ -169,6 +169,8 @@ def test_a_run_is_examined_from_the_command_line(runs, monkeypatch, tmp_path, ca
     ([], 5, "not overwritten"),
     (["--source", "digits"], 2, "got --source too"),
     (["--scheme", "rmt"], 2, "leave --scheme"),
+    (["--full"], 2, "got --full too"),
+    (["--image-size", "8"], 2, "got --image-size too"),
   ):
     assert main([*words, *more]) == code
     assert line in capsys.readouterr().err

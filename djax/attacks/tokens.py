@@ -69,7 +69,12 @@ def _sorted(tokens: np.ndarray, centres: np.ndarray) -> tuple[np.ndarray, np.nda
 
 
 def distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-  """Returns squared distances between rows."""
+  """Returns squared distances between rows, ``[n, m]``.
+
+  Args:
+    a: ``[n, d]``.
+    b: ``[m, d]``.
+  """
   squares = np.square(a).sum(1)[:, None] + np.square(b).sum(1) - 2 * a @ b.T
   return np.maximum(squares, 0)
 
@@ -176,14 +181,24 @@ def places(
 
 
 def symmetries(rows: int, columns: int) -> list[np.ndarray]:
-  """Returns the grid of positions as it is, mirrored and, if it is square, turned: integers ``[P]`` each."""
+  """Returns the grid of positions as it is, mirrored and, if it is square, turned: integers ``[P]`` each.
+
+  Args:
+    rows: of the grid.
+    columns: of the grid.
+  """
   grid = np.arange(rows * columns).reshape(rows, columns)
   grids = [grid, grid.T] if rows == columns else [grid]
   return [g[:: 1 - 2 * a, :: 1 - 2 * b].ravel() for g in grids for a in (0, 1) for b in (0, 1)]
 
 
 def named(seen: np.ndarray, expected: np.ndarray) -> np.ndarray:
-  """Returns for each group the position at which the same images are alike."""
+  """Returns for each group the position at which the same images are alike, int ``[P]``.
+
+  Args:
+    seen: inner products of the groups, ``[P, n, n]``.
+    expected: those of positions, of the same images in the same order.
+  """
   weight = np.sqrt(np.trace(seen, axis1=1, axis2=2))
   sides = [unit(k).reshape(len(k), -1) for k in (seen, expected)]
   return linear_sum_assignment(weight[:, None] * (sides[0] @ sides[1].T), maximize=True)[1]
@@ -195,7 +210,16 @@ def unit(products: np.ndarray) -> np.ndarray:
 
 
 def climb(a: np.ndarray, b: np.ndarray, start: np.ndarray) -> tuple[np.ndarray, float]:
-  """Climbs from a doubly stochastic matrix to a permutation; layers are symmetric, ``[L, n, n]``."""
+  """Climbs from a doubly stochastic matrix to a permutation by Frank-Wolfe steps.
+
+  Args:
+    a: symmetric layers, ``[L, n, n]``.
+    b: the same of the other side.
+    start: ``[n, n]``.
+
+  Returns:
+    The permutation, int ``[n]``, and the agreement of ``a`` with ``b`` in that order.
+  """
   at = start
   identity = np.eye(len(start), dtype=np.float32)
   for _ in range(_STEPS):
@@ -211,14 +235,25 @@ def climb(a: np.ndarray, b: np.ndarray, start: np.ndarray) -> tuple[np.ndarray, 
 
 
 def cut(images: np.ndarray, patch: int) -> np.ndarray:
-  """Cuts images into flat patches, row by row: ``[n, P, patch * patch * C]``."""
+  """Cuts images into flat patches, row by row: ``[n, P, patch * patch * C]``.
+
+  Args:
+    images: ``[n, H, W, C]``.
+    patch: side of a patch; divides H and W.
+  """
   count, height, width, channels = images.shape
   cut = images.reshape(count, height // patch, patch, width // patch, patch, channels)
   return cut.swapaxes(2, 3).reshape(count, -1, patch * patch * channels)
 
 
 def uncut(patches: np.ndarray, shape: tuple[int, ...], patch: int) -> np.ndarray:
-  """Puts patches ``[P, n, d]`` back together, float32."""
+  """Puts patches back together, float32 ``[n, H, W, C]``.
+
+  Args:
+    patches: ``[P, n, patch * patch * C]``.
+    shape: ``(H, W, C)``.
+    patch: side of a patch.
+  """
   height, width, channels = shape
   grid = (-1, height // patch, width // patch, patch, patch, channels)
   images = patches.swapaxes(0, 1).reshape(grid).swapaxes(2, 3).reshape(-1, *shape)

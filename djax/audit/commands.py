@@ -102,6 +102,10 @@ def _model(args: argparse.Namespace) -> None:
     "originals",
     "sweep",
     "attacks",
+    "full",
+    "fast",
+    "data_dir",
+    "image_size",
     "block_sizes",
     "noise_levels",
   )
