@@ -110,9 +110,14 @@ def test_mnist_falls_to_50_encodings_each_and_not_to_one(seed, tfds_dir):
   assert shares[50] >= 0.8 and shares[1] <= 0.5
 
 
-def attacked(tfds_dir, seed, encodings):
+@pytest.mark.slow
+def test_cifar10_falls_to_50_encodings_each(tfds_dir):
+  assert attacked(tfds_dir, 0, 50, "cifar10") >= 0.6
+
+
+def attacked(tfds_dir, seed, encodings, source="mnist"):
   made = setting.from_source(
-    "mnist",
+    source,
     {"scheme": "instahide", "k": K},
     seed=seed,
     sizes=setting.FULL,
@@ -122,5 +127,6 @@ def attacked(tfds_dir, seed, encodings):
   found = clusters.recover(
     made.disguised, made.seen_labels, made.public, images=100, k=K, cap=0.65, seed=seed
   )
-  originals = np.unique(made.private.reshape(len(made.private), -1), axis=0).reshape(-1, 28, 28, 1)
+  flat = made.private.reshape(len(made.private), -1)
+  originals = np.unique(flat, axis=0).reshape(-1, *made.private.shape[1:])
   return right(originals, found.images, 0.6)
