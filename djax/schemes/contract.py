@@ -107,14 +107,30 @@ class Scheme(NamedTuple):
 
 
 def draw_perm(read: samplers.Reader, positions: int) -> np.ndarray:
-  """Draws the permutation of the block positions, the same for every scheme of a key."""
+  """Draws the permutation of the block positions, the same for every scheme of a key.
+
+  Args:
+    read: of the key's streams.
+    positions: how many there are.
+
+  Returns:
+    The permutation, integers ``[positions]``.
+  """
   return samplers.permutation(samplers.Words(read, f"perm|{positions}"), positions)
 
 
 def geometry(
   image_shape: Sequence[int], block_size: int
 ) -> tuple[tuple[int, int, int], tuple[int, int, int], int]:
-  """Returns the image shape, the shape padded to whole blocks, and the number of block positions."""
+  """Returns the image shape, the shape padded to whole blocks, and the number of block positions.
+
+  Args:
+    image_shape: ``(H, W, C)``.
+    block_size: side of a block in pixels.
+
+  Raises:
+    ValueError: for a shape or size that is not positive.
+  """
   shape = checked_shape(image_shape)
   rows, columns = blocks_lib.grid_shape(shape[0], shape[1], block_size=block_size)
   return shape, (rows * block_size, columns * block_size, shape[2]), rows * columns
@@ -129,7 +145,15 @@ def checked_shape(image_shape: Sequence[int]) -> tuple[int, int, int]:
 
 
 def check_images(images: jax.Array | np.ndarray, shape: tuple[int, int, int]) -> None:
-  """Refuses images of another shape than the key and spec were made for."""
+  """Refuses images of another shape than the key and spec were made for.
+
+  Args:
+    images: ``[..., H, W, C]``.
+    shape: ``(H, W, C)`` of the spec.
+
+  Raises:
+    ValueError: for another shape.
+  """
   if images.shape[-3:] != shape:
     raise ValueError(
       f"images must be [..., {', '.join(map(str, shape))}] as in the spec, got images.shape={images.shape}. "
@@ -138,7 +162,15 @@ def check_images(images: jax.Array | np.ndarray, shape: tuple[int, int, int]) ->
 
 
 def check_export(images: np.ndarray, shape: tuple[int, int, int]) -> None:
-  """Refuses what is not a batch of originals on the host."""
+  """Refuses what is not a batch of originals on the host.
+
+  Args:
+    images: uint8 or float32 ``[B, H, W, C]`` on the 0..255 scale.
+    shape: ``(H, W, C)`` of the spec.
+
+  Raises:
+    ValueError: for another shape or dtype.
+  """
   check_images(images, shape)
   if images.ndim != 4 or images.dtype not in (np.uint8, np.float32):
     raise ValueError(
@@ -148,11 +180,32 @@ def check_export(images: np.ndarray, shape: tuple[int, int, int]) -> None:
 
 
 def to_blocks(images: jax.Array, shape: tuple[int, int, int], block_size: int) -> jax.Array:
-  """Pads and cuts images of a known shape."""
+  """Pads and cuts images of a known shape.
+
+  Args:
+    images: ``[..., H, W, C]``.
+    shape: ``(H, W, C)`` of the spec.
+    block_size: side of a block in pixels.
+
+  Returns:
+    The blocks, as ``djax.blocks.blockify`` gives them.
+
+  Raises:
+    ValueError: for another shape.
+  """
   check_images(images, shape)
   padded = blocks_lib.pad_to_blocks(images, block_size=block_size)
   return blocks_lib.blockify(padded, block_size=block_size)
 
 
 def to_images(blocks: jax.Array, shape: tuple[int, int, int]) -> jax.Array:
+  """Puts blocks together and cuts the padding off: the inverse of ``to_blocks``.
+
+  Args:
+    blocks: as ``to_blocks`` gives them.
+    shape: ``(H, W, C)`` of the spec.
+
+  Returns:
+    ``[..., H, W, C]``.
+  """
   return blocks_lib.unblockify(blocks, height=shape[0], width=shape[1])

@@ -155,6 +155,12 @@ def _privacy() -> Columns:
 
 
 def table(columns: Columns, pairs: Iterable[Pair]) -> str:
+  """Returns a Markdown table.
+
+  Args:
+    columns: by title, what makes the cell of a row.
+    pairs: rows with their figures.
+  """
   lines = [f"| {' | '.join(columns)} |", f"|{' --- |' * len(columns)}"]
   for row, f in pairs:
     cells = (cell(row, f).replace("|", r"\|") for cell in columns.values())
@@ -175,6 +181,12 @@ def _network(row: Mapping[str, Any]) -> str:
 
 
 def disguised(row: Mapping[str, Any], f: Figures) -> str:
+  """Returns the accuracy on disguised test images in percent, beside it that of one view where several are averaged.
+
+  Args:
+    row: of ``collect``.
+    f: its figures.
+  """
   if f.disguised is None:
     return NOT_RUN
   if f.test_views == 1:
@@ -183,6 +195,11 @@ def disguised(row: Mapping[str, Any], f: Figures) -> str:
 
 
 def percent(spread: Spread | None) -> str:
+  """Returns the mean over seeds in percent, in brackets least and greatest where they differ; empty for None.
+
+  Args:
+    spread: shares in [0, 1].
+  """
   if spread is None:
     return ""
   mean, low, high = (f"{100 * value:.2f}" for value in (spread.mean, spread.low, spread.high))
@@ -190,16 +207,33 @@ def percent(spread: Spread | None) -> str:
 
 
 def points(value: float | None) -> str:
+  """Returns a difference of shares in points; empty for None.
+
+  Args:
+    value: in [-1, 1].
+  """
   return "" if value is None else f"{100 * value:.2f}"
 
 
 def matters(f: Figures) -> str:
+  """Returns whether the key matters to the network; empty where nothing ran.
+
+  Args:
+    f: figures of a row.
+  """
   if f.key_matters is None:
     return "not measured" if f.seeds else ""
   return "yes" if f.key_matters else "**no**"
 
 
 def best(f: Figures, level: int, *, psnr: bool = False) -> str:
+  """Returns SSIM and name of the attack that got most back.
+
+  Args:
+    f: figures of a row.
+    level: of the attacks, 1 or 2.
+    psnr: whether to give that too, in dB.
+  """
   if not f.verdicts:
     return "not audited yet"
   if level not in f.best:
