@@ -1,11 +1,13 @@
 """What is attacked, how attacks are run, and how verdicts follow from scores."""
 
+import dataclasses
 import json
 
+import jax
 import numpy as np
 import pytest
 
-from djax import keys, sources
+from djax import keys, schemes, sources
 from djax.attacks import ATTACKS, contract, scores
 from djax.attacks.contract import Attack, Estimate
 from djax.audit import judge, runner, setting
@@ -125,6 +127,22 @@ def test_what_is_attacked_is_what_disguise_exports(digits):
   for place in (0, 61, 599):
     one = tool.images(train.images[rows[place]][None], "train", [rows[place]])
     assert np.array_equal(one[0], digits.disguised[place])
+
+
+def test_a_scheme_that_mixes_in_public_images_gets_those_of_the_attacker():
+  sizes = dataclasses.replace(SIZES, private=60)
+  options = {"scheme": "instahide", "k": 4, "public_k": 2}
+  made = setting.from_source("digits", options, seed=SEED, sizes=sizes, encodings=2)
+  scheme = schemes.from_spec(made.spec)
+  key = scheme.make_key(keys.experiment(SEED).read)
+  key = dataclasses.replace(key, public=made.public)
+  order = np.random.default_rng(SEED).permutation(60)
+  where = np.flatnonzero(order < 30)
+  private = made.private[where[np.argsort(order[where])]]
+  first = jax.random.split(jax.random.key(SEED), 2)[0]
+  encoded = np.asarray(jax.jit(scheme.disguise)(key, private, None, rng=first)[0])
+  np.testing.assert_allclose(made.disguised[where], encoded[order[where]], atol=1e-6)
+  assert ((made.seen_labels > 0).sum(1) <= 2).all()
 
 
 def test_the_seed_decides_everything(digits):

@@ -180,6 +180,15 @@ def test_a_training_config_is_audited(tmp_path, call, fakes):
   assert (spec["scheme"], spec["block_size"], spec["noise_level"]) == ("rmt", 2, 25.0)
 
 
+def test_a_config_that_mixes_in_images_of_another_source_is_refused(tmp_path, call, fakes):
+  lines = ["from configs import base", "def get_config():", "  config = base.get_config()"]
+  for field, value in (("scheme", "instahide"), ("public_k", 2), ("public_source", "mnist")):
+    lines.append(f"  config.disguise.{field} = {value!r}")
+  (tmp_path / "mixed.py").write_text("\n".join([*lines, "  return config"]))
+  given = ("audit", "--config", tmp_path / "mixed.py", "--out", tmp_path / "o")
+  refused(call(*given), 2, "public_source must be 'digits', got 'mnist'")
+
+
 # A directory and its originals.
 
 

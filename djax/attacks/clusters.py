@@ -1,15 +1,15 @@
 """Attack on InstaHide: many encodings of few images give the images back (after Carlini et al., arXiv:2011.05315).
 
 Signs that are drawn anew say nothing, so the attack looks at magnitudes. Mixed labels tell the classes of an encoding
-and, where these differ, all its weights. (1) A network learnt on the attacker's own encodings of public images guesses
-the image with the largest weight from an encoding. (2) Within each class these guesses are clustered; one cluster is
-one private image. (3) Each part of an encoding is the image of its class that fits best. (4) The images are the
-solution of ``|w_1 x_1 + ... + w_k x_k| = |encoding|`` over all encodings, by gradient descent; (3) and (4) repeat until
-the residual stops falling.
+and, where these differ, the shares of its private images. (1) A network learnt on the attacker's own encodings of
+public images guesses the image with the largest weight from an encoding, and what all private images weigh together.
+(2) Within each class these guesses are clustered; one cluster is one private image. (3) Each part of an encoding is the
+image of its class that fits best. (4) The images are the solution of one system of equations over all encodings, by
+gradient descent; (3) and (4), both in ``djax.attacks.mixtures``, repeat until the residual stops falling.
 
 Differences from the published attack: guesses of the image are clustered, where it learns the similarity of pairs; and
-encodings with two images of one class only vote where their parts are known. Only sets mixed inside themselves are
-taken; the published challenge mixed four public images into each encoding, which these labels leave without weights.
+encodings with two images of one class only vote where their parts are known. The public images that the published
+challenge mixes in, too, are noise to this attack, with mean and spread of the public images it was given.
 """
 
 import itertools
@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from djax.attacks import mixtures
 from djax.attacks.contract import Attack, Estimate, Known
 from djax.baselines import instahide
 from djax.errors import ConfigError
@@ -34,13 +35,9 @@ _RATE = 1e-3
 _ROUNDS = 60
 _PATIENCE = 6
 _LEAST_GAIN = 0.02
-_SOLVER_STEPS = 150
-_SOLVER_BATCH = 512
-_SOLVER_RATE = 0.03
 _STARTS = 4
 _TURNS = 30
 _LEAST_SHARE = 1e-4
-_CHUNK = 500
 ENCODINGS = 50  # of each private image, which the attacker is told
 
 Progress = Callable[[float, str], None]
@@ -71,6 +68,7 @@ def recover(
   k: int,
   cap: float,
   seed: int,
+  public_k: int = 0,
   progress: Progress = lambda fraction, word: None,
 ) -> Found:
   """Recovers private images from their encodings, as many of each.
@@ -83,14 +81,17 @@ def recover(
     k: images of an encoding.
     cap: greatest weight.
     seed: of the network, its training and the clusters.
+    public_k: how many of the images of an encoding are public ones, which the mixed labels leave out.
     progress: told how far it is.
   """
   shape = encodings.shape[1:]
   seen = np.abs(encodings.reshape(len(encodings), -1))
+  x = public.reshape(len(public), -1).astype(np.float32) / 127.5 - 1
+  crowd = mixtures.crowd(x, public_k)
   progress(0.0, "training on encodings of public images")
-  guess = _learn(public.reshape(len(public), -1), k, cap, seed)
+  guess = _learn(x, k, public_k, cap, seed)
   largest = shares.argmax(1)
-  guesses = guess(seen, shares.max(1))
+  guesses, totals = guess(seen, shares.max(1))
   progress(0.5, "clustering")
   counts = _divide(images, np.bincount(largest, minlength=shares.shape[1]))
   draw = np.random.default_rng(seed)
@@ -106,18 +107,19 @@ def recover(
   classes = np.repeat(
     np.arange(len(counts)), [min(c, (largest == i).sum()) for i, c in enumerate(counts)]
   )
-  clear = (shares > _LEAST_SHARE).sum(1) == k
-  weights, labels = _parts(shares[clear], k)
+  clear = (shares > _LEAST_SHARE).sum(1) == k - public_k
+  mixed = _mixtures(seen[clear], shares[clear], totals[clear], k - public_k)
   residuals = [float("nan")]
   for number in range(_ROUNDS if clear.any() else 0):
     progress(0.6 + 0.4 * number / _ROUNDS, "solving for the images")
-    parts = _assign(seen[clear], weights, labels, found, classes)
-    found, residual = _solve(seen[clear], weights, parts, found, draw)
+    parts, totals = mixtures.assign(mixed, found, classes, crowd)
+    mixed = mixed._replace(totals=totals)
+    found, residual = mixtures.solve(mixed, parts, found, crowd, draw)
     residuals.append(residual)
     if number >= _PATIENCE and residual > (1 - _LEAST_GAIN) * residuals[-1 - _PATIENCE]:
       break
   if clear.any():
-    own[clear] = _assign(seen[clear], weights, labels, found, classes)[:, 0]
+    own[clear] = mixtures.assign(mixed, found, classes, crowd)[0][:, 0]
   rest = np.flatnonzero(~clear)
   for label in np.unique(largest[rest]):
     rows, some = rest[largest[rest] == label], np.flatnonzero(classes == label)
@@ -134,7 +136,7 @@ def refuses(spec: Mapping[str, Any]) -> str | None:
   """
   if spec["scheme"] != "instahide":
     return f"it takes mixed images apart, and scheme {spec['scheme']!r} mixes none"
-  return "images mixed with public ones are not taken apart here" if spec["public_k"] else None
+  return None
 
 
 def attack(known: Known, *, seed: int, progress: Progress) -> Estimate:
@@ -173,6 +175,7 @@ def attack(known: Known, *, seed: int, progress: Progress) -> Estimate:
     k=known.spec["k"],
     cap=known.spec["cap"],
     seed=seed,
+    public_k=known.spec["public_k"],
     progress=progress,
   )
   estimates = found.images[found.own[rows]]
@@ -181,13 +184,18 @@ def attack(known: Known, *, seed: int, progress: Progress) -> Estimate:
   )
 
 
-def _learn(public: np.ndarray, k: int, cap: float, seed: int) -> Callable[..., np.ndarray]:
-  """Returns ``(magnitudes, largest share) -> guesses`` of the image with the largest weight, [-1, 1]."""
+def _learn(
+  public: np.ndarray, k: int, public_k: int, cap: float, seed: int
+) -> Callable[..., tuple[np.ndarray, np.ndarray]]:
+  """Returns ``(magnitudes, largest share) -> (guesses, sums)``.
+
+  Guesses are of the image with the largest weight, in [-1, 1]; sums of the weights of all private images, which labels
+  do not tell.
+  """
   pixels = public.shape[1]
-  x = public.astype(np.float32) / 127.5 - 1
   init = jax.nn.initializers.he_normal()
   rng = jax.random.key(seed)
-  sides = [pixels + 1, _HIDDEN, _HIDDEN, pixels]
+  sides = [pixels + 1, _HIDDEN, _HIDDEN, pixels + 1]
   params = [
     (init(jax.random.fold_in(rng, i), (a, b)), jnp.zeros(b))
     for i, (a, b) in enumerate(itertools.pairwise(sides))
@@ -198,7 +206,8 @@ def _learn(public: np.ndarray, k: int, cap: float, seed: int) -> Callable[..., n
     for kernel, bias in params[:-1]:
       h = jax.nn.relu(h @ kernel + bias)
     kernel, bias = params[-1]
-    return jnp.tanh(h @ kernel + bias)
+    out = jnp.tanh(h @ kernel + bias)
+    return out[:, :-1], (1 + out[:, -1]) / 2
 
   optimizer = optax.adam(optax.cosine_decay_schedule(_RATE, _STEPS))
 
@@ -211,18 +220,25 @@ def _learn(public: np.ndarray, k: int, cap: float, seed: int) -> Callable[..., n
     )
     mixed = x[rows]
     seen = jnp.abs(jnp.einsum("bk,bkp->bp", weights, mixed))
+    sums = weights[:, : k - public_k].sum(1)
 
     def loss(params):
-      return jnp.mean((forward(params, seen, weights[:, 0]) - mixed[:, 0]) ** 2)
+      images, guessed = forward(params, seen, weights[:, 0] / sums)
+      return jnp.mean((images - mixed[:, 0]) ** 2) + jnp.mean((guessed - sums) ** 2)
 
     updates, state = optimizer.update(jax.grad(loss)(params), state, params)
     return optax.apply_updates(params, updates), state
 
   state = optimizer.init(params)
-  held = jnp.asarray(x)
+  held = jnp.asarray(public)
   for number in range(_STEPS):
     params, state = step(params, state, held, jax.random.fold_in(rng, 100 + number))
-  return lambda seen, share: np.asarray(jax.jit(forward)(params, seen, share))
+
+  def guess(seen, share):
+    images, sums = map(np.asarray, jax.jit(forward)(params, seen, share))
+    return images, sums if public_k else np.ones_like(sums)
+
+  return guess
 
 
 def _divide(images: int, counts: np.ndarray) -> np.ndarray:
@@ -258,82 +274,13 @@ def _distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:
   return np.maximum((x**2).sum(1)[:, None] + (y**2).sum(1) - 2 * x @ y.T, 1e-9)
 
 
-def _parts(shares: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-  """Returns weights and classes of encodings whose classes differ, ``[n, k]`` each, the largest first."""
-  labels = np.argsort(-shares, axis=1)[:, :k]
-  return np.take_along_axis(shares, labels, 1).astype(np.float32), labels
-
-
-def _assign(
-  seen: np.ndarray, weights: np.ndarray, labels: np.ndarray, found: np.ndarray, classes: np.ndarray
-) -> np.ndarray:
-  """Returns for each part of each encoding the image of its class that fits best, int ``[n, k]``, part after part."""
-  most = np.bincount(classes).max()
-  table = np.full((labels.max() + 1, most), -1)
-  for label in np.unique(labels):
-    some = np.flatnonzero(classes == label)
-    table[label, : len(some)] = some
-  table[table < 0] = np.broadcast_to(table[:, :1], table.shape)[table < 0]
-  table = np.maximum(table, 0)
-  chosen = [
-    np.asarray(
-      _choose(*(jnp.asarray(a[s : s + _CHUNK]) for a in (seen, weights, table[labels])), found)
-    )
-    for s in range(0, len(seen), _CHUNK)
-  ]
-  return np.concatenate(chosen)
-
-
-@jax.jit
-def _choose(
-  seen: jax.Array, weights: jax.Array, candidates: jax.Array, found: jax.Array
-) -> jax.Array:
-  """Goes twice through the parts of each encoding; parts not yet chosen are the mean of their candidates."""
-
-  def one(seen, weights, candidates):
-    images = found[candidates]  # [k, most, pixels]
-    current = images.mean(1)
-    chosen = jnp.zeros(len(weights), jnp.int32)
-    for part in [*range(len(weights))] * 3:
-      rest = weights @ current - weights[part] * current[part]
-      errors = ((jnp.abs(rest + weights[part] * images[part]) - seen) ** 2).sum(1)
-      best = jnp.argmin(errors)
-      chosen = chosen.at[part].set(candidates[part, best])
-      current = current.at[part].set(images[part, best])
-    return chosen
-
-  return jax.lax.map(lambda a: one(*a), (seen, weights, candidates), batch_size=50)
-
-
-def _solve(
-  seen: np.ndarray,
-  weights: np.ndarray,
-  parts: np.ndarray,
-  found: np.ndarray,
-  draw: np.random.Generator,
-) -> tuple[np.ndarray, float]:
-  """Fits the images to all encodings; returns them and the root mean square of what they leave."""
-  optimizer = optax.adam(optax.cosine_decay_schedule(_SOLVER_RATE, _SOLVER_STEPS))
-
-  def errors(x, seen, weights, parts):
-    return jnp.abs(jnp.einsum("nk,nkp->np", weights, x[parts])) - seen
-
-  @jax.jit
-  def step(x, state, *batch):
-    # Absolute values: encodings whose parts are wrong shall not pull.
-    slope = jax.grad(lambda x: jnp.abs(errors(x, *batch)).mean() * len(x))(x)
-    updates, state = optimizer.update(slope, state, x)
-    return jnp.clip(optax.apply_updates(x, updates), -1, 1), state
-
-  x = jnp.asarray(found)
-  state = optimizer.init(x)
-  for _ in range(_SOLVER_STEPS):
-    rows = draw.integers(len(seen), size=_SOLVER_BATCH)
-    x, state = step(x, state, seen[rows], weights[rows], parts[rows])
-  some = slice(2000)
-  return np.asarray(x), float(
-    np.sqrt(np.mean(errors(x, seen[some], weights[some], parts[some]) ** 2))
-  )
+def _mixtures(
+  seen: np.ndarray, shares: np.ndarray, totals: np.ndarray, parts: int
+) -> mixtures.Mixtures:
+  """Takes shares and classes of encodings whose classes differ from their mixed labels."""
+  labels = np.argsort(-shares, axis=1)[:, :parts]
+  largest = np.take_along_axis(shares, labels, 1).astype(np.float32)
+  return mixtures.Mixtures(seen, largest, labels, totals)
 
 
 ATTACK = Attack(

@@ -178,6 +178,12 @@ def _of_config(
     raise ConfigError(
       f"audit: --config {args.config} trains on a disguised directory; give --data DIR --originals S instead."
     )
+  mixes = config.disguise.scheme == "instahide" and config.disguise.public_k
+  if mixes and config.disguise.public_source != config.data.source:
+    raise ConfigError(
+      "audit: mixes in images of the source itself, so config.disguise.public_source must be "
+      f"{config.data.source!r}, got {config.disguise.public_source!r}. For others call djax.attacks.clusters.recover."
+    )
   taken = inspect.signature(schemes.SCHEMES[config.disguise.scheme]).parameters
   options = {name: value for name, value in config.disguise.items() if name in taken}
   return setting.from_source(

@@ -4,7 +4,8 @@ The cloud holds the disguised twins of all private images. Targets are some of t
 are in neither, so nothing is scored on what an attack saw. Everything follows from the seed.
 
 A scheme that mixes images gives several encodings of each: here every encoding counts as a private image of its own,
-in random order, whose original is the image to which it belongs.
+in random order, whose original is the image to which it belongs. Public images that it mixes in are those the attacker
+has.
 """
 
 import contextlib
@@ -242,6 +243,8 @@ def _encoded(
   count = counts.private
   private, given = images[:count], labels[:count].astype(np.int32)
   key = scheme.make_key(keys.experiment(seed).read)
+  if scheme.spec.options["public_k"]:
+    key = dataclasses.replace(key, public=images[count:])
   rounds = jax.random.split(jax.random.key(seed), encodings)
   mixed = jax.jit(scheme.disguise)
   made = [mixed(key, private, given, rng=rng) for rng in rounds]
