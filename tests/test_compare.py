@@ -84,7 +84,7 @@ def test_the_page_shows_what_was_found(runs, quick):
   for name in ("plain", "rmt", "aes", "instahide", "neuracrypt"):
     (line,) = [line for line in text.splitlines() if line.startswith(f"| **{name}** | 12.5%")]
     assert line.split(" | ")[1:] == [
-      "12.5% (AUC 0.75)", "–", "–", "0.90", "–", "30.0 / 7.0", "25% / – / – |"
+      "12.5% (AUC 0.75)", "–", "–", "–", "0.90", "–", "30.0 / 7.0", "25% / – / – |"
     ]  # fmt: skip
   growth = {row: one["growth"] for row, one in found["cost"]["rows"].items()}
   assert growth == {"rmt": 4, "aes": 1, "instahide": 4, "neuracrypt": 16}

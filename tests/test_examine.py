@@ -1,6 +1,7 @@
 import dataclasses
 import json
 
+import jax
 import numpy as np
 import pytest
 
@@ -81,10 +82,11 @@ def test_misuse_is_that_of_the_run(facts, run):
 
 def test_membership_is_found_with_the_key_and_not_without(facts):
   found = facts["membership"]
-  assert set(found) == {"plain", "disguised", "plain_queries"}
+  assert set(found) == {"plain", "disguised", "fresh_queries", "plain_queries"}
   for name in ("plain", "disguised"):
     assert found[name]["accuracy"]["members"] > found[name]["accuracy"]["others"] > 0.7
     assert found[name]["lira"]["auc"] > 0.58
+  assert 0.55 < found["fresh_queries"]["lira"]["auc"] < found["disguised"]["lira"]["auc"]
   assert abs(found["plain_queries"]["lira"]["auc"] - 0.5) < 0.06
   assert abs(found["plain_queries"]["loss"]["auc"] - 0.5) < 0.06
   assert "needs 10 shadow models" in found["plain"]["lira"]["refused"]["0.01"]
@@ -129,6 +131,7 @@ def test_a_plain_config_has_nothing_to_undo():
 def test_a_config_alone_has_no_checkpoint_and_encrypted_images_stay_what_they_are():
   facts = examine.examine(config_of(scheme="aes", block_size=4), **SMALL)
   assert facts["misuse"] is None and "run" not in facts["model_inversion"]
+  assert set(facts["membership"]) == {"plain", "disguised", "plain_queries"}  # nothing is drawn
   row = facts["model_inversion"]["disguised"]
   assert row["undone"] is None and "no" in row["reasons"]["undone"] and row["by"] is None
   assert row["key_holder"]["accuracy"] < 0.5 and row["raw"]["accuracy"] < 0.5
@@ -139,9 +142,15 @@ def test_a_baseline_of_another_shape_with_mixed_labels(monkeypatch):
   config = config_of(scheme="plain")
   given = inputs.owned(config, None)
 
+  def tokens_of(images):
+    return images.reshape(*images.shape[:-3], 16, 1, 4).astype(np.float32)
+
+  def disguise(key, images, labels, *, rng):
+    return tokens_of(images) + jax.random.uniform(rng), labels
+
   def feed(images):
     soft = np.full((len(images), 10), 0.1, np.float32)
-    tokens = images.reshape(len(images), 16, 1, 4).astype(np.float32)[:, ::-1]
+    tokens = tokens_of(images)[:, ::-1]
     return Feed(inputs.Arrays(tokens, soft), inputs._widened)
 
   def restore(key, images):
@@ -155,11 +164,12 @@ def test_a_baseline_of_another_shape_with_mixed_labels(monkeypatch):
     disguised_shape=(16, 1, 4),
   )
   monkeypatch.setattr(inputs, "owned", lambda config, master: other)
-  scheme = schemes.plain_scheme((8, 8, 1))._replace(restore=restore)
+  scheme = schemes.plain_scheme((8, 8, 1))._replace(disguise=disguise, restore=restore)
   monkeypatch.setattr(schemes, "from_spec", lambda spec: scheme)
   monkeypatch.setattr(inputs.Inputs, "plain", None)
   facts = examine.examine(config, **SMALL)
-  assert set(facts["membership"]) == {"disguised", "plain"} == set(facts["class_membership"])
+  assert set(facts["membership"]) == {"disguised", "fresh_queries", "plain"}
+  assert set(facts["class_membership"]) == {"disguised", "plain"}
   assert facts["membership"]["disguised"]["accuracy"]["others"] > 0.7
   assert "another shape" in facts["setting"]["plain_queries"]
   row = facts["model_inversion"]["disguised"]

@@ -40,6 +40,7 @@ _QUERIES = 100  # of each class
 _CLASSES = 20  # at most, of which a model is trained without
 _COPIES = 3  # inverted images of each class
 _BATCH = 256
+_AGAIN = 8  # the run itself draws under smaller numbers
 _RECIPE = shadows_lib.Recipe()
 
 Progress = Callable[[float, str], None]
@@ -53,6 +54,7 @@ class _Material(NamedTuple):
     labels: int32, of the training records.
     disguised: training records as the network takes them, float32; ``plain``, originals padded to whole
       blocks where there are such.
+    fresh: training records disguised once more under the same key, with other draws; None where nothing is drawn.
     asked: test records likewise, disguised and plain, and ``asked_labels``.
     alike: whether plain images have the shape that the network takes.
     scheme: of the run, and ``key``.
@@ -61,6 +63,7 @@ class _Material(NamedTuple):
   given: inputs_lib.Inputs
   labels: np.ndarray
   disguised: np.ndarray
+  fresh: np.ndarray | None
   plain: np.ndarray
   asked_labels: np.ndarray
   asked: np.ndarray
@@ -91,9 +94,11 @@ def examine(
   Returns:
     JSON types. ``setting``: sizes and networks, and ``plain_queries``, why there are none or None. ``misuse``: the
     accuracies of ``result.json``, None without. ``class_membership`` and ``membership``: by what was trained and asked:
-    ``plain`` (both), ``disguised`` (both) and ``plain_queries`` (trained on disguised, asked with plain images, by an
-    outsider without the key who yet has shadow models of that key); see ``model_targeted.class_membership`` and
-    ``membership.attack``. ``model_inversion``: see ``_inversion``. ``seconds`` by part.
+    ``plain`` (both), ``disguised`` (both), ``fresh_queries`` (membership alone: trained on disguised, asked with the
+    same records disguised once more, as somebody gets who may ask in disguise; missing where nothing is drawn) and
+    ``plain_queries`` (trained on disguised, asked with plain images, by an outsider without the key who yet has shadow
+    models of that key); see ``model_targeted.class_membership`` and ``membership.attack``. ``model_inversion``: see
+    ``_inversion``. ``seconds`` by part.
 
   Raises:
     ConfigError: if this is no run of this machine's originals, or the sizes cannot work.
@@ -135,7 +140,10 @@ def examine(
       for half, rows in enumerate((members, shadows_lib.without_a_class(labels, tried)))
     )
     lap(f"networks, {name}")
-    for query, networks, asked in _ways(material, name, trained, images, material.plain[:count]):
+    ways = [*_ways(material, name, trained, images, material.plain[:count])]
+    if name == "disguised" and material.fresh is not None:
+      ways.append(("fresh_queries", trained, material.fresh[:count]))
+    for query, networks, asked in ways:
       logits = shadows_lib.logits(networks, asked)
       right = logits.argmax(-1) == labels
       attacked = membership.attack(membership.confidence(logits, labels), members)
@@ -272,8 +280,11 @@ def _material(config: ConfigDict, folder: Path | None, records: int) -> _Materia
         f"{used}. Train it without --key."
       )
   scheme = schemes.from_spec(given.spec)
-  key = scheme.make_key(keys.experiment(config.disguise.experiment_seed).read)
+  key = inputs_lib.key_of(config, scheme, keys.experiment(config.disguise.experiment_seed))
   held = max(records, _HELD)
+  seen = _images(given.train, held)
+  rng = jax.random.fold_in(jax.random.key(config.seed), _AGAIN)
+  fresh = _images(inputs_lib.disguised(given.originals[0], scheme, key, rng=rng), held)
   if given.plain is None:
     plain, asked_plain = (
       split.images[:limit].astype(np.float32)
@@ -284,7 +295,8 @@ def _material(config: ConfigDict, folder: Path | None, records: int) -> _Materia
   return _Material(
     given,
     shadows_lib.hard_labels(given.originals[0].labels[:held]),
-    _images(given.train, held),
+    seen,
+    None if np.array_equal(fresh, seen) else fresh,
     plain,
     shadows_lib.hard_labels(given.originals[1].labels[:_ASKED]),
     _images(given.test, _ASKED),

@@ -28,7 +28,16 @@ if TYPE_CHECKING:
   from djax.keys import Master
   from djax.schemes import Scheme
 
-__all__ = ["STATISTICS_RECORDS", "Arrays", "Inputs", "Views", "disguised", "outsourced", "owned"]
+__all__ = [
+  "STATISTICS_RECORDS",
+  "Arrays",
+  "Inputs",
+  "Views",
+  "disguised",
+  "key_of",
+  "outsourced",
+  "owned",
+]
 
 STATISTICS_RECORDS = 4096  # that say how images are standardised
 _CHUNK = 1024
@@ -160,7 +169,7 @@ def owned(config: ConfigDict, master: "Master | None") -> Inputs:
       from djax import keys
 
       master = keys.experiment(config.disguise.experiment_seed)
-    key, fingerprint = _key(config, scheme, master), master.fingerprint
+    key, fingerprint = key_of(config, scheme, master), master.fingerprint
   rng = jax.random.key(config.seed)
   options = {name: config.augment[name] for name in ("crop", "flip", "rotate", "scale", "shear")}
   try:
@@ -188,7 +197,7 @@ def owned(config: ConfigDict, master: "Master | None") -> Inputs:
   def other_key() -> tuple[Feed, Feed]:
     from djax import keys
 
-    other: Any = _key(config, scheme, keys.experiment(config.disguise.experiment_seed + 1))
+    other: Any = key_of(config, scheme, keys.experiment(config.disguise.experiment_seed + 1))
     few = dataclasses.replace(
       train, images=train.images[:STATISTICS_RECORDS], labels=train.labels[:STATISTICS_RECORDS]
     )
@@ -245,6 +254,35 @@ def disguised(
     return Feed(records, transform, (key, rng, views.rng), views=views.per_record)
   images = _on_host(scheme, key, data.images, rng, views)
   return Feed(Arrays(images, data.labels), _widened, views=views.per_record)
+
+
+def key_of(config: ConfigDict, scheme: "Scheme", master: "Master") -> Any:
+  """Makes the key pytree of a run, with the public images where the scheme mixes such in.
+
+  Args:
+    config: a checked config.
+    scheme: of the run.
+    master: the owner's key.
+
+  Raises:
+    ConfigError: if the public images have another shape than the private ones.
+    DataError: if their source is missing or damaged.
+  """
+  key = scheme.make_key(master.read)
+  if not scheme.spec.options.get("public_k"):
+    return key
+  from djax import sources
+
+  data = config.data
+  public = sources.load(
+    config.disguise.public_source, "train", data_dir=data.data_dir, image_size=data.image_size
+  )
+  if public.images.shape[1:] != scheme.spec.image_shape:
+    raise ConfigError(
+      f"config.disguise.public_source must have images of {list(scheme.spec.image_shape)} as the private ones, got "
+      f"{list(public.images.shape[1:])}. Choose another, or public_k=0."
+    )
+  return dataclasses.replace(key, public=public.images)
 
 
 def outsourced(config: ConfigDict) -> Inputs:
@@ -403,25 +441,6 @@ def _encoded(scheme: "Scheme", records: int, *, query: bool) -> Any:
     return images, labels if query else shares
 
   return transform
-
-
-def _key(config: ConfigDict, scheme: "Scheme", master: "Master") -> Any:
-  """Makes the key of a run, with the public images where the scheme mixes such."""
-  key = scheme.make_key(master.read)
-  if not scheme.spec.options.get("public_k"):
-    return key
-  from djax import sources
-
-  data = config.data
-  public = sources.load(
-    config.disguise.public_source, "train", data_dir=data.data_dir, image_size=data.image_size
-  )
-  if public.images.shape[1:] != scheme.spec.image_shape:
-    raise ConfigError(
-      f"config.disguise.public_source must have images of {list(scheme.spec.image_shape)} as the private ones, got "
-      f"{list(public.images.shape[1:])}. Choose another, or public_k=0."
-    )
-  return dataclasses.replace(key, public=public.images)
 
 
 def _widened(argument, images, labels, indices):
