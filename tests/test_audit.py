@@ -145,6 +145,17 @@ def test_a_scheme_that_mixes_in_public_images_gets_those_of_the_attacker():
   assert ((made.seen_labels > 0).sum(1) <= 2).all()
 
 
+def test_a_mix_of_more_images_than_there_are_is_refused():
+  with pytest.raises(ConfigError, match="at least as many, got 30"):
+    setting.from_source(
+      "digits",
+      {"scheme": "instahide", "k": 31},
+      seed=SEED,
+      sizes=dataclasses.replace(SIZES, private=60),
+      encodings=2,
+    )
+
+
 def test_the_seed_decides_everything(digits):
   again = setting.from_source("digits", RMT, seed=SEED, sizes=SIZES)
   other = setting.from_source("digits", RMT, seed=SEED + 1, sizes=SIZES)

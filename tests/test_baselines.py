@@ -15,6 +15,7 @@ from configs import mnist_instahide, mnist_neuracrypt
 from djax import keys, schemes
 from djax.baselines import instahide, secret
 from djax.errors import ConfigError, NotInvertibleError
+from train import __main__ as cli
 from train import config as config_lib
 
 SHAPE = (8, 12, 1)
@@ -215,6 +216,14 @@ def test_instahide_trains_and_ends_alike_when_resumed(tmp_path):
   assert 0 <= result["other_key_accuracy"] <= 1
   twin = config_lib.twin(config)
   assert (twin.augment.views, twin.model.stem, twin.disguise.scheme) == (1, "none", "plain")
+
+
+def test_more_images_to_mix_than_there_are_end_a_run_in_one_line(tmp_path, capsys):
+  few = ["--config.data.train_split=train[:60]", "--config.train.batch_size=20"]
+  given = ["--config=mnist_instahide", "--config.data.source=digits", *few]
+  code = cli.main([*given, "--config.disguise.k=61", f"--workdir={tmp_path / 'run'}"])
+  said = capsys.readouterr().err.splitlines()
+  assert code == 2 and "at least as many, got 60" in said[-1] and "Traceback" not in said
 
 
 def test_neuracrypt_trains(tmp_path):

@@ -239,6 +239,9 @@ def disguised(
       other change.
     pool: for a scheme that encodes, the images to mix queries with, whose labels stay; by default ``data`` itself, and
       its labels become shares. Others do not look at it.
+
+  Raises:
+    ValueError: if the pool holds fewer images than an encoding mixes.
   """
   if views is None or views.per_record == 1:
     views = Views(1, rng, {})
@@ -246,8 +249,10 @@ def disguised(
     mixed = data if pool is None else pool
     others = mixed.images, mixed.labels.astype(np.int32)
     encoded = _encoded(scheme, len(data.labels), query=pool is not None)
-    held = Arrays(data.images, data.labels)
-    return Feed(held, encoded, (key, rng, others), views=views.per_record)
+    held, argument = Arrays(data.images, data.labels), (key, rng, others)
+    first = data.images[:1], data.labels[:1].astype(np.int32), np.zeros(1, np.int32)
+    jax.eval_shape(encoded, argument, *first)  # refuses what cannot be mixed
+    return Feed(held, encoded, argument, views=views.per_record)
   if scheme.on_device:
     records = Arrays(data.images, data.labels)
     transform = _per_record(scheme, len(records), views.per_record, views.options)

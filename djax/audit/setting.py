@@ -247,7 +247,10 @@ def _encoded(
     key = dataclasses.replace(key, public=images[count:])
   rounds = jax.random.split(jax.random.key(seed), encodings)
   mixed = jax.jit(scheme.disguise)
-  made = [mixed(key, private, given, rng=rng) for rng in rounds]
+  try:
+    made = [mixed(key, private, given, rng=rng) for rng in rounds]
+  except ValueError as error:  # such as more images to mix than there are
+    raise ConfigError(str(error)) from error
   order = np.random.default_rng(seed).permutation(encodings * count)
   disguised, seen = (
     np.concatenate([np.asarray(part) for part in parts])[order] for parts in zip(*made, strict=True)
