@@ -15,6 +15,12 @@ IMAGES = 20
 K = 4
 
 
+@pytest.fixture
+def short(monkeypatch):
+  """Less training: enough for digits."""
+  monkeypatch.setattr(clusters, "_STEPS", 400)
+
+
 @pytest.fixture(scope="module")
 def digits():
   return sources.load("digits", "train")
@@ -50,14 +56,14 @@ def recover(digits, x, y, seed=0):
   return clusters.recover(x, y, digits.images[IMAGES:], images=IMAGES, k=K, cap=0.65, seed=seed)
 
 
-def test_noise_gives_nothing_back(digits):
+def test_noise_gives_nothing_back(digits, short):
   _, x, y, _ = encoded(digits, 20)
   noise = np.random.default_rng(0).uniform(-1, 1, x.shape).astype(np.float32)
   lost = recover(digits, noise, y)
   assert right(digits.images[:IMAGES], lost.images) == 0 and lost.residual > 0.1
 
 
-def test_many_encodings_give_the_images_back_each_to_its_target(digits):
+def test_many_encodings_give_the_images_back_each_to_its_target(digits, short):
   spec, x, y, own = encoded(digits, clusters.ENCODINGS)
   rows = np.random.default_rng(1).permutation(len(x))[:60]
   known = contract.Known(spec, x, x[rows], public=digits.images[IMAGES:], labels=y)
@@ -79,7 +85,7 @@ def test_many_encodings_give_the_images_back_each_to_its_target(digits):
       )
 
 
-def test_public_images_mixed_in_do_not_help(digits):
+def test_public_images_mixed_in_do_not_help(digits, short):
   _, x, y, _ = encoded(digits, clusters.ENCODINGS, public_k=2)
   held = digits.images[IMAGES:-300]  # none of those mixed in
   options = {"images": IMAGES, "k": K, "cap": 0.65, "seed": 0, "public_k": 2}

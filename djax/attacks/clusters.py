@@ -212,27 +212,29 @@ def _learn(
   optimizer = optax.adam(optax.cosine_decay_schedule(_RATE, _STEPS))
 
   @jax.jit
-  def step(params, state, x, rng):
-    rows_rng, weights_rng = jax.random.split(rng)
-    rows = jax.random.randint(rows_rng, (_BATCH, k), 0, len(x))
-    weights = jax.vmap(lambda r: instahide.coefficients(r, k=k, cap=cap))(
-      jax.random.split(weights_rng, _BATCH)
-    )
-    mixed = x[rows]
-    seen = jnp.abs(jnp.einsum("bk,bkp->bp", weights, mixed))
-    sums = weights[:, : k - public_k].sum(1)
+  def trained(params, x, rngs):
+    def step(carry, rng):
+      params, state = carry
+      rows_rng, weights_rng = jax.random.split(rng)
+      rows = jax.random.randint(rows_rng, (_BATCH, k), 0, len(x))
+      weights = jax.vmap(lambda r: instahide.coefficients(r, k=k, cap=cap))(
+        jax.random.split(weights_rng, _BATCH)
+      )
+      mixed = x[rows]
+      seen = jnp.abs(jnp.einsum("bk,bkp->bp", weights, mixed))
+      sums = weights[:, : k - public_k].sum(1)
 
-    def loss(params):
-      images, guessed = forward(params, seen, weights[:, 0] / sums)
-      return jnp.mean((images - mixed[:, 0]) ** 2) + jnp.mean((guessed - sums) ** 2)
+      def loss(params):
+        images, guessed = forward(params, seen, weights[:, 0] / sums)
+        return jnp.mean((images - mixed[:, 0]) ** 2) + jnp.mean((guessed - sums) ** 2)
 
-    updates, state = optimizer.update(jax.grad(loss)(params), state, params)
-    return optax.apply_updates(params, updates), state
+      updates, state = optimizer.update(jax.grad(loss)(params), state, params)
+      return (optax.apply_updates(params, updates), state), None
 
-  state = optimizer.init(params)
-  held = jnp.asarray(public)
-  for number in range(_STEPS):
-    params, state = step(params, state, held, jax.random.fold_in(rng, 100 + number))
+    return jax.lax.scan(step, (params, optimizer.init(params)), rngs)[0][0]
+
+  rngs = jax.random.split(jax.random.fold_in(rng, len(params)), _STEPS)
+  params = trained(params, jnp.asarray(public), rngs)
 
   def guess(seen, share):
     images, sums = map(np.asarray, jax.jit(forward)(params, seen, share))

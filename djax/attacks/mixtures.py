@@ -110,14 +110,13 @@ def solve(
   Returns:
     The images, and the root mean square of what they leave unexplained.
   """
-  seen, shares, _, totals = mixtures
-  x = jnp.asarray(found)
-  state = _OPTIMIZER.init(x)
-  for _ in range(_STEPS):
-    rows = draw.integers(len(seen), size=_BATCH)
-    x, state = _step(x, state, seen[rows], shares[rows], totals[rows], parts[rows], crowd)
+  weights = np.zeros((len(parts), len(found)), np.float32)
+  shares = mixtures.shares * mixtures.totals[:, None]
+  np.add.at(weights, (np.arange(len(parts))[:, None], parts), shares)
+  held = jnp.asarray(mixtures.seen), jnp.asarray(weights)
+  x = _descended(found, draw.integers(len(parts), size=(_STEPS, _BATCH)), *held, crowd)
   some = slice(_LOOKED_AT)
-  left = _errors(x, seen[some], shares[some], totals[some], parts[some], crowd)
+  left = _errors(x, *(part[some] for part in held), crowd)
   return np.asarray(x), float(np.sqrt(np.mean(left**2)))
 
 
@@ -153,16 +152,26 @@ def _chosen(
 
 
 @jax.jit
-def _step(x, state, *batch):
-  # Absolute values: encodings whose parts are wrong shall not pull.
-  slope = jax.grad(lambda x: jnp.abs(_errors(x, *batch)).mean() * len(x))(x)
-  updates, state = _OPTIMIZER.update(slope, state, x)
-  return jnp.clip(optax.apply_updates(x, updates), -1, 1), state
+def _descended(
+  found: jax.Array, order: jax.Array, seen: jax.Array, weights: jax.Array, crowd: Crowd | None
+) -> jax.Array:
+  """Takes a step on the encodings of each row of ``order``; images stay in [-1, 1]."""
+
+  def step(carry, rows):
+    x, state = carry
+
+    def loss(x):
+      # Absolute values: encodings whose parts are wrong shall not pull.
+      return jnp.abs(_errors(x, seen[rows], weights[rows], crowd)).mean() * len(x)
+
+    updates, state = _OPTIMIZER.update(jax.grad(loss)(x), state, x)
+    return (jnp.clip(optax.apply_updates(x, updates), -1, 1), state), None
+
+  return jax.lax.scan(step, (found, _OPTIMIZER.init(found)), order)[0][0]
 
 
-def _errors(x, seen, shares, totals, parts, crowd):
-  mixed = jnp.einsum("nm,nmp->np", shares * totals[:, None], x[parts])
-  return _expected(mixed, totals[:, None], crowd) - seen
+def _errors(x: jax.Array, seen: jax.Array, weights: jax.Array, crowd: Crowd | None) -> jax.Array:
+  return _expected(weights @ x, weights.sum(1, keepdims=True), crowd) - seen
 
 
 def _expected(mixed: jax.Array, total: jax.Array, crowd: Crowd | None) -> jax.Array:
