@@ -113,9 +113,9 @@ def solve(
   weights = np.zeros((len(parts), len(found)), np.float32)
   shares = mixtures.shares * mixtures.totals[:, None]
   np.add.at(weights, (np.arange(len(parts))[:, None], parts), shares)
-  order = draw.integers(len(parts), size=(_STEPS, _BATCH))
-  x = _descended(found, order, mixtures.seen, weights, crowd)
-  left = _errors(x, mixtures.seen[:_LOOKED_AT], weights[:_LOOKED_AT], crowd)
+  seen, mixed = jnp.asarray(mixtures.seen), jnp.asarray(weights)
+  x = _descended(found, draw.integers(len(parts), size=(_STEPS, _BATCH)), seen, mixed, crowd)
+  left = _errors(x, seen[:_LOOKED_AT], mixed[:_LOOKED_AT], crowd)
   return np.asarray(x), float(np.sqrt(np.mean(left**2)))
 
 
@@ -169,12 +169,7 @@ def _descended(
   return jax.lax.scan(step, (found, _OPTIMIZER.init(found)), order)[0][0]
 
 
-def _errors(
-  x: jax.Array,
-  seen: jax.Array | np.ndarray,
-  weights: jax.Array | np.ndarray,
-  crowd: Crowd | None,
-) -> jax.Array:
+def _errors(x: jax.Array, seen: jax.Array, weights: jax.Array, crowd: Crowd | None) -> jax.Array:
   return _expected(weights @ x, weights.sum(1, keepdims=True), crowd) - seen
 
 
