@@ -29,7 +29,7 @@ from djax.errors import ConfigError
 __all__ = ["ATTACK", "Found", "attack", "recover", "refuses"]
 
 _HIDDEN = 512
-_STEPS = 1500
+_STEPS = 3000
 _BATCH = 256
 _RATE = 1e-3
 _ROUNDS = 60
