@@ -122,21 +122,22 @@ def test_cifar10_falls_to_50_encodings_each(tfds_dir):
 
 
 @pytest.mark.slow
-def test_mnist_falls_where_public_images_are_mixed_in(tfds_dir):
-  assert attacked(tfds_dir, 0, 50, public_k=2) >= 0.8
-  assert attacked(tfds_dir, 0, 1, public_k=2) <= 0.5
+@pytest.mark.parametrize(("k", "public_k"), [(4, 2), (6, 4)])
+def test_mnist_falls_where_public_images_are_mixed_in(k, public_k, tfds_dir):
+  assert attacked(tfds_dir, 0, 50, k=k, public_k=public_k) >= 0.8
+  assert attacked(tfds_dir, 0, 1, k=k, public_k=public_k) <= 0.5
 
 
-def attacked(tfds_dir, seed, encodings, source="mnist", public_k=0):
+def attacked(tfds_dir, seed, encodings, source="mnist", k=K, public_k=0):
   made = setting.from_source(
     source,
-    {"scheme": "instahide", "k": K, "public_k": public_k},
+    {"scheme": "instahide", "k": k, "public_k": public_k},
     seed=seed,
     sizes=setting.FULL,
     data_dir=str(tfds_dir),
     encodings=encodings,
   )
-  options = {"images": 100, "k": K, "cap": 0.65, "seed": seed, "public_k": public_k}
+  options = {"images": 100, "k": k, "cap": 0.65, "seed": seed, "public_k": public_k}
   found = clusters.recover(made.disguised, made.seen_labels, made.public, **options)
   flat = made.private.reshape(len(made.private), -1)
   originals = np.unique(flat, axis=0).reshape(-1, *made.private.shape[1:])

@@ -37,7 +37,7 @@ trained with and without the class; 0.5 is chance. Inversion: the share of image
 in which an examiner sees the class, as they are / after the best attack on the disguise / restored with the key. A dash
 is what cannot be asked: plain images do not fit the network, or nothing applies. Dense networks learn single encodings
 of InstaHide and NeuraCrypt by heart and are at a loss on others: there, membership by own queries is certain, and the
-columns on classes say nothing."""
+columns on fresh queries and on classes say nothing."""
 
 
 def page(facts: Mapping[str, Any]) -> str:
