@@ -46,6 +46,9 @@ def get_config() -> ConfigDict:
   config.disguise.experiment_seed = (
     0  # the public key of an experiment, where --key gives no real one
   )
+  config.disguise.dataset_id = (
+    ""  # with --key: 32 hex digits, public; runs with one id share matrices. Else the run's own
+  )
   config.disguise.acknowledge = False  # true: what is known to break the disguise is not said
 
   config.augment = ConfigDict()

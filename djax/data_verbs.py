@@ -5,10 +5,11 @@ Parsers alone: what they lead to is heavy and stands in ``djax.owner.commands``.
 
 import argparse
 import math
+import re
 import sys
 from typing import Any
 
-from djax import keyfile
+from djax import escape, keyfile
 
 __all__ = ["SCHEME_FLAGS", "VERBS", "add", "bits", "bits_line", "say"]
 
@@ -52,6 +53,10 @@ def add(verbs: Any) -> None:
   )
   verify.add_argument("data", metavar="DIR", help="what disguise wrote")
   _add_key(verify, required=False)
+  _add_expect(verify)
+  verify.add_argument(
+    "--role", choices=("dataset", "request"), default="", help="what it must be, else either"
+  )
 
   restore = verbs.add_parser(
     "restore",
@@ -60,6 +65,7 @@ def add(verbs: Any) -> None:
   )
   restore.add_argument("data", metavar="DIR", help="what disguise wrote")
   _add_key(restore)
+  _add_expect(restore)
   restore.add_argument(
     "--out",
     metavar="FILE.npz|FOLDER",
@@ -78,7 +84,7 @@ def _add_disguise(verbs: Any) -> None:
     "disguise",
     help="write a disguised data set for a rented machine",
     description="Disguises a source with a key and writes what a rented machine may see. "
-    "The same command goes on where it was stopped.",
+    "Re-run the command to resume.",
   )
   data = parser.add_argument_group("data")
   data.add_argument(
@@ -108,6 +114,11 @@ def _add_disguise(verbs: Any) -> None:
   )
   views.add_argument("--crop", metavar="C", type=int, default=0, help="shift by up to C pixels")
   views.add_argument("--flip", action="store_true", help="mirror half of them")
+  views.add_argument(
+    "--views-together",
+    action="store_true",
+    help="leave an image's views side by side; the cloud then knows which belong together",
+  )
   work = parser.add_argument_group("work")
   work.add_argument(
     "--workers",
@@ -118,6 +129,17 @@ def _add_disguise(verbs: Any) -> None:
   )
   work.add_argument(
     "--originals-per-shard", metavar="N", type=_positive, default=0, help="else 64 MiB of them"
+  )
+  work.add_argument(
+    "--dataset-id",
+    metavar="HEX",
+    default="",
+    help="public id of the data set, 32 digits; else a new random one. The same id and command give the same bytes",
+  )
+  work.add_argument(
+    "--no-ledger",
+    action="store_true",
+    help="enter it in no ledger beside the key file, as where that folder is read-only",
   )
   _add_json(parser)
 
@@ -203,7 +225,13 @@ def _add_query(verbs: Any) -> None:
   parser.add_argument(
     "--image-size", metavar="N", type=_positive, default=0, help="resize image files to N x N"
   )
+  parser.add_argument(
+    "--canaries",
+    metavar="S",
+    help="with --request: a folder or .npz of images of known classes to plant, so that invented answers show",
+  )
   _add_key(parser)
+  _add_expect(parser)
   _add_json(parser)
 
 
@@ -212,10 +240,11 @@ def _add_audit(verbs: Any) -> None:
     "audit",
     help="attack a disguise before someone else does",
     description="Attacks a disguise with everything there is and says what came of it. Makes an experiment key of its "
-    "own and takes none. The report shows originals: keep it.",
+    "own; a key file is needed for --data alone, to know which record shows which original. The report shows "
+    "originals: keep it.",
     usage="""python -m djax audit --source S --scheme NAME --block-size B ... --out DIR
        python -m djax audit --config NAME --out DIR    a training config's source and disguise
-       python -m djax audit --data DISGUISED --originals S --out DIR    what disguise wrote
+       python -m djax audit --data DISGUISED --originals S --key K --out DIR    what disguise wrote
        python -m djax audit --run DIR --out DIR    the model of a training run under an experiment's key
        python -m djax audit --sweep --source S --scheme NAME --out DIR    blocks x noise x known pairs
        python -m djax audit --write-table FILE    the table of audited settings""",
@@ -226,6 +255,14 @@ def _add_audit(verbs: Any) -> None:
   data.add_argument("--data", metavar="DISGUISED", help="what disguise wrote")
   data.add_argument("--run", metavar="DIR", dest="run_dir", help="a --workdir of python -m train")
   data.add_argument("--originals", metavar="S", help="the source it was made from")
+  data.add_argument(
+    "--key", metavar="K", help="with --data: the key file, which knows the order of the records"
+  )
+  data.add_argument(
+    "--passphrase-file",
+    metavar="F",
+    help=f"file with its passphrase; else {keyfile.ENVIRONMENT}, else asked on the terminal",
+  )
   data.add_argument("--data-dir", metavar="D", default="", help="where prepared data sets live")
   data.add_argument(
     "--image-size", metavar="N", type=_positive, default=0, help="folders: resize images to N x N"
@@ -284,6 +321,15 @@ def _add_key(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
   )
 
 
+def _add_expect(parser: argparse.ArgumentParser) -> None:
+  parser.add_argument(
+    "--expect",
+    metavar="SHA256",
+    type=_sha256,
+    help="refuse any other manifest, as disguise, inspect and the ledger name it",
+  )
+
+
 def _add_json(parser: argparse.ArgumentParser) -> None:
   parser.add_argument("--json", action="store_true", help="for programs")
 
@@ -311,12 +357,12 @@ def bits_line(found: dict[str, Any]) -> str:
 
 
 def say(line: str) -> None:
-  """Prints talk to stderr; stdout is for data.
+  """Prints talk to stderr, in one line whose every character is shown; stdout is for data.
 
   Args:
-    line: what to say.
+    line: what to say; names and warnings in it may come from outside.
   """
-  print(f"djax: {line}", file=sys.stderr)
+  print(f"djax: {escape.for_terminal(line)}", file=sys.stderr)
 
 
 def _run(args: argparse.Namespace) -> None:
@@ -333,6 +379,13 @@ def _run(args: argparse.Namespace) -> None:
   from djax.owner import commands
 
   commands.COMMANDS[args.verb](args)
+
+
+def _sha256(text: str) -> str:
+  """Reads 64 hexadecimal digits."""
+  if not re.fullmatch(r"[0-9a-fA-F]{64}", text):
+    raise argparse.ArgumentTypeError(f"must be 64 hexadecimal digits, got {text!r}")
+  return text.lower()
 
 
 def _positive(text: str) -> int:

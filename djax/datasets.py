@@ -1,23 +1,28 @@
 """Reads a disguised data set: what the rented machine needs, and the owner too. Holds no key and loads no key code.
 
-The directory is specified in docs/format.md.
+Nobody vouches for such a directory until its manifest is authenticated: every file goes through ``djax.foreign``, what
+the manifest names is hashed before it is used, and what the images are is taken from the manifest, never from the files
+that lie there for TFDS. The directory is specified in docs/format.md.
 """
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import hashlib
 import math
 import os
+import tempfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from djax import escape, foreign, records
 from djax import manifest as manifest_lib
-from djax import records
-from djax.errors import DataError, ManifestError
+from djax.errors import ConfigError, DataError, ManifestError
+from djax.foreign import Content, ForeignFileError
 from djax.manifest import Manifest, Shard
 
 __all__ = ["NAME", "Disguised", "Split", "file_sha256", "open", "shards", "verify"]
@@ -25,6 +30,11 @@ __all__ = ["NAME", "Disguised", "Split", "file_sha256", "open", "shards", "verif
 NAME = records.NAME
 _READER_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"  # for random access
 _EXTRA = (manifest_lib.FILE, manifest_lib.MAC_FILE)
+_MOST_BYTES = 1 << 20  # of a file for TFDS or people
+_SHOWN = 20  # faults in one message
+_MOST_NAMES = manifest_lib.MOST_BYTES  # of label.labels.txt, whose names stand in the manifest too
+
+Read = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
 class Split:
@@ -57,7 +67,7 @@ class Split:
     return len(self) * self.dtype.itemsize * math.prod(self.image_shape)
 
   def read(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Reads some records.
+    """Reads some records. A shard is hashed before its first record is read.
 
     Args:
       rows: integers ``[n]`` in ``[0, len)``.
@@ -66,28 +76,82 @@ class Split:
       Images as stored, ``[n, H', W', C]``, and label ids, int32 ``[n]``.
 
     Raises:
+      ConfigError: for rows that do not exist.
       DataError: for a record that cannot be read, or a label outside the classes.
     """
     rows = np.asarray(rows)
+    if len(rows) and not 0 <= rows.min() <= rows.max() < len(self):
+      raise ConfigError(
+        f"rows of {self.name} must lie in 0..{len(self) - 1}, got {rows.min()}..{rows.max()}."
+      )
+    images = np.empty((len(rows), *self.image_shape), self.dtype)
+    labels = np.empty(len(rows), np.int32)
+    shard_of = np.searchsorted(self._ends, rows, side="right")
+    for shard in np.unique(shard_of).tolist():
+      places = np.flatnonzero(shard_of == shard)
+      first = self._ends[shard] - self._facts.shards[shard].records
+      found = self._records(self._reader(shard), shard, rows[places] - first)
+      images[places], labels[places] = found
+    return images, labels
+
+  def check(self) -> None:
+    """Hashes every shard that was not hashed yet.
+
+    Raises:
+      DataError: if one is missing, damaged or no regular file.
+    """
+    for shard in range(len(self._facts.shards)):
+      self._reader(shard)
+
+  @contextlib.contextmanager
+  def private_shard(self, shard: int) -> Iterator[tuple[range, Read]]:
+    """Yields the rows of a shard, and a function that reads some of them from a private copy, hashed as it was copied.
+
+    Nothing that happens to the directory in the meantime changes what is read. The function takes rows of the split,
+    as ``read``.
+
+    Args:
+      shard: its number in the split.
+
+    Raises:
+      DataError: if it is missing, damaged or no regular file.
+    """
+    facts = self._facts.shards[shard]
+    first = int(self._ends[shard]) - facts.records
+    with tempfile.TemporaryDirectory(prefix="djax-") as folder:
+      copy = Path(folder) / facts.file
+      foreign.copy_file(self.path, facts.file, Content(facts.bytes, facts.sha256), copy)
+      reader = self._opened(str(copy), shard)
+      try:
+        yield (
+          range(first, first + facts.records),
+          lambda rows: self._records(reader, shard, np.asarray(rows) - first),
+        )
+      finally:
+        reader.close()
+
+  @property
+  def shards(self) -> int:
+    """Number of shards."""
+    return len(self._facts.shards)
+
+  def close(self) -> None:
+    """Closes the shards that ``read`` opened; another ``read`` opens them again."""
+    with self._lock:
+      for reader in self._readers.values():
+        reader.close()
+      self._readers.clear()
+
+  def _records(self, reader: Any, shard: int, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Reads records of one shard; rows count from its first."""
     images = np.empty((len(rows), *self.image_shape), self.dtype)
     labels = np.empty(len(rows), np.int64)
     try:
-      if len(rows) and not 0 <= rows.min() <= rows.max() < len(self):
-        raise ValueError(f"rows must lie in 0..{len(self) - 1}, got {rows.min()}..{rows.max()}")
       parse = self._parser()
-      shard_of = np.searchsorted(self._ends, rows, side="right")
-      for shard in np.unique(shard_of).tolist():
-        places = np.flatnonzero(shard_of == shard)
-        first = self._ends[shard] - self._facts.shards[shard].records
-        found = self._reader(shard).read((rows[places] - first).tolist())
-        for place, data in zip(places.tolist(), found, strict=True):
-          labels[place] = parse(data, images[place])
+      for place, data in enumerate(reader.read(rows.tolist())):
+        labels[place] = parse(data, images[place])
     except Exception as error:  # array_record and protobuf each have their own
-      line = " ".join(str(error).split())[:200]
-      raise DataError(
-        f"{self.path}: a record of {self._shard_of(rows)} cannot be read ({line}). "
-        f"See what is damaged: python -m djax verify {self.path}"
-      ) from None
+      raise self._damaged(shard, error) from None
     if len(labels) and not 0 <= labels.min() <= labels.max() < self._classes:
       bad = labels[(labels < 0) | (labels >= self._classes)][0]
       raise DataError(
@@ -97,29 +161,50 @@ class Split:
     return images, labels.astype(np.int32)
 
   def _parser(self) -> records.Parser:
-    """Has TFDS read the features of the directory, once."""
+    """Makes the parser of the manifest's features, once."""
     with self._lock:
       if self._parse is None:
-        import tensorflow_datasets as tfds
-
-        found = tfds.builder_from_directory(str(self.path)).info.features
-        self._parse = records.Parser(found, self.image_shape, self.dtype, self._classes)
+        self._parse = records.Parser(self.image_shape, self.dtype, self._classes)
       return self._parse
 
   def _reader(self, shard: int) -> Any:
-    """Opens a shard, once; its reader serves several threads."""
-    from array_record.python.array_record_module import ArrayRecordReader
-
+    """Opens a shard, once, and hashes it; its reader serves several threads."""
     with self._lock:
       if shard not in self._readers:
-        path = self.path / self._facts.shards[shard].file
-        self._readers[shard] = ArrayRecordReader(str(path), _READER_OPTIONS)
+        facts = self._facts.shards[shard]
+        with foreign.opened(self.path, facts.file, limit=facts.bytes) as file:
+          if hashlib.file_digest(file, "sha256").hexdigest() != facts.sha256:
+            raise ManifestError(
+              f"{self.path}: {facts.file} is damaged. Take the files from a good copy."
+            )
+          # The very file that was hashed, whatever has its name by now.
+          pinned = f"/proc/self/fd/{file.fileno()}"
+          name = pinned if os.path.exists(pinned) else str(self.path / facts.file)
+          self._readers[shard] = self._opened(name, shard)
       return self._readers[shard]
 
-  def _shard_of(self, rows: np.ndarray) -> str:
-    """Names the shards that hold some rows."""
-    hit = sorted(set(np.searchsorted(self._ends, rows, side="right").tolist()))
-    return ", ".join(self._facts.shards[i].file for i in hit if i < len(self._ends))
+  def _opened(self, name: str, shard: int) -> Any:
+    """Opens a file of records and compares their number."""
+    from array_record.python.array_record_module import ArrayRecordReader
+
+    try:
+      reader = ArrayRecordReader(name, _READER_OPTIONS)
+      count = reader.num_records()
+    except Exception as error:
+      raise self._damaged(shard, error) from None
+    if count != self._facts.shards[shard].records:
+      reader.close()
+      raise self._damaged(
+        shard, ValueError(f"{count} records, not {self._facts.shards[shard].records}")
+      )
+    return reader
+
+  def _damaged(self, shard: int, error: Exception) -> DataError:
+    line = escape.for_terminal(" ".join(str(error).split())[:200])
+    return DataError(
+      f"{self.path}: a record of {self._facts.shards[shard].file} cannot be read ({line}). "
+      f"See what is damaged: python -m djax verify {self.path}"
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,9 +217,9 @@ class Disguised:
 
 
 def open(path: str | os.PathLike) -> Disguised:
-  """Opens a disguised data set: manifest checked, files there and of the right length.
+  """Opens a disguised data set: manifest checked, small files whole, shards there and of the right length.
 
-  ``verify`` checks every byte.
+  ``verify`` checks every byte. Records are hashed before they are read.
 
   Args:
     path: the directory.
@@ -144,19 +229,25 @@ def open(path: str | os.PathLike) -> Disguised:
   """
   folder = Path(path).expanduser()
   manifest = manifest_lib.read(folder)
-  for name, size, _ in _files(manifest):
-    _check_there(folder, name, size)
+  faults = [_small_fault(folder, *file) for file in manifest.files.items()]
+  faults += [_size_fault(folder, shard) for shard in shards(manifest)]
+  _refuse(folder, faults)
   return Disguised(
     folder, manifest, {name: Split(folder, name, manifest) for name in manifest.splits}
   )
 
 
-def verify(path: str | os.PathLike, *, mac_key: bytes | None = None) -> Manifest:
-  """Checks every byte of a disguised data set.
+def verify(
+  path: str | os.PathLike, *, manifest: Manifest | None = None, unfinished: bool = False
+) -> Manifest:
+  """Checks every byte of a disguised data set against its manifest.
+
+  Someone who changes files can mend every checksum: that is told by ``manifest.authenticate`` alone.
 
   Args:
     path: the directory.
-    mac_key: the subkey ``manifest.MAC_LABEL``; without it tampering by someone who mends the checksums goes unseen.
+    manifest: the one to check against, perhaps authenticated; else that of the directory.
+    unfinished: whether what a stop at the very end leaves may be there.
 
   Returns:
     The manifest.
@@ -165,17 +256,15 @@ def verify(path: str | os.PathLike, *, mac_key: bytes | None = None) -> Manifest
     ManifestError: naming every file that is missing, damaged or not in the manifest.
   """
   folder = Path(path).expanduser()
-  manifest = manifest_lib.read(folder)
-  if mac_key is not None:
-    manifest_lib.authenticate(folder, mac_key=mac_key)
-  expected = _files(manifest)
+  facts = manifest or manifest_lib.read(folder)
   with concurrent.futures.ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-    faults = [fault for fault in pool.map(lambda file: _fault(folder, *file), expected) if fault]
-  known = {*_EXTRA, *(name for name, _, _ in expected)}
-  faults += [_stranger(entry.name) for entry in sorted(folder.iterdir()) if entry.name not in known]
-  if faults:
-    raise ManifestError(f"{folder}: {'; '.join(faults)}. Take the files from a good copy.")
-  return manifest
+    faults = list(pool.map(lambda shard: _shard_fault(folder, shard), shards(facts)))
+  faults += [_small_fault(folder, *file) for file in facts.files.items()]
+  known = {*_EXTRA, *facts.files, *(shard.file for shard in shards(facts))}
+  known |= {manifest_lib.UNFINISHED} if unfinished else set()
+  faults += [_stranger(name) for name in foreign.names(folder) if name not in known]
+  _refuse(folder, faults)
+  return facts
 
 
 def shards(manifest: Manifest) -> list[Shard]:
@@ -187,53 +276,61 @@ def shards(manifest: Manifest) -> list[Shard]:
   return [shard for split in manifest.splits.values() for shard in split.shards]
 
 
-def _files(manifest: Manifest) -> list[tuple[str, int | None, str]]:
-  """Returns name, length where known, and SHA-256 of every file that the manifest vouches for."""
-  files: list[tuple[str, int | None, str]] = [
-    (shard.file, shard.bytes, shard.sha256) for shard in shards(manifest)
-  ]
-  return [*files, *((name, None, sha256) for name, sha256 in manifest.files.items())]
+def _refuse(folder: Path, faults: list[str | None]) -> None:
+  """Names everything that is wrong with a directory, the first few by name."""
+  found = [fault for fault in faults if fault]
+  if found:
+    shown = "; ".join(found[:_SHOWN])
+    more = f"; and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+    raise ManifestError(f"{folder}: {shown}{more}. Take the files from a good copy.")
 
 
-def _check_there(folder: Path, name: str, size: int | None) -> None:
-  """Refuses a file that is missing or of another length."""
-  fault = _size_fault(folder, name, size)
-  if fault:
-    raise ManifestError(f"{folder}: {fault}. Take the files from a good copy.")
-
-
-def _size_fault(folder: Path, name: str, size: int | None) -> str | None:
-  """Returns what is wrong with a file's length, or None."""
+def _size_fault(folder: Path, shard: Shard) -> str | None:
+  """Returns what is wrong with a shard's length or kind, or None."""
   try:
-    found = (folder / name).stat().st_size
-  except OSError as error:
-    return (
-      f"{name} is missing" if isinstance(error, FileNotFoundError) else f"{name}: {error.strerror}"
-    )
-  return None if size in (None, found) else f"{name} must have {size} bytes, has {found}"
+    found = foreign.size_of(folder, shard.file)
+  except ForeignFileError as error:
+    return _without_folder(folder, error)
+  return (
+    None if shard.bytes == found else f"{shard.file} must have {shard.bytes} bytes, has {found}"
+  )
 
 
-def _fault(folder: Path, name: str, size: int | None, sha256: str) -> str | None:
-  """Returns what is wrong with a file, or None."""
-  if fault := _size_fault(folder, name, size):
+def _shard_fault(folder: Path, shard: Shard) -> str | None:
+  """Returns what is wrong with a shard, or None."""
+  if fault := _size_fault(folder, shard):
     return fault
   try:
-    return None if file_sha256(folder / name) == sha256 else f"{name} is damaged"
-  except OSError as error:
-    return f"{name}: {error.strerror}"
+    found = foreign.digest(folder, shard.file, limit=shard.bytes)
+  except ForeignFileError as error:
+    return _without_folder(folder, error)
+  return None if found == (shard.bytes, shard.sha256) else f"{shard.file} is damaged"
+
+
+def _small_fault(folder: Path, name: str, sha256: str) -> str | None:
+  """Returns what is wrong with a file for TFDS or people, or None."""
+  limit = _MOST_NAMES if name.endswith(".txt") else _MOST_BYTES
+  try:
+    found = foreign.digest(folder, name, limit=limit)
+  except ForeignFileError as error:
+    return _without_folder(folder, error)
+  return None if found.sha256 == sha256 else f"{name} is damaged"
+
+
+def _without_folder(folder: Path, error: ForeignFileError) -> str:
+  """Returns a fault in the form of the others, which name the folder once."""
+  return str(error).removeprefix(f"{folder}{os.sep}").removesuffix(".")
 
 
 def _stranger(name: str) -> str:
   """Says of a name that it does not belong there, and of what a stop at the very end leaves, what to do."""
   if name == manifest_lib.UNFINISHED:
-    return (
-      f"{name} is left from a run that was stopped: give the same `djax disguise` command again"
-    )
-  return f"{name} is not in the manifest"
+    return f"{name} is left from a run that was stopped: re-run the `djax disguise` command"
+  return f"{escape.for_terminal(name)} is not in the manifest"
 
 
 def file_sha256(path: Path) -> str:
-  """Returns SHA-256 of a file, in hex, reading it in pieces.
+  """Returns SHA-256 of a file of this machine's own, in hex, reading it in pieces.
 
   Args:
     path: the file.

@@ -113,17 +113,17 @@ class Parser:
   May be called from several threads.
 
   Args:
-    found: the features of the directory, as TFDS reads them.
-    shape: ``(H', W', C)`` of the manifest.
+    shape: ``(H', W', C)`` of the manifest. What a directory itself says of its features is not looked at: TFDS would
+      import any module that stands there.
     dtype: of the manifest.
     classes: of the manifest.
   """
 
-  def __init__(self, found: Any, shape: tuple[int, int, int], dtype: np.dtype, classes: int):
-    self._features, self._shape, self._dtype = found, shape, dtype
+  def __init__(self, shape: tuple[int, int, int], dtype: np.dtype, classes: int):
+    self._shape, self._dtype = shape, dtype
     self._count = math.prod(shape)
-    expected = features(shape, dtype.name, classes)
-    self._frames = Frames(expected) if found.to_json() == expected.to_json() else None
+    self._features = features(shape, dtype.name, classes)
+    self._frames = Frames(self._features)
     # By the length of a record: where its image begins, and the label by what stands around it.
     self._known: dict[int, tuple[int, dict[bytes, int]]] = {}
 
@@ -153,11 +153,10 @@ class Parser:
         f"{found.dtype}{list(found.shape)}, the manifest says {self._dtype}{list(self._shape)}"
       )
     image[...] = found
-    if self._frames is not None:
-      before, after = self._frames.around(found.nbytes, label)
-      if data == before + found.tobytes() + after:
-        _, labels = self._known.setdefault(len(data), (len(before), {}))
-        labels[before + after] = label
+    before, after = self._frames.around(found.nbytes, label)
+    if data == before + found.tobytes() + after:
+      _, labels = self._known.setdefault(len(data), (len(before), {}))
+      labels[before + after] = label
     return label
 
 
@@ -208,5 +207,5 @@ def _one_line(path: Path) -> Iterator[None]:
     line = str(error).partition(";")[0]
     raise DjaxError(
       f"{path.parent.parent} must be writable and have room for the disguised images, got: {line}. "
-      "Make room and give the same command again: what is whole is kept."
+      "Make room and re-run the command: what is whole is kept."
     ) from None

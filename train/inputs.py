@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 
 from djax import blocks
 from djax import views as views_lib
-from djax.errors import ConfigError, DataError, nearest
+from djax.errors import ConfigError, nearest
 from djax.sources import Images
 from train import config as config_lib
 from train.input_pipeline import Feed
@@ -101,6 +101,7 @@ class Inputs:
     classes: number of label ids.
     labels: ``plain``, or ``permuted`` by the owner.
     key_fingerprint: of the key, or None for the plain scheme.
+    dataset_id: under which the key was made; None for an experiment or an outsourced set.
     source_sha256: of the originals, or of the manifest of an outsourced set.
     originals: training and test split as they were, or None where this machine has none.
     other_key: makes the feeds of both splits under another key, the first of some records only; None where there is no
@@ -116,6 +117,7 @@ class Inputs:
   labels: str
   key_fingerprint: str | None
   source_sha256: str
+  dataset_id: str | None = None
   originals: tuple[Images, Images] | None = None
   other_key: Callable[[], tuple[Feed, Feed]] | None = None
   copies: tuple[Path, ...] = ()
@@ -123,7 +125,7 @@ class Inputs:
   @property
   def facts(self) -> dict[str, Any]:
     """What ``disguise.json`` of a run directory holds."""
-    return {
+    facts = {
       "spec": self.spec,
       "disguised_shape": list(self.disguised_shape),
       "classes": self.classes,
@@ -131,6 +133,7 @@ class Inputs:
       "key_fingerprint": self.key_fingerprint,
       "source_sha256": self.source_sha256,
     }
+    return facts if self.dataset_id is None else {**facts, "dataset_id": self.dataset_id}
 
   @property
   def plain(self) -> tuple[Feed, Feed] | None:
@@ -142,12 +145,16 @@ class Inputs:
     return train, test
 
 
-def owned(config: ConfigDict, master: "Master | None") -> Inputs:
+def owned(
+  config: ConfigDict, master: "Master | None", *, dataset_id: str | None = None
+) -> Inputs:
   """Loads originals and the scheme that disguises them.
 
   Args:
     config: a checked config.
     master: the owner's key, or None for the public one of ``config.disguise.experiment_seed``.
+    dataset_id: under which the run was begun; None: that of the config, else a new one. An experiment needs none: its
+      key is public, and the same in every run.
 
   Raises:
     ConfigError: if the disguise does not fit the images.
@@ -163,13 +170,17 @@ def owned(config: ConfigDict, master: "Master | None") -> Inputs:
   config_lib.check_data(train, test)
   scheme = config_lib.make_scheme(config, train.images.shape[1:], len(train.class_names))
   key: Any = schemes.Key()
-  fingerprint = None
+  fingerprint = own_id = None
   if scheme.spec.scheme != "plain":
     if master is None:
       from djax import keys
 
       master = keys.experiment(config.disguise.experiment_seed)
-    key, fingerprint = key_of(config, scheme, master), master.fingerprint
+    if master.experiment_seed is None:
+      from djax import keys
+
+      own_id = config.disguise.dataset_id or dataset_id or keys.new_id()
+    key, fingerprint = key_of(config, scheme, master, dataset_id=own_id), master.fingerprint
   rng = jax.random.key(config.seed)
   options = {name: config.augment[name] for name in ("crop", "flip", "rotate", "scale", "shear")}
   try:
@@ -214,6 +225,7 @@ def owned(config: ConfigDict, master: "Master | None") -> Inputs:
     labels="plain",
     key_fingerprint=fingerprint,
     source_sha256=_digest(train, test),
+    dataset_id=own_id,
     originals=(train, test),
     other_key=other_key if fingerprint else None,
   )
@@ -261,19 +273,25 @@ def disguised(
   return Feed(Arrays(images, data.labels), _widened, views=views.per_record)
 
 
-def key_of(config: ConfigDict, scheme: "Scheme", master: "Master") -> Any:
+def key_of(
+  config: ConfigDict, scheme: "Scheme", master: "Master", *, dataset_id: str | None = None
+) -> Any:
   """Makes the key pytree of a run, with the public images where the scheme mixes such in.
 
   Args:
     config: a checked config.
     scheme: of the run.
     master: the owner's key.
+    dataset_id: of the run, which no other run's key has anything in common with; None for an experiment.
 
   Raises:
     ConfigError: if the public images have another shape than the private ones.
     DataError: if their source is missing or damaged.
   """
-  key = scheme.make_key(master.read)
+  streams: Any = master
+  if dataset_id is not None:
+    streams = master.data_set(dataset_id, scheme.spec.to_dict())
+  key = scheme.make_key(streams.read)
   if not scheme.spec.options.get("public_k"):
     return key
   from djax import sources
@@ -304,9 +322,9 @@ def outsourced(config: ConfigDict) -> Inputs:
 
   data = datasets.open(config.data.disguised_dir)
   facts = data.manifest
-  parts = [
-    _part(data, text, facts.classes) for text in (config.data.train_split, config.data.test_split)
-  ]
+  parts = [_part(data, text) for text in (config.data.train_split, config.data.test_split)]
+  for part in parts:
+    part.check()  # before anything is written about them
   streamed = sum(part.nbytes for part in parts) > config.data.memory_gb * 1e9
   transform: Callable[..., tuple[jax.Array, jax.Array]] = _widened
   argument: Any = ()
@@ -332,8 +350,8 @@ def outsourced(config: ConfigDict) -> Inputs:
 class _Part:
   """The records ``start .. stop - 1`` of a split on disk."""
 
-  def __init__(self, split: Any, start: int, stop: int, classes: int):
-    self._split, self._start, self._stop, self._classes = split, start, stop, classes
+  def __init__(self, split: Any, start: int, stop: int):
+    self._split, self._start, self._stop = split, start, stop
     self.image_shape, self.dtype = split.image_shape, split.dtype
 
   def __len__(self) -> int:
@@ -343,17 +361,15 @@ class _Part:
   def nbytes(self) -> int:
     return self._split.nbytes * len(self) // len(self._split)
 
+  def check(self) -> None:
+    """Hashes every shard of the split."""
+    self._split.check()
+
   def read(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    images, labels = self._split.read(indices + self._start)
-    if len(labels) and not 0 <= labels.min() <= labels.max() < self._classes:
-      raise DataError(
-        f"label ids must lie below the {self._classes} classes that the manifest names, got {labels.max()}. "
-        "Ask the owner for the directory again."
-      )
-    return images, labels
+    return self._split.read(indices + self._start)
 
 
-def _part(data: "Disguised", text: str, classes: int) -> _Part:
+def _part(data: "Disguised", text: str) -> _Part:
   """Returns the part of a disguised set that ``train`` or ``train[:1000]`` names."""
   match = re.fullmatch(r"(\w+)(?:\[(\d*):(\d*)\])?", text, re.ASCII)
   if not match or match[1] not in data.splits:
@@ -367,7 +383,7 @@ def _part(data: "Disguised", text: str, classes: int) -> _Part:
     raise ConfigError(
       f"split {text!r} must name records that exist: {match[1]} of {data.path} has {len(split)}."
     )
-  return _Part(split, start, stop, classes)
+  return _Part(split, start, stop)
 
 
 def _held(part: _Part) -> Arrays:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from djax import schemes
+from djax import escape, files, keyfile, schemes
 from djax.attacks import ATTACKS
 from djax.audit import judge, report, runner, setting, sweep
 from djax.audit.runner import Outcome
@@ -52,13 +52,13 @@ def run(args: argparse.Namespace) -> None:
   out = restore.check_new(args.out, Path(args.data).expanduser() if args.data else None)
   progress = _progress()
   outcome = runner.audit(_setting(args, progress), attacks, seed=args.seed, progress=progress)
-  with restore.appearing(out) as temporary:
-    temporary.mkdir(parents=True)
+  with files.new_folder(out) as temporary:
     report.write(temporary, outcome)
   if args.json:
     print(json.dumps(outcome.facts))
   else:
-    print("\n".join(_lines(outcome, out)))
+    for line in _lines(outcome, out):
+      print(escape.for_terminal(line))
   say(f"{out / report.PAGE} shows originals: keep it on this machine")
 
 
@@ -100,6 +100,8 @@ def _model(args: argparse.Namespace) -> None:
     "config",
     "data",
     "originals",
+    "key",
+    "passphrase_file",
     "sweep",
     "attacks",
     "full",
@@ -118,8 +120,7 @@ def _model(args: argparse.Namespace) -> None:
     raise ConfigError("audit: --run says what the disguise is; leave --scheme and its flags out.")
   out = restore.check_new(args.out, None)
   facts = examine.examine(args.run_dir, seed=args.seed, progress=_progress())
-  with restore.appearing(out) as temporary:
-    temporary.mkdir(parents=True)
+  with files.new_folder(out) as temporary:
     (temporary / "examination.json").write_text(json.dumps(facts) + "\n")
     (temporary / "membership.svg").write_text(examine.figure(facts))
   print(json.dumps(facts) if args.json else "\n".join([*examine.lines(facts), f"wrote {out}"]))
@@ -136,6 +137,8 @@ def _setting(args: argparse.Namespace, progress: Callable[[float, str], None]) -
   sizes = setting.FULL if args.full else setting.FAST
   where = {"data_dir": args.data_dir, "image_size": args.image_size}
   disguise = scheme_of(args)
+  if (args.key or args.passphrase_file) and not args.data:
+    raise ConfigError("audit: --key and --passphrase-file are given with --data alone.")
   if args.source:
     if not disguise or "block_size" not in disguise:
       raise ConfigError("audit: --source needs --scheme and --block-size.")
@@ -154,10 +157,16 @@ def _setting(args: argparse.Namespace, progress: Callable[[float, str], None]) -
     )
   if args.config:
     return _of_config(args, sizes, progress)
+  if not args.key:
+    raise ConfigError(
+      "audit: --data needs --key, which knows the order of the records. No attack gets the key."
+    )
+  master = keyfile.read(args.key, passphrase=keyfile.find_passphrase(args.passphrase_file))
   splits = {"train": args.train_split, "test": args.test_split}
   return setting.from_directory(
     args.data,
     args.originals,
+    master,
     seed=args.seed,
     sizes=sizes,
     splits=splits,

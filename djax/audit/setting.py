@@ -19,7 +19,9 @@ import numpy as np
 from djax import datasets, keys, schemes, sources
 from djax.attacks.contract import Known
 from djax.errors import ConfigError, DataError, UnsafeError
-from djax.owner import restore
+from djax.keys import Master
+from djax.manifest import Manifest
+from djax.owner import restore, streams
 from djax.owner.disguiser import Disguiser
 
 __all__ = ["ENCODINGS", "FAST", "FULL", "Setting", "Sizes", "from_directory", "from_source"]
@@ -148,7 +150,7 @@ def from_source(
   count = counts.private
   if scheme.encode is not None:
     return _encoded(scheme, name, classes, images, labels, counts, seed, encodings)
-  tool = Disguiser(spec, keys.experiment(seed))
+  tool = Disguiser(spec, streams.Old(spec, keys.experiment(seed)))
   private, indices = images[:count], rows[:count]
   parts = []
   for start in range(0, count, _CHUNK):
@@ -168,6 +170,7 @@ def from_source(
 def from_directory(
   path: str,
   source: str,
+  master: Master,
   *,
   seed: int,
   sizes: Sizes,
@@ -176,14 +179,16 @@ def from_directory(
   splits: Mapping[str, str] | None = None,
   progress: Progress = lambda fraction, word: None,
 ) -> Setting:
-  """Takes a disguised directory and its originals. The key is not needed: originals score, and make known pairs.
+  """Takes a disguised directory and its originals, which score, and make known pairs.
 
-  Some of the originals play the public images; their disguised twins are left out of what the attacker gets. Of several
-  views of an image the first is taken.
+  The key says which record shows which original, and does nothing else: no attack gets it. Some of the originals play
+  the public images; their disguised twins are left out of what the attacker gets. Of several views of an image the first
+  is taken.
 
   Args:
     path: what ``disguise`` wrote.
     source: it was made from.
+    master: its key.
     seed: of the parts.
     sizes: at most; a smaller directory is divided in proportion.
     data_dir: of prepared TFDS sets.
@@ -192,11 +197,14 @@ def from_directory(
     progress: told how far it is.
 
   Raises:
-    ManifestError: if the directory is damaged.
+    KeyMismatchError: if the directory was made with another key.
+    ManifestError: if the directory is damaged or tampered with.
     DataError: if the originals are not those of the directory, are too few, or are all the same.
   """
   data = datasets.open(path)
   facts = data.manifest
+  restore.authenticate(facts, data.path, master)
+  drawn = streams.of(facts, master)
   with contextlib.ExitStack() as stack:
     opened = {
       name: stack.enter_context(
@@ -215,12 +223,12 @@ def from_directory(
     classes = len(records.class_names)
     count = counts.private
     progress(0.5, "reading disguised images")
-    stored, ids = _read_split(data.splits[split], rows[:count] * facts.splits[split].views)
+    stored, ids = _read_split(data.splits[split], _places(drawn, facts, split)[rows[:count]])
     found = {split: (labels[:count], ids)}
     for name, others in opened.items():
       if name != split:
         some = _rows(len(others), _CHUNK, np.random.default_rng(seed))
-        held = _read_split(data.splits[name], some * facts.splits[name].views)[1]
+        held = _read_split(data.splits[name], _places(drawn, facts, name)[some])[1]
         found[name] = _read(others, some, progress)[1], held
   _check_labels(found, classes)
   told = {"kind": "data", "source": facts.source["name"], "key": facts.key_fingerprint}
@@ -333,13 +341,20 @@ def _read(
   return images, np.concatenate([part.labels for part in parts])[back]
 
 
+def _places(drawn: streams.RecordStreams, facts: Manifest, split: str) -> np.ndarray:
+  """Returns, for each original of a split, the place of its view 0."""
+  views = facts.splits[split].views
+  order = drawn.order(split, facts.splits[split].records // views, views)
+  return np.argsort(order, kind="stable")[::views]
+
+
 def _read_split(split: datasets.Split, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   parts = [split.read(rows[s : s + _CHUNK]) for s in range(0, len(rows), _CHUNK)]
   images, labels = zip(*parts, strict=True)
   return np.concatenate(images), np.concatenate(labels)
 
 
-def _check_match(name: str, records: sources.Records, facts: datasets.Manifest) -> None:
+def _check_match(name: str, records: sources.Records, facts: Manifest) -> None:
   """Refuses originals of another shape or number than the directory was made of."""
   held = facts.splits[name].records // facts.splits[name].views
   shape = tuple(facts.spec["image_shape"])

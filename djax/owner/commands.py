@@ -14,18 +14,24 @@ from typing import Any
 
 import numpy as np
 
-from djax import audit, datasets, keyfile, manifest, picture, schemes
+from djax import audit, datasets, escape, files, keyfile, manifest, picture, schemes
 from djax.data_verbs import SCHEME_FLAGS, bits, bits_line, say
 from djax.datasets import Disguised
-from djax.errors import ConfigError, DataError
+from djax.errors import ConfigError
 from djax.keys import Master
 from djax.manifest import Manifest
-from djax.owner import export, plan, query, restore
+from djax.owner import canaries, export, plan, query, restore, sealed
+from djax.owner import ledger as ledger_lib
+from djax.owner.ledger import Ledger
 
 __all__ = ["COMMANDS", "scheme_of"]
 
 _SECONDS_OF_A_LINE = 10
 _GRID_IMAGES = 32
+_OLD = (
+  "format version 1: its matrices and orders are those of every other data set of version 1 under this key, and its "
+  "records stand in the order of the source"
+)
 
 
 def _disguise(args: argparse.Namespace) -> None:
@@ -38,21 +44,26 @@ def _disguise(args: argparse.Namespace) -> None:
     views=args.views,
     crop=args.crop,
     flip=args.flip,
+    views_together=args.views_together,
     plain_labels=args.plain_labels,
     data_dir=args.data_dir,
     image_size=args.image_size,
     originals_per_shard=args.originals_per_shard,
+    dataset_id=args.dataset_id,
   )
   master = _master(args)
+  ledger = None if args.no_ledger else Ledger(ledger_lib.beside(args.key))
   out = Path(args.out).expanduser()
   resumed = any((out / name).exists() for name in (manifest.UNFINISHED, manifest.FILE))
   start = time.monotonic()
   try:
     with _progress("disguising") as progress:
-      facts = export.disguise(request, out, master, workers=args.workers, progress=progress)
+      facts = export.disguise(
+        request, out, master, ledger=ledger, workers=args.workers, say=say, progress=progress
+      )
   except KeyboardInterrupt:
     raise KeyboardInterrupt(
-      "interrupted. The same command goes on where it stopped, and writes the same bytes."
+      "interrupted. Re-run the command to resume; it writes the same bytes."
     ) from None
   seconds = time.monotonic() - start
   count = sum(split.records // split.views for split in facts.splits.values())
@@ -66,8 +77,14 @@ def _disguise(args: argparse.Namespace) -> None:
   if args.json:
     print(json.dumps(_facts(out, facts)))
     return
-  print(f"directory    {out}")
-  print(f"fingerprint  {facts.key_fingerprint}")
+  _show(
+    [
+      f"directory    {out}",
+      f"fingerprint  {facts.key_fingerprint}",
+      f"data set     {facts.id}",
+      f"manifest     {facts.sha256}",
+    ]
+  )
 
 
 def scheme_of(args: argparse.Namespace) -> dict[str, Any]:
@@ -101,7 +118,7 @@ def _inspect(args: argparse.Namespace) -> None:
   if args.json:
     print(json.dumps({**_facts(data.path, facts), "authenticated": False}))
   else:
-    print("\n".join(_summary(data.path, facts)))
+    _show(_summary(data.path, facts))
   say(f"nothing was authenticated; for that: python -m djax verify {data.path} --key KEY")
 
 
@@ -123,6 +140,8 @@ def _summary(folder: Path, facts: Manifest) -> list[str]:
   lines = [
     f"directory    {folder}",
     f"fingerprint  {facts.key_fingerprint}",
+    f"data set     {_identity(facts)}",
+    f"manifest     {facts.sha256}",
     f"scheme       {facts.spec['scheme']}: {options}",
     f"images       {shape}, of {given} {facts.source['dtype']} originals from {facts.source['name']}",
     f"stored       {facts.dtype}, {exact}",
@@ -136,6 +155,14 @@ def _summary(folder: Path, facts: Manifest) -> list[str]:
     files = f"{len(split.shards)} shard{'s' * (len(split.shards) > 1)}"
     lines.append(f"{name:12} {split.records} records in {files}{views}")
   return lines + [f"warning      {warning}" for warning in facts.warnings]
+
+
+def _identity(facts: Manifest) -> str:
+  """Says which data set it is."""
+  if facts.version == 1:
+    return f"none: {_OLD}"
+  own = f", request {facts.request}" if facts.request else ""
+  return f"{facts.id}{own}"
 
 
 def _bounds(facts: Manifest) -> str:
@@ -155,32 +182,69 @@ def _bounds(facts: Manifest) -> str:
 
 def _verify(args: argparse.Namespace) -> None:
   """Says what was checked, and what was not."""
-  if args.passphrase_file and not args.key:
-    raise ConfigError("verify: --passphrase-file is given with --key or not at all.")
-  folder, mac_key = Path(args.data).expanduser(), None
+  if (args.passphrase_file or args.role) and not args.key:
+    raise ConfigError("verify: --passphrase-file and --role are given with --key or not at all.")
+  folder = Path(args.data).expanduser()
+  facts = manifest.read(folder)
   if args.key:
-    master = _master(args)
-    restore.authenticated(folder, master)
-    mac_key = master.subkey(manifest.MAC_LABEL)
-  facts = datasets.verify(folder, mac_key=mac_key)
+    role = args.role or facts.role
+    restore.authenticate(facts, folder, _master(args), role=role, expect=args.expect or "")
+  elif args.expect:
+    restore.check_expected(facts, folder, args.expect)
+  datasets.verify(folder, manifest=facts)
   count = len(datasets.shards(facts)) + len(facts.files)
-  print(f"whole          {manifest.FILE}: its checksum holds")
-  print(f"whole          {count} files: lengths and SHA-256 as it says, and nothing else is there")
+  lines = [
+    f"whole          {manifest.FILE}: its checksum holds",
+    f"whole          {count} files: lengths and SHA-256 as it says, and nothing else is there",
+  ]
   if args.key:
-    print(f"authenticated  written with the key {facts.key_fingerprint}, unchanged since")
+    lines.append(
+      f"authenticated  a {facts.role} written with the key {facts.key_fingerprint}, unchanged since"
+    )
+    lines.append(_standing(args, facts))
+  else:
+    lines += [
+      "not checked    who wrote it: someone who changes files can mend every checksum; give --key",
+      "not checked    whether it is the newest: give --key, whose ledger knows",
+    ]
+  if args.expect:
+    lines.append(f"expected       its manifest is {facts.sha256}")
+  if facts.version == 1:
+    lines.append(f"note           {_OLD}")
+  _show(lines)
+
+
+def _standing(args: argparse.Namespace, facts: Manifest) -> str:
+  """Says what the ledger knows of a directory."""
+  if facts.role == manifest.REQUEST:
+    return "not checked    whether it is known: requests are not entered in the ledger"
+  standing = Ledger(ledger_lib.beside(args.key)).standing(facts)
+  if standing.known is None:
+    return f"not checked    whether it is the newest: {standing.words}"
+  known = standing.known and standing.newer is None
+  return f"{'known' if known else 'WARNING':14} {standing.words}"
+
+
+def _warn_of_standing(args: argparse.Namespace, facts: Manifest) -> None:
+  """Says it where a directory is authentic, but not known or not the newest."""
+  if facts.version == 1:
+    say(f"note: {_OLD}")
+  if args.expect:
     return
-  print(
-    "not checked    who wrote it: someone who changes files can mend every checksum; give --key"
-  )
+  standing = Ledger(ledger_lib.beside(args.key)).standing(facts)
+  if standing.known is False or standing.newer is not None:
+    say(f"warning: {standing.words}. Pin one with --expect {facts.sha256}")
 
 
 def _restore(args: argparse.Namespace) -> None:
   """Writes originals."""
   data = datasets.open(args.data)
   master = _master(args)
+  restore.authenticate(data.manifest, data.path, master, expect=args.expect or "")
+  _warn_of_standing(args, data.manifest)
   write = restore.to_npz if args.out.endswith(".npz") else restore.to_folder
   with _progress("restoring") as progress:
-    facts = write(data, master, args.out, progress=progress)
+    facts = write(data, master, args.out, expect=args.expect or "", progress=progress)
   say(f"restored pixels: {_bounds(facts)}")
   say("these are originals: keep them on this machine")
   print(args.out)
@@ -204,6 +268,8 @@ def _query(args: argparse.Namespace) -> None:
     raise ConfigError(
       "query: IMAGES are given with --checkpoint or --data, and not with --answers, whose request holds them."
     )
+  if args.canaries and form is not _request:
+    raise ConfigError("query: --canaries are planted in a request; give --data and --request.")
   form(args, _master(args))
 
 
@@ -211,11 +277,12 @@ def _ask(args: argparse.Namespace, master: Master) -> None:
   logging.getLogger("absl").setLevel(logging.CRITICAL)  # of the reader of checkpoints
   run = Path(args.checkpoint).expanduser()
   if not (run / manifest.FILE).exists():
-    raise DataError(
+    raise ConfigError(
       f"{run} must be a run on a disguised data set, with a copy of {manifest.FILE}; it has none. "
       "Train with --config.data.disguised_dir."
     )
-  facts = restore.authenticated(run, master)
+  facts = restore.authenticated(run, master, expect=args.expect or "")
+  _warn_of_standing(args, facts)
   images = query.read(args.images, facts, image_size=args.image_size)
   answers = query.ask(images, run, facts, master)
   _say_cut(answers.cut)
@@ -224,26 +291,42 @@ def _ask(args: argparse.Namespace, master: Master) -> None:
 
 def _request(args: argparse.Namespace, master: Master) -> None:
   data = Path(args.data).expanduser()
-  facts = restore.authenticated(data, master)
+  facts = restore.authenticated(data, master, expect=args.expect or "")
+  _warn_of_standing(args, facts)
   restore.check_new(args.request, data)
   images = query.read(args.images, facts, image_size=args.image_size)
-  written, cut = query.request(images, facts, master, args.request)
+  planted = None
+  if args.canaries:
+    names = tuple(sealed.box_of(facts, master).unseal(facts.sealed)["class_names"])
+    planted = canaries.read(args.canaries, facts, names, image_size=args.image_size)
+  written, cut = query.request(images, facts, master, args.request, canaries=planted)
   _say_cut(cut)
   if args.json:
     print(json.dumps(_facts(Path(args.request), written)))
     return
-  print(f"request      {args.request}")
-  print(f"fingerprint  {written.key_fingerprint}")
-  print(f"images       {len(images.names)}")
-  print(f"there        python -m train.answer RUN {args.request} --out answers.json")
-  print(
-    f"then here    python -m djax query --request {args.request} --answers answers.json --key {args.key}"
+  extra = "" if planted is None else f", and {len(planted.labels)} planted ones"
+  _show(
+    [
+      f"request      {args.request}",
+      f"fingerprint  {written.key_fingerprint}",
+      f"images       {len(images.names)}{extra}",
+      f"there        python -m train.answer RUN {args.request} --out answers.json",
+      f"then here    python -m djax query --request {args.request} --answers answers.json --key {args.key}",
+    ]
   )
 
 
 def _answers(args: argparse.Namespace, master: Master) -> None:
-  answers = query.answers(args.request, args.answers, master)
-  say("nothing vouches for these numbers but the machine that gave them")
+  answers = query.answers(args.request, args.answers, master, expect=args.expect or "")
+  if answers.canaries is None:
+    say("nothing vouches for these numbers but the machine that gave them")
+  else:
+    found = answers.canaries
+    say(
+      f"{'warning: ' if found.suspicious else ''}{found.right} of {found.count} planted images got their class; "
+      f"who knows no image gets as many with probability {found.chance:.2g}"
+      + (": do not rely on these answers" if found.suspicious else "")
+    )
   _print_answers(args, answers)
 
 
@@ -258,10 +341,16 @@ def _print_answers(args: argparse.Namespace, answers: query.Answers) -> None:
       }
       for r in answers.rows
     ]
-    print(json.dumps({"classes": answers.classes, "answers": rows}))
+    planted = None if answers.canaries is None else answers.canaries._asdict()
+    print(json.dumps({"classes": answers.classes, "answers": rows, "canaries": planted}))
     return
-  for row in answers.rows:
-    print(f"{row.file}  {row.name}  {row.probability:.4f}")
+  _show([f"{row.file}  {row.name}  {row.probability:.4f}" for row in answers.rows])
+
+
+def _show(lines: list[str]) -> None:
+  """Prints lines that may hold names from outside."""
+  for line in lines:
+    print(escape.for_terminal(line))
 
 
 def _say_cut(cut: int) -> None:
@@ -303,8 +392,8 @@ def _draw(path: Path, data: Disguised) -> None:
   images, _ = split.read(np.arange(min(_GRID_IMAGES, len(split))))
   title = f"{facts.spec['scheme']}, blocks of {facts.block_size}"
   rows = {f"first images of {split.name}": restore.values(images, facts)}
-  with restore.appearing(path) as temporary:
-    picture.sheet(rows, title=title).save(temporary, "PNG")
+  with files.new_file(path) as file:
+    picture.sheet(rows, title=title).save(file, "PNG")
 
 
 @contextlib.contextmanager

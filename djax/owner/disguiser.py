@@ -5,27 +5,26 @@ from typing import Any
 
 import numpy as np
 
-from djax import quantise, samplers, schemes
-from djax.keys import Master
-from djax.owner import streams, views
+from djax import quantise, schemes
+from djax.owner import views
+from djax.owner.streams import RecordStreams
 from djax.quantise import Quantiser
 
-__all__ = ["Disguiser", "label_permutation", "stored"]
+__all__ = ["Disguiser", "stored"]
 
 
 class Disguiser:
-  """Disguises images of one spec under one key. Holds the key.
+  """Disguises images of one data set. Holds the key.
 
   Args:
     spec: ``SchemeSpec.to_dict()``.
-    master: the owner's key.
+    streams: of the data set.
   """
 
-  def __init__(self, spec: Mapping[str, Any], master: Master):
+  def __init__(self, spec: Mapping[str, Any], streams: RecordStreams):
     self.scheme = schemes.from_spec(spec)
-    self._spec = spec
-    self._master = master
-    self._key = self.scheme.make_key(master.read)
+    self._streams = streams
+    self._key = self.scheme.make_key(streams.read)
 
   def images(
     self,
@@ -50,18 +49,17 @@ class Disguiser:
     Returns:
       ``[B, H', W', C]``, float32 or uint8 as the scheme gives it; the same bytes on every machine.
     """
-
-    def uniforms(purpose: str, count: int) -> np.ndarray:
-      subkey = self._master.subkey(streams.label(purpose, self._spec, split))
-      return streams.uniforms(subkey, originals, indices, view=view, count=count)
+    images = originals
+    if view:
+      drawn = self._streams.views(originals, split, indices, view)
+      images = views.augment(originals, drawn, crop=crop, flip=flip)
 
     def draw() -> np.ndarray:
       shape = self.scheme.spec.disguised_shape
-      return uniforms("noise", int(np.prod(shape))).reshape(-1, *shape)
+      count = int(np.prod(shape))
+      found = self._streams.noise(originals, images, split, indices, view, count)
+      return found.reshape(-1, *shape)
 
-    images = originals
-    if view:
-      images = views.augment(originals, uniforms("views", views.DRAWS), crop=crop, flip=flip)
     return self.scheme.export(self._key, images, draw)
 
   def restored(self, images: Any) -> np.ndarray:
@@ -96,13 +94,3 @@ def stored(
   if quantiser is not None:
     images = quantise.quantise(images, quantiser, block_size=block_size)
   return images.astype(np.dtype(dtype).newbyteorder("<"), copy=False)
-
-
-def label_permutation(master: Master, classes: int) -> np.ndarray:
-  """Returns int32 ``[K]``: class ``c`` of the source is stored as label id ``perm[c]``.
-
-  Args:
-    master: the owner's key.
-    classes: number of classes ``K``.
-  """
-  return samplers.permutation(samplers.Words(master.read, f"labels|{classes}"), classes)

@@ -6,7 +6,6 @@ same bytes. The directory is specified in docs/format.md.
 
 import contextlib
 import dataclasses
-import fcntl
 import hashlib
 import json
 import math
@@ -18,11 +17,12 @@ from typing import Any
 
 import numpy as np
 
-from djax import card, manifest, quantise, records
+from djax import card, datasets, files, foreign, form, keys, manifest, quantise, records
 from djax.errors import DataError, DjaxError, KeyMismatchError, UnsafeError
 from djax.keys import Master
 from djax.manifest import UNFINISHED, Manifest, Shard
-from djax.owner import plan, pool, shards
+from djax.owner import plan, pool, restore, shards
+from djax.owner.ledger import Ledger
 from djax.owner.plan import Job, Request
 from djax.owner.shards import Task
 
@@ -32,6 +32,7 @@ _BYTES_OF_A_WORKER = 64 << 20
 # Example, ArrayRecord chunk and block headers; and what ArrayRecord takes for a file at least.
 _RECORD_OVERHEAD, _SHARD_OVERHEAD = 256, 128 << 10
 _SPARE_BYTES = 4 << 20
+_PLAN = "plan.json"
 
 
 def disguise(
@@ -39,7 +40,9 @@ def disguise(
   out: str | os.PathLike,
   master: Master,
   *,
+  ledger: Ledger | None = None,
   workers: int = 0,
+  say: Callable[[str], None] = lambda line: None,
   progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Manifest:
   """Writes a disguised data set; goes on where an earlier call was stopped.
@@ -48,8 +51,10 @@ def disguise(
     request: what is asked.
     out: the directory; new, empty, or left unfinished by a call with the same request and key.
     master: the owner's key.
+    ledger: the owner's list of data sets, in which this one is entered; None for none.
     workers: processes; 0: as many as the size of the work and the machine call for.
-    progress: told how many originals are done, and of how many.
+    say: told, before the work, what the ledger knows of the same source.
+    progress: told how many records are done, and of how many.
 
   Returns:
     The manifest of the whole directory.
@@ -58,16 +63,51 @@ def disguise(
     ConfigError: for parameters that cannot work.
     DataError: if the source is damaged, or not the one of the call that this one would go on with.
     KeyMismatchError: if the directory was begun with another key.
-    UnsafeError: if the directory holds anything else, or lies in the source.
-    DjaxError: if the disk has too little room.
+    UnsafeError: if the directory holds anything else, or lies in the source, or the id was given to another data set.
+    DjaxError: if the disk has too little room, or the ledger cannot be written.
   """
   folder = Path(out).expanduser()
-  job, facts, roots = plan.make(request, folder, master)
+  request = dataclasses.replace(
+    request, dataset_id=request.dataset_id or _begun_id(folder) or keys.new_id()
+  )
+  job, facts, roots, hashes = plan.make(request, folder, master)
   _check_place(folder, roots)
-  if whole := _already_whole(folder, facts, master):
-    return whole
-  with _unfinished(folder, job, facts):
-    return _work(job, facts, master, workers, progress)
+  known = None
+  if ledger is not None:
+    known = ledger.planned(facts, hashes, master)
+    for line in ledger.warnings(known):
+      say(line)
+  whole = _already_whole(folder, facts, master)
+  if whole is None:
+    with _unfinished(folder, job, facts):
+      whole = _work(job, facts, master, workers, progress)
+  if ledger is not None and known is not None:
+    ledger.enter(known, whole)
+  return whole
+
+
+def _begun_id(folder: Path) -> str | None:
+  """Returns the id of what an earlier call left in the directory, unfinished or whole."""
+  if (folder / manifest.FILE).exists():
+    return manifest.read(folder).id
+  begun = _plan_of(folder)
+  return None if begun is None else str(begun["asked"].get("id", ""))
+
+
+def _plan_of(folder: Path) -> dict[str, Any] | None:
+  """Reads the plan of an unfinished directory, if there is one."""
+  try:
+    found = foreign.parse_json(
+      foreign.read(folder / UNFINISHED, _PLAN, limit=2 * manifest.MOST_BYTES)
+    )
+    form.check(found, {"asked": {"key_fingerprint": str}, "starts": dict}, "plan")
+    return found
+  except foreign.MissingFileError:
+    return None
+  except ValueError as error:
+    raise DataError(
+      f"{folder / UNFINISHED / _PLAN} must be the plan of an unfinished run, is not ({error}). Give another --out."
+    ) from None
 
 
 def _check_place(folder: Path, roots: set[Path]) -> None:
@@ -94,7 +134,8 @@ def _already_whole(folder: Path, facts: Manifest, master: Master) -> Manifest | 
       f"{folder} holds a disguised data set already, made otherwise ({_difference(there, facts)}). "
       "Nothing is overwritten: give another --out."
     )
-  manifest.authenticate(folder, mac_key=master.subkey(manifest.MAC_LABEL))
+  restore.authenticate(there, folder, master)
+  datasets.verify(folder, manifest=there, unfinished=True)
   shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
   return there
 
@@ -120,21 +161,16 @@ def _unfinished(folder: Path, job: Job, facts: Manifest) -> Iterator[None]:
   """Holds the directory's lock and its plan while it is written; leaves both if the work stops."""
   place = folder / UNFINISHED
   place.mkdir(parents=True, exist_ok=True)
-  with (place / "lock").open("w") as lock:
-    try:
-      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-      raise UnsafeError(
-        f"{folder} is being written by another process. Wait for it, or stop it."
-      ) from None
-    plan_file = place / "plan.json"
+  busy = f"{folder} is being written by another process. Wait for it, or stop it."
+  with files.working_lock(place / "lock", busy=busy):
     asked = json.loads(json.dumps({"asked": _asked(facts), "starts": dict(job.starts_of)}))
-    if plan_file.exists():
-      _check_plan(folder, asked, json.loads(plan_file.read_bytes()))
+    begun = _plan_of(folder)
+    if begun is not None:
+      _check_plan(folder, asked, begun)
     else:
-      manifest.replace(plan_file, json.dumps(asked).encode())
+      manifest.replace(place / _PLAN, json.dumps(asked).encode())
     for entry in place.iterdir():
-      if entry.suffix[1:].isdigit():
+      if entry.suffix[1:].isdigit() or entry.suffix == ".tmp":
         entry.unlink(missing_ok=True)  # what a killed process was writing
     yield
     shutil.rmtree(place)
@@ -145,6 +181,11 @@ def _check_plan(folder: Path, new: dict[str, Any], old: dict[str, Any]) -> None:
   if new == old:
     return
   asked, before = new["asked"], old["asked"]
+  if before.get("version") != manifest.VERSION:
+    raise UnsafeError(
+      f"{folder} was begun by an older djax, whose records have another order. Finish it with that one, or give "
+      "another --out."
+    )
   if asked["key_fingerprint"] != before["key_fingerprint"]:
     raise KeyMismatchError(
       f"{folder} was begun with the key {before['key_fingerprint']}, got {asked['key_fingerprint']}. "
@@ -170,10 +211,11 @@ def _work(
   progress: Callable[[int, int], None],
 ) -> Manifest:
   """Has every shard scanned, if need be, and written; then finishes the directory."""
-  originals = sum(starts[-1] for starts in job.starts_of.values())
+  secret = master.data_set(facts.id, facts.spec)
+  count = sum(starts[-1] for starts in job.starts_of.values())
   is_float = facts.spec["scheme"] == "rmt" or facts.source["dtype"] != "uint8"
   scans = is_float and facts.dtype == "uint8"
-  total, done = originals * (2 if scans else 1), 0
+  total, done = count * (2 if scans else 1), 0
 
   def advance(count: int) -> None:
     nonlocal done
@@ -183,9 +225,9 @@ def _work(
   def run(tasks: list[Task], outcomes: dict[Task, Any]) -> None:
     """Does the tasks that have no outcome yet."""
     for task in outcomes:
-      advance(_originals(job, task))
+      advance(_records(job, task))
     if waiting := [task for task in tasks if task not in outcomes]:
-      pool.run(job, master, waiting, workers=workers or _workers(facts), advance=advance)
+      pool.run(job, secret, waiting, workers=workers or _workers(facts), advance=advance)
 
   quantiser = None
   if scans:
@@ -248,11 +290,11 @@ def finish(folder: Path, facts: Manifest, master: Master) -> Manifest:
     manifest.replace(folder / name, data)
   hashes = {name: hashlib.sha256(data).hexdigest() for name, data in texts.items()}
   facts = dataclasses.replace(facts, files=hashes)
-  manifest.write(folder, facts, mac_key=master.subkey(manifest.MAC_LABEL))
+  manifest.write(folder, facts, mac_key=restore.mac_key(facts, master))
   return manifest.read(folder)
 
 
-def _originals(job: Job, task: Task) -> int:
+def _records(job: Job, task: Task) -> int:
   start, stop = job.starts_of[task.split][task.index : task.index + 2]
   return stop - start
 
@@ -264,13 +306,13 @@ def _size(facts: Manifest, records: int) -> int:
 
 
 def _check_room(job: Job, facts: Manifest, tasks: list[Task]) -> None:
-  records = sum(_originals(job, task) * job.views_of(task.split) for task in tasks)
+  records = sum(_records(job, task) for task in tasks)
   needed = _size(facts, records) + len(tasks) * _SHARD_OVERHEAD + _SPARE_BYTES
   free = shutil.disk_usage(job.out).free
   if free < needed:
     raise DjaxError(
       f"{job.out} needs {needed / 1e6:.1f} MB free, got {free / 1e6:.1f} MB. "
-      "Make room and give the same command again, or store float16 or uint8."
+      "Make room and re-run the command, or store float16 or uint8."
     )
 
 

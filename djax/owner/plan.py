@@ -6,20 +6,20 @@ import hashlib
 import hmac
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 import djax
-from djax import card, datasets, keys, quantise, schemes, sources
+from djax import card, datasets, keys, manifest, quantise, schemes, sources
 from djax.errors import ConfigError, DataError, UnsafeError
 from djax.keys import Master
 from djax.manifest import Manifest, SplitFacts
 from djax.owner import sealed
 
-__all__ = ["Job", "Request", "make"]
+__all__ = ["Job", "Plan", "Request", "make"]
 
 _SHARD_BYTES = 64 << 20
 
@@ -36,10 +36,14 @@ class Request:
     views: of each original in the split ``train``, the original itself included.
     crop: greatest shift of a further view in pixels.
     flip: whether further views are mirrored, half of them.
+    views_together: whether the views of an image lie side by side, as someone must know who averages them; else every
+      record lies anywhere in its split.
     plain_labels: whether label ids and class names are those of the source.
     data_dir: of prepared TFDS sets.
     image_size: to which images of a folder are resized.
-    originals_per_shard: 0: what makes 64 MiB.
+    originals_per_shard: how many originals' views make a shard; 0: what makes 64 MiB.
+    dataset_id: public id, 32 hexadecimal digits; empty: a new random one. The same id, source and parameters give the
+      same bytes; two data sets with one id and one spec share matrices.
   """
 
   source: str
@@ -51,10 +55,12 @@ class Request:
   views: int = 1
   crop: int = 0
   flip: bool = False
+  views_together: bool = False
   plain_labels: bool = False
   data_dir: str = ""
   image_size: int = 0
   originals_per_shard: int = 0
+  dataset_id: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +73,8 @@ class Job:
     dtype: what is stored.
     classes: number of classes.
     out: the directory.
-    starts_of: by split name, the first original of each shard, and at the end the number of originals.
+    views: ``count``, ``crop``, ``flip`` and ``together`` of the manifest.
+    starts_of: by split name, the first record of each shard, and at the end the number of records.
   """
 
   request: Request
@@ -75,6 +82,7 @@ class Job:
   dtype: str
   classes: int
   out: Path
+  views: Mapping[str, Any]
   starts_of: Mapping[str, tuple[int, ...]]
 
   def views_of(self, split: str) -> int:
@@ -87,16 +95,29 @@ class Job:
     return f"{datasets.NAME}-{split}.array_record-{index:05d}-of-{count:05d}"
 
 
-def make(request: Request, out: Path, master: Master) -> tuple[Job, Manifest, set[Path]]:
+class Plan(NamedTuple):
+  """What is to be done.
+
+  Attributes:
+    job: for the workers.
+    facts: the manifest as far as it is known before the work.
+    roots: files and folders that hold originals.
+    hashes: SHA-256 of each file that the records come from, in hex.
+  """
+
+  job: Job
+  facts: Manifest
+  roots: set[Path]
+  hashes: tuple[str, ...]
+
+
+def make(request: Request, out: Path, master: Master) -> Plan:
   """Checks a request and plans its work. Writes nothing.
 
   Args:
-    request: what is asked.
+    request: what is asked, its ``dataset_id`` filled in.
     out: the directory to be written.
     master: the owner's key.
-
-  Returns:
-    The job; the manifest as far as it is known before the work; the files and folders that hold originals.
 
   Raises:
     ConfigError: for parameters that cannot work.
@@ -113,7 +134,9 @@ def make(request: Request, out: Path, master: Master) -> tuple[Job, Manifest, se
     first = next(iter(opened.values()))
     _check_splits(opened)
     counts = {name: len(records) for name, records in opened.items()}
-    files = {item for records in opened.values() for item in records.files}
+    files = sorted({item for records in opened.values() for item in records.files})
+    for records in opened.values():
+      records.check()
   shape, names, given = first.image_shape, first.class_names, np.dtype(first.dtype)
   scheme = _scheme(request.disguise, shape)
   spec, disguised_shape = scheme.spec.to_dict(), scheme.spec.disguised_shape
@@ -121,37 +144,71 @@ def make(request: Request, out: Path, master: Master) -> tuple[Job, Manifest, se
   _check_views(request, shape)
   record_bytes = math.prod(disguised_shape) * stored.itemsize
   step = request.originals_per_shard or max(1, _SHARD_BYTES // (record_bytes * request.views))
+  views = {
+    "count": request.views,
+    "crop": request.crop,
+    "flip": request.flip,
+    "together": request.views_together,
+  }
+  views_of = {name: request.views if name == "train" else 1 for name in counts}
   job = Job(
     request=request,
     spec=spec,
     dtype=stored.name,
     classes=len(names),
     out=out,
-    starts_of={name: (*range(0, count, step), count) for name, count in counts.items()},
+    views=views,
+    starts_of={
+      name: (*range(0, count * views_of[name], step * views_of[name]), count * views_of[name])
+      for name, count in counts.items()
+    },
   )
+  hashes = tuple(datasets.file_sha256(path) for _, path in files)
+  secret = _secret(request, spec, master)
   facts = Manifest(
     djax=djax.__version__,
-    expansion=keys.EXPANSION,
+    expansion=keys.DATA_SETS,
     key_fingerprint=master.fingerprint,
     spec=spec,
     disguised_shape=disguised_shape,
     dtype=stored.name,
     quantiser=None,
     error=quantise.bounds(spec, stored.name, None),
-    source={"name": first.name, "dtype": given.name, "hmac": _hmac(files, request, master)},
+    source={
+      "name": first.name,
+      "dtype": given.name,
+      "hmac": _hmac([name for name, _ in files], hashes, request, secret),
+    },
     classes=len(names),
     class_names=names if request.plain_labels else None,
     labels="plain" if request.plain_labels else "permuted",
-    views={"count": request.views, "crop": request.crop, "flip": request.flip},
+    views=views,
     splits={
-      name: SplitFacts(count * job.views_of(name), job.views_of(name), ())
-      for name, count in counts.items()
+      name: SplitFacts(count * views_of[name], views_of[name], ()) for name, count in counts.items()
     },
     files={},
     warnings=card.warnings(spec, fingerprint=master.fingerprint),
-    sealed=sealed.seal({"class_names": list(names)}, master),
+    sealed="",
+    id=request.dataset_id,
   )
-  return job, facts, _roots(request, first.name, files)
+  box = sealed.box_of(facts, master)
+  facts = dataclasses.replace(facts, sealed=box.seal({"class_names": list(names)}))
+  try:
+    manifest.check(facts)
+  except ValueError as error:
+    raise ConfigError(f"disguise: what is asked cannot be written down: {error}.") from None
+  return Plan(job, facts, _roots(request, first.name, files), hashes)
+
+
+def _secret(request: Request, spec: Mapping[str, Any], master: Master) -> keys.Streams:
+  """Returns the secret of the data set."""
+  try:
+    return master.data_set(request.dataset_id, spec)
+  except ValueError:
+    raise ConfigError(
+      f"dataset_id must be 32 hexadecimal digits in lower case, got {request.dataset_id!r}. "
+      "Leave it out for a new random one."
+    ) from None
 
 
 def _check_splits(opened: Mapping[str, Any]) -> None:
@@ -206,17 +263,19 @@ def _check_views(request: Request, shape: tuple[int, int, int]) -> None:
     )
 
 
-def _hmac(files: set[tuple[str, Path]], request: Request, master: Master) -> str:
+def _hmac(
+  names: Sequence[str], hashes: Sequence[str], request: Request, secret: keys.Streams
+) -> str:
   """Returns the keyed hash of a source; digits, embedded in a package, have no files."""
-  digest = hmac.new(master.subkey("source"), digestmod=hashlib.sha256)
+  digest = hmac.new(secret.subkey("source"), digestmod=hashlib.sha256)
   digest.update(json.dumps([*request.splits.items(), request.image_size]).encode())
-  for name, path in sorted(files):
+  for name, sha256 in zip(names, hashes, strict=True):
     digest.update(hashlib.sha256(name.encode()).digest())
-    digest.update(bytes.fromhex(datasets.file_sha256(path)))
+    digest.update(bytes.fromhex(sha256))
   return digest.hexdigest()
 
 
-def _roots(request: Request, name: str, files: set[tuple[str, Path]]) -> set[Path]:
+def _roots(request: Request, name: str, files: Sequence[tuple[str, Path]]) -> set[Path]:
   if name == "folder":
     return {Path(request.source).expanduser().resolve()}
   paths = {path.resolve() for _, path in files}

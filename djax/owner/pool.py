@@ -1,4 +1,7 @@
-"""Worker processes for the shards of a job. The key reaches them through pipes: no argument or file shows it."""
+"""Worker processes for the shards of a job.
+
+The secret of the data set, not the master key, reaches them through pipes: no argument or file shows it.
+"""
 
 import multiprocessing
 import signal
@@ -9,7 +12,7 @@ from typing import Any
 
 from djax import keys
 from djax.errors import DjaxError
-from djax.keys import Master
+from djax.keys import Streams
 from djax.owner.plan import Job
 from djax.owner.shards import Task, Worker
 
@@ -18,7 +21,7 @@ __all__ = ["run"]
 
 def run(
   job: Job,
-  master: Master,
+  secret: Streams,
   tasks: Sequence[Task],
   *,
   workers: int,
@@ -28,7 +31,7 @@ def run(
 
   Args:
     job: what to do; sent to the processes.
-    master: the owner's key; its bytes go through pipes between parent and child alone.
+    secret: of the data set; its bytes go through pipes between parent and child alone.
     tasks: what to do, in order.
     workers: number of processes.
     advance: told the number of originals done, now and then.
@@ -38,7 +41,7 @@ def run(
   """
   workers = min(workers, len(tasks))
   if workers <= 1:
-    worker = Worker(job, master)
+    worker = Worker(job, secret)
     for task in tasks:
       worker.run(task, advance)
     return
@@ -56,8 +59,8 @@ def run(
       signal.pthread_sigmask(signal.SIG_SETMASK, unmasked)
       theirs.close()
       pipes[ours] = process
-      ours.send_bytes(keys.secret_bytes(master))
-      ours.send((job, master.experiment_seed))
+      ours.send_bytes(keys.secret_bytes(secret))
+      ours.send(job)
     _distribute(pipes, list(tasks), advance)
   finally:
     for pipe, process in pipes.items():
@@ -83,7 +86,7 @@ def _distribute(pipes: dict[Any, Any], waiting: list[Task], advance: Callable[[i
         pipes[pipe].join()
         raise DjaxError(
           f"a worker process ended early (exit code {pipes[pipe].exitcode}; out of memory, perhaps). "
-          "Give the same command again, with fewer --workers: what is whole is kept."
+          "Re-run the command, with fewer --workers: what is whole is kept."
         ) from None
       if isinstance(message, Exception):
         raise message
@@ -94,12 +97,11 @@ def _distribute(pipes: dict[Any, Any], waiting: list[Task], advance: Callable[[i
 
 
 def _serve(pipe: Connection) -> None:
-  """A worker's life: key, job, then tasks. Sends counts, None after a task, or the error that ended it."""
+  """A worker's life: secret, job, then tasks. Sends counts, None after a task, or the error that ended it."""
   signal.signal(signal.SIGINT, signal.SIG_IGN)
   try:
-    secret = pipe.recv_bytes()
-    job, experiment_seed = pipe.recv()
-    worker = Worker(job, Master(secret, experiment_seed=experiment_seed))
+    secret = Streams(pipe.recv_bytes(), expansion=keys.DATA_SETS)
+    worker = Worker(pipe.recv(), secret)
     while True:
       worker.run(pipe.recv(), lambda count: pipe.send(count))
       pipe.send(None)

@@ -6,29 +6,33 @@ Either all at once, with the network at hand, or in two steps: a request for the
 import dataclasses
 import hashlib
 import hmac
-import json
+import math
 import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 import djax
-from djax import datasets, manifest, quantise, records, sources
+from djax import datasets, files, foreign, keys, manifest, quantise, records, sources
 from djax.errors import ConfigError, DataError, ManifestError
 from djax.keys import Master
 from djax.manifest import UNFINISHED, Manifest, Shard, SplitFacts
-from djax.owner import disguiser, export, restore, sealed
+from djax.owner import canaries as canaries_lib
+from djax.owner import disguiser, export, restore, sealed, streams
 from djax.owner.disguiser import Disguiser
 
 __all__ = ["Answer", "Answers", "Query", "answers", "ask", "disguised", "named", "read", "request"]
 
-SPLIT = "query"
+SPLIT = manifest.REQUEST_SPLIT
 _SUFFIXES = (".png", ".jpg", ".jpeg")
 _CHUNK = 256
 _SUM_TOLERANCE = 1e-3  # of probabilities, rounded on their way
+_MOST_NUMBER = 40  # bytes that a probability takes in an answer
+_MOST_REST = 1 << 20  # bytes of all else in it
+_ALONE = {"count": 1, "crop": 0, "flip": False, "together": True}
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -70,11 +74,13 @@ class Answers(NamedTuple):
     classes: names of the classes, in the order of the source.
     rows: one an image.
     cut: number of disguised values that the range of the data set's quantiser cut, as far as known here.
+    canaries: what became of the planted images, or None.
   """
 
   classes: tuple[str, ...]
   rows: tuple[Answer, ...]
   cut: int = 0
+  canaries: canaries_lib.Outcome | None = None
 
 
 def read(paths: Sequence[str | os.PathLike], facts: Manifest, *, image_size: int = 0) -> Query:
@@ -184,7 +190,7 @@ def disguised(query: Query, facts: Manifest, master: Master) -> tuple[np.ndarray
   Returns:
     Images as stored, ``[N, H', W', C]``, and the number of values that the range of its quantiser cut.
   """
-  tool = Disguiser(facts.spec, master)
+  tool = Disguiser(facts.spec, _streams(facts, master))
   found, cut = [], 0
   for start in range(0, len(query.images), _CHUNK):
     part = query.images[start : start + _CHUNK]
@@ -193,6 +199,14 @@ def disguised(query: Query, facts: Manifest, master: Master) -> tuple[np.ndarray
     if facts.quantiser is not None:
       cut += _outside(exact, facts.quantiser, facts.block_size)
   return np.concatenate(found), cut
+
+
+def _streams(facts: Manifest, master: Master) -> streams.RecordStreams:
+  """Returns the streams of images that are asked about: the matrices of the data set, noise of their own."""
+  if facts.version == 1:
+    return streams.of(facts, master)
+  secret = master.data_set(facts.id, facts.spec)
+  return streams.Current(secret, role=manifest.REQUEST, views=_ALONE)
 
 
 def _outside(exact: np.ndarray, quantiser: quantise.Quantiser, block_size: int) -> int:
@@ -231,15 +245,23 @@ def ask(query: Query, run: str | os.PathLike, facts: Manifest, master: Master) -
 
 
 def request(
-  query: Query, facts: Manifest, master: Master, out: str | os.PathLike
+  query: Query,
+  facts: Manifest,
+  master: Master,
+  out: str | os.PathLike,
+  *,
+  canaries: canaries_lib.Canaries | None = None,
 ) -> tuple[Manifest, int]:
   """Writes a request for the rented machine: a disguised data set with the single split ``query``, every label 0.
+
+  Its records stand in an order drawn from the key, so nothing tells planted images from the others.
 
   Args:
     query: the images; names of files are sealed.
     facts: manifest of the data set that the network was trained on.
     master: its key.
     out: the directory; must not exist.
+    canaries: images of known classes to be planted among the others.
 
   Returns:
     The manifest of the request, and the number of values that were cut, see ``disguised``.
@@ -249,27 +271,43 @@ def request(
     DjaxError: if the disk has too little room.
   """
   target = restore.check_new(out)
-  stored, cut = disguised(query, facts, master)
+  classes: list[int] = []
+  if canaries is not None:
+    classes = canaries.labels.tolist()
+    query = Query(np.concatenate([query.images, canaries.images]), query.names)
+  count = len(query.images)
   name = f"{datasets.NAME}-{SPLIT}.array_record-00000-of-00001"
-  with restore.appearing(target) as temporary:
+  asked = dataclasses.replace(
+    facts,
+    djax=djax.__version__,
+    role=manifest.REQUEST,
+    request=None if facts.version == 1 else keys.new_id(),
+    views=_ALONE,
+    splits={SPLIT: SplitFacts(count, 1, ())},
+    files={},
+  )
+  order = streams.of(asked, master).order(SPLIT, count, 1)
+  stored, cut = disguised(query, facts, master)
+  with files.new_folder(target) as temporary:
     (temporary / UNFINISHED).mkdir(parents=True)
     features = records.features(facts.disguised_shape, facts.dtype, facts.classes)
     with records.writer(temporary / UNFINISHED / name, features) as write:
-      write(stored, np.zeros(len(stored), np.int32))
+      write(stored[order], np.zeros(count, np.int32))
     os.rename(temporary / UNFINISHED / name, temporary / name)
     size, digest = (temporary / name).stat().st_size, datasets.file_sha256(temporary / name)
-    split = SplitFacts(len(stored), 1, (Shard(name, len(stored), size, digest),))
-    names = sealed.unseal(facts.sealed, master)["class_names"]
+    content = {
+      "class_names": _opened(facts, master)["class_names"],
+      "names": list(query.names),
+      "canaries": classes,
+    }
+    source = {"name": SPLIT, "dtype": facts.source["dtype"], "hmac": _hmac(query, asked, master)}
     written = export.finish(
       temporary,
       dataclasses.replace(
-        facts,
-        djax=djax.__version__,
-        source={"name": SPLIT, "dtype": facts.source["dtype"], "hmac": _hmac(query, master)},
-        views={"count": 1, "crop": 0, "flip": False},
-        splits={SPLIT: split},
-        files={},
-        sealed=sealed.seal({"class_names": names, "names": list(query.names)}, master),
+        asked,
+        source=source,
+        splits={SPLIT: SplitFacts(count, 1, (Shard(name, count, size, digest),))},
+        sealed=sealed.box_of(asked, master).seal(content),
       ),
       master,
     )
@@ -277,57 +315,84 @@ def request(
   return written, cut
 
 
-def _hmac(query: Query, master: Master) -> str:
+def _opened(facts: Manifest, master: Master) -> dict[str, Any]:
+  """Returns the sealed part of a manifest."""
+  return sealed.box_of(facts, master).unseal(facts.sealed)
+
+
+def _hmac(query: Query, facts: Manifest, master: Master) -> str:
   """Returns the keyed hash of a request's images, as docs/format.md has it of a source's files."""
-  digest = hmac.new(master.subkey("source"), digestmod=hashlib.sha256)
-  for name, image in zip(query.names, query.images, strict=True):
-    digest.update(hashlib.sha256(name.encode()).digest())
+  own = master if facts.version == 1 else master.data_set(facts.id, facts.spec)
+  digest = hmac.new(own.subkey("source"), digestmod=hashlib.sha256)
+  for name in query.names:
+    digest.update(hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest())
+  for image in query.images:
     digest.update(hashlib.sha256(np.ascontiguousarray(image)).digest())
   return digest.hexdigest()
 
 
-def answers(folder: str | os.PathLike, file: str | os.PathLike, master: Master) -> Answers:
+def answers(
+  folder: str | os.PathLike, file: str | os.PathLike, master: Master, *, expect: str = ""
+) -> Answers:
   """Reads the answer of the rented machine to a request.
 
-  Nothing vouches for its numbers but the machine itself.
+  Nothing vouches for its numbers but the machine itself, and planted images where the request has them.
 
   Args:
     folder: the request's directory.
     file: the answer, docs/format.md section 6.
     master: the key of the request.
+    expect: SHA-256 of the request's manifest, in hex; empty: any.
 
   Raises:
     KeyMismatchError: if the request was made with another key.
     ManifestError: if the request is damaged or tampered with.
     DataError: if the answer is damaged, belongs to another request, or holds anything but probabilities.
   """
-  facts = restore.authenticated(Path(folder).expanduser(), master)
-  if set(facts.splits) != {SPLIT}:
-    raise DataError(f"{folder} must be a request, with the single split {SPLIT}. Give --request.")
+  place = Path(folder).expanduser()
+  facts = restore.authenticated(place, master, role=manifest.REQUEST, expect=expect)
+  count, path = facts.splits[SPLIT].records, Path(file).expanduser()
+  limit = count * facts.classes * _MOST_NUMBER + _MOST_REST
+  data = foreign.read(path.parent, path.name, limit=limit)
+  stored = _probabilities(data, path, folder, facts)
+  opened = _opened(facts, master)
+  order = streams.of(facts, master).order(SPLIT, count, 1)
+  probabilities = np.empty_like(stored)
+  probabilities[order] = stored
+  planted = opened.get("canaries", [])
+  asked = count - len(planted)
+  found = named(probabilities, [*opened["names"], *([""] * len(planted))], facts, master)
+  outcome = None
+  if planted:
+    given = [int(np.argmax(row.probabilities)) for row in found.rows[asked:]]
+    outcome = canaries_lib.judge(planted, given)
+  return found._replace(rows=found.rows[:asked], canaries=outcome)
+
+
+def _probabilities(
+  data: bytes, path: Path, folder: str | os.PathLike, facts: Manifest
+) -> np.ndarray:
+  """Parses an answer: float64 ``[N, K]``, in the order of the request's records."""
   try:
-    content = json.loads(Path(file).expanduser().read_bytes())
+    content = foreign.parse_json(data)
     form, version = content["format"], content["version"]
     of, rows = content["request"], content["probabilities"]
-  except OSError as error:
-    raise DataError(f"{file}: cannot be read ({error.strerror}).") from None
-  except (ValueError, TypeError, KeyError, RecursionError):
-    raise DataError(f"{file}: is no answer of python -m train.answer.") from None
+  except (ValueError, TypeError, KeyError):
+    raise DataError(f"{path}: is no answer of python -m train.answer.") from None
   if (form, version) != ("djax-answers", 1):
-    raise DataError(f"{file}: must be djax-answers of version 1, got {form!r} {version!r}.")
+    raise DataError(f"{path}: must be djax-answers of version 1, got another format.")
   if of != facts.sha256:
-    raise DataError(f"{file}: answers another request than {folder}. Give the one it was made for.")
+    raise DataError(f"{path}: answers another request than {folder}. Give the one it was made for.")
   shape = (facts.splits[SPLIT].records, facts.classes)
-  try:
-    probabilities = np.asarray(rows, np.float64)
-  except (ValueError, TypeError):
-    raise DataError(f"{file}: probabilities must be numbers, {shape[0]} x {shape[1]}.") from None
-  if probabilities.shape != shape:
-    raise DataError(f"{file}: probabilities must be {shape}, got {probabilities.shape}.")
-  lies = (probabilities >= 0) & (probabilities <= 1)
-  if not lies.all() or (abs(probabilities.sum(1) - 1) > _SUM_TOLERANCE).any():
-    raise DataError(f"{file}: probabilities must lie in 0..1 and sum to 1 for each image.")
-  names = sealed.unseal(facts.sealed, master)["names"]
-  return named(probabilities, names, facts, master)
+  fits = isinstance(rows, list) and len(rows) == shape[0]
+  fits = fits and all(isinstance(row, list) and len(row) == shape[1] for row in rows)
+  if not fits:
+    raise DataError(f"{path}: probabilities must be {shape[0]} lists of {shape[1]} numbers.")
+  # Compared as they are: a number of 400 digits is an int that no float holds, and True is 1 to NumPy.
+  lies = all(type(x) in (int, float) and 0 <= x <= 1 for row in rows for x in row)
+  if not lies or any(abs(math.fsum(row) - 1) > _SUM_TOLERANCE for row in rows):
+    raise DataError(f"{path}: probabilities must lie in 0..1 and sum to 1 for each image.")
+  return np.asarray(rows, np.float64)
 
 
 def named(
@@ -341,10 +406,10 @@ def named(
     facts: manifest of the data set or the request.
     master: its key.
   """
-  classes = tuple(sealed.unseal(facts.sealed, master)["class_names"])
+  classes = tuple(_opened(facts, master)["class_names"])
   by_class = np.asarray(probabilities)
   if facts.labels == "permuted":
-    by_class = by_class[:, disguiser.label_permutation(master, facts.classes)]
+    by_class = by_class[:, streams.of(facts, master).labels(facts.classes)]
   rows = tuple(
     Answer(name, classes[row.argmax()], float(row.max()), tuple(map(float, row)))
     for name, row in zip(names, by_class, strict=True)

@@ -1,6 +1,8 @@
 """The way back: originals from a disguised data set, for the owner of its key.
 
-View 0 of every original comes back, with the label ids and class names of the source.
+View 0 of every original comes back, with the label ids and class names of the source, in its order. The manifest is
+read once and authenticated before anything of it is used; shards are hashed as they are copied to a private place, and
+read there.
 """
 
 import contextlib
@@ -8,22 +10,34 @@ import math
 import os
 import re
 import shutil
+import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 
-from djax import datasets, manifest, quantise
+from djax import datasets, files, manifest, quantise
 from djax.datasets import Disguised, Split
-from djax.errors import ConfigError, DjaxError, KeyMismatchError, UnsafeError
+from djax.errors import ConfigError, DjaxError, KeyMismatchError, ManifestError, UnsafeError
 from djax.keys import Master
 from djax.manifest import Manifest
-from djax.owner import disguiser, sealed
+from djax.owner import sealed, streams
 from djax.owner.disguiser import Disguiser
 
-__all__ = ["appearing", "authenticated", "check_new", "originals", "to_folder", "to_npz", "values"]
+__all__ = [
+  "Restored",
+  "authenticate",
+  "authenticated",
+  "check_expected",
+  "check_new",
+  "mac_key",
+  "originals",
+  "to_folder",
+  "to_npz",
+  "values",
+]
 
 _CHUNK_BYTES = 4 << 20
 _SPARE_BYTES = 4 << 20
@@ -33,24 +47,93 @@ _LONGEST_NAME = 60
 Progress = Callable[[int, int], None]
 
 
-def authenticated(folder: Path, master: Master) -> Manifest:
-  """Reads a manifest that the owner of a key wrote and nobody changed since.
+class Restored(NamedTuple):
+  """Some originals.
+
+  Attributes:
+    indices: int64 ``[n]``, where they stand in the split of the source.
+    images: ``[n, H, W, C]``, neither rounded nor cut to 0..255; float32 for rmt, else the dtype of the source.
+    labels: int32 ``[n]``, as in the source.
+  """
+
+  indices: np.ndarray
+  images: np.ndarray
+  labels: np.ndarray
+
+
+def mac_key(facts: Manifest, master: Master) -> bytes:
+  """Returns the subkey of a manifest's MAC.
+
+  Args:
+    facts: the manifest.
+    master: the owner's key.
+  """
+  streams_of_owner = master if facts.version == 1 else master.owner()
+  return streams_of_owner.subkey(manifest.mac_label(facts))
+
+
+def authenticate(
+  facts: Manifest, where: Path, master: Master, *, role: str = manifest.DATASET, expect: str = ""
+) -> None:
+  """Checks that the owner of a key wrote the manifest that was read, and that it is what it is taken for.
+
+  Args:
+    facts: as ``manifest.read`` returned it.
+    where: the directory, for messages.
+    master: the owner's key.
+    role: ``dataset`` or ``request``.
+    expect: SHA-256 of the manifest, in hex; empty: any.
+
+  Raises:
+    KeyMismatchError: if it was made with another key.
+    ManifestError: if it was tampered with, has another role, or is not the one expected.
+  """
+  if facts.key_fingerprint != master.fingerprint:
+    raise KeyMismatchError(
+      f"{where} was disguised with the key {facts.key_fingerprint}, got {master.fingerprint}. "
+      "Give the key it was disguised with."
+    )
+  manifest.authenticate(facts, mac_key=mac_key(facts, master), where=where)
+  if facts.role != role:
+    raise ManifestError(f"{where} must be a {role}, is a {facts.role}. Give the other directory.")
+  if expect:
+    check_expected(facts, where, expect)
+
+
+def check_expected(facts: Manifest, where: Path, expect: str) -> None:
+  """Refuses another manifest than the one expected.
+
+  Args:
+    facts: as ``manifest.read`` returned it.
+    where: the directory, for messages.
+    expect: SHA-256, in hex.
+
+  Raises:
+    ManifestError: if it is another one.
+  """
+  if facts.sha256 != expect.lower():
+    raise ManifestError(
+      f"{where} must have the manifest {expect}, has {facts.sha256}. It is another data set, or an older one."
+    )
+
+
+def authenticated(
+  folder: Path, master: Master, *, role: str = manifest.DATASET, expect: str = ""
+) -> Manifest:
+  """Reads a manifest, once, that the owner of a key wrote and nobody changed since.
 
   Args:
     folder: a disguised data set, or a run directory with copies of both files.
     master: the owner's key.
+    role: as for ``authenticate``.
+    expect: as for ``authenticate``.
 
   Raises:
-    KeyMismatchError: if it was made with another key.
-    ManifestError: if it is missing, damaged or tampered with.
+    KeyMismatchError: as ``authenticate``.
+    ManifestError: if it is missing or damaged, or as ``authenticate``.
   """
   facts = manifest.read(folder)
-  if facts.key_fingerprint != master.fingerprint:
-    raise KeyMismatchError(
-      f"{folder} was disguised with the key {facts.key_fingerprint}, got {master.fingerprint}. "
-      "Give the key it was disguised with."
-    )
-  manifest.authenticate(folder, mac_key=master.subkey(manifest.MAC_LABEL))
+  authenticate(facts, folder, master, role=role, expect=expect)
   return facts
 
 
@@ -69,10 +152,8 @@ def values(images: np.ndarray, facts: Manifest) -> np.ndarray:
   return images if images.dtype == np.uint8 else images.astype(np.float32)
 
 
-def originals(
-  data: Disguised, master: Master, split: str, *, chunk: int
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-  """Restores the originals of a split, in order. The files are not hashed: ``datasets.verify`` does that.
+def originals(data: Disguised, master: Master, split: str, *, chunk: int) -> Iterator[Restored]:
+  """Restores the originals of a split, in the order in which they are stored.
 
   Args:
     data: the disguised data set.
@@ -80,37 +161,42 @@ def originals(
     split: the split's name.
     chunk: originals restored at once.
 
-  Returns:
-    Pairs of images ``[n, H, W, C]``, neither rounded nor cut to 0..255, float32 for rmt, else the dtype of the
-    source, and labels int32 ``[n]`` as in the source.
-
   Raises:
     KeyMismatchError: if the data set was made with another key.
     ManifestError: if the manifest is damaged or tampered with.
     NotInvertibleError: if the disguise has no way back.
-    DataError: while restoring, if a record is damaged.
+    DataError: while restoring, if a shard or a record is damaged.
   """
-  facts = authenticated(data.path, master)
-  tool = Disguiser(facts.spec, master)
+  facts = data.manifest
+  authenticate(facts, data.path, master, role=facts.role)
+  drawn = streams.of(facts, master)
+  tool = Disguiser(facts.spec, drawn)
   probe = np.zeros((1, *facts.disguised_shape), facts.dtype)
   tool.restored(values(probe, facts))  # refused before the first record is read
-  return _originals(data.splits[split], facts, tool, _classes(facts, master), chunk)
+  classes = np.arange(facts.classes, dtype=np.int32)
+  if facts.labels == "permuted":
+    classes = np.argsort(drawn.labels(facts.classes)).astype(np.int32)
+  return _originals(data.splits[split], facts, drawn, tool, classes, chunk)
 
 
 def _originals(
-  split: Split, facts: Manifest, tool: Disguiser, classes: np.ndarray, chunk: int
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+  split: Split,
+  facts: Manifest,
+  drawn: streams.RecordStreams,
+  tool: Disguiser,
+  classes: np.ndarray,
+  chunk: int,
+) -> Iterator[Restored]:
+  """Reads view 0 of each original, shard by shard."""
   views = facts.splits[split.name].views
-  for start in range(0, len(split), chunk * views):
-    images, labels = split.read(np.arange(start, min(start + chunk * views, len(split)), views))
-    yield tool.restored(values(images, facts)), classes[labels]
-
-
-def _classes(facts: Manifest, master: Master) -> np.ndarray:
-  """Returns int32 ``[K]``: the class of the source for each label id."""
-  if facts.labels == "plain":
-    return np.arange(facts.classes, dtype=np.int32)
-  return np.argsort(disguiser.label_permutation(master, facts.classes)).astype(np.int32)
+  order = drawn.order(split.name, len(split) // views, views)
+  for shard in range(split.shards):
+    with split.private_shard(shard) as (rows, read):
+      firsts = rows.start + np.flatnonzero(order[rows.start : rows.stop] % views == 0)
+      for start in range(0, len(firsts), chunk):
+        some = firsts[start : start + chunk]
+        images, labels = read(some)
+        yield Restored(order[some] // views, tool.restored(values(images, facts)), classes[labels])
 
 
 def to_npz(
@@ -118,6 +204,7 @@ def to_npz(
   master: Master,
   out: str | os.PathLike,
   *,
+  expect: str = "",
   progress: Progress = lambda done, total: None,
 ) -> Manifest:
   """Restores a whole data set to an uncompressed ``.npz`` that ``djax.sources`` reads.
@@ -129,6 +216,7 @@ def to_npz(
     data: the disguised data set; every byte is verified first.
     master: its key.
     out: the file; must not exist.
+    expect: SHA-256 of the manifest, in hex; empty: any.
     progress: told how many originals are done, and of how many.
 
   Returns:
@@ -142,23 +230,27 @@ def to_npz(
     DjaxError: if the disk has too little room.
   """
   target = check_new(out, data.path)
-  facts, names = _verified(data, master)
-  _check_room(target, _pixels(facts) * _count(facts))
-  with appearing(target) as temporary, temporary.open("xb") as file:
-    with zipfile.ZipFile(file, "w") as archive:
-      chunks = _Chunks(data, master, facts, progress)
-      for split, records in facts.splits.items():
-        labels: list[np.ndarray] = []
-        shape = (records.records // records.views, *facts.spec["image_shape"])
-        dtype = np.dtype(facts.source["dtype"])
+  facts, names = _verified(data, master, expect)
+  largest = max(split.records // split.views for split in facts.splits.values())
+  _check_room(target, _pixels(facts) * (_count(facts) + largest))
+  with files.new_file(target) as file, zipfile.ZipFile(file, "w") as archive:
+    chunks = _Chunks(data, master, facts, progress)
+    for split, records in facts.splits.items():
+      count = records.records // records.views
+      labels = np.empty(count, np.int32)
+      shape, dtype = (count, *facts.spec["image_shape"]), np.dtype(facts.source["dtype"])
+      # Records come in another order than the archive takes them; this file has no name for anyone to find.
+      with tempfile.TemporaryFile(dir=target.parent) as scratch:
+        images = np.memmap(scratch, dtype, "w+", shape=shape)
+        for part in chunks.of(split):
+          images[part.indices], labels[part.indices] = part.images, part.labels
         with _member(archive, f"{split}_images", shape, dtype) as member:
-          for images, classes in chunks.of(split):
-            member.write(np.ascontiguousarray(images))
-            labels.append(classes)
-        _add(archive, f"{split}_labels", np.concatenate(labels))
-      _add(archive, "class_names", np.array(names))
-    file.flush()
-    os.fsync(file.fileno())
+          step = max(1, _CHUNK_BYTES // max(1, images[0].nbytes))
+          for start in range(0, count, step):
+            member.write(np.ascontiguousarray(images[start : start + step]))
+        del images
+      _add(archive, f"{split}_labels", labels)
+    _add(archive, "class_names", np.array(names))
   return facts
 
 
@@ -167,6 +259,7 @@ def to_folder(
   master: Master,
   out: str | os.PathLike,
   *,
+  expect: str = "",
   progress: Progress = lambda done, total: None,
 ) -> Manifest:
   """Restores a whole data set to PNG files ``train|test/<class name>/<index>.png``, which ``djax.sources`` reads.
@@ -177,6 +270,7 @@ def to_folder(
     data: the disguised data set; every byte is verified first.
     master: its key.
     out: the folder; must not exist.
+    expect: SHA-256 of the manifest, in hex; empty: any.
     progress: told how many originals are done, and of how many.
 
   Returns:
@@ -199,29 +293,31 @@ def to_folder(
       f"PNG files hold 8 bits in 1 or 3 channels, the originals are {dtype} with {channels}. "
       "Give an --out that ends in .npz."
     )
-  facts, names = _verified(data, master)
+  facts, names = _verified(data, master, expect)
   _check_room(target, (_pixels(facts) + _FILE_BYTES) * _count(facts))
   folders = _file_names(names)
-  with appearing(target) as temporary:
+  with files.new_folder(target) as temporary:
     chunks = _Chunks(data, master, facts, progress)
     for split, records in facts.splits.items():
+      (temporary / split).mkdir(mode=0o700)
       for name in folders:
-        (temporary / split / name).mkdir(parents=True)
-      digits, index = len(str(records.records // records.views - 1)), 0
-      for images, classes in chunks.of(split):
-        for image, label in zip(images, classes, strict=True):
+        (temporary / split / name).mkdir(mode=0o700)
+      digits = len(str(records.records // records.views - 1))
+      for part in chunks.of(split):
+        for index, image, label in zip(*part, strict=True):
           path = temporary / split / folders[label] / f"{index:0{digits}d}.png"
-          Image.fromarray(image[..., 0] if channels == 1 else image).save(path)
-          index += 1
+          with files.private(path) as file:
+            Image.fromarray(image[..., 0] if channels == 1 else image).save(file, "PNG")
   return facts
 
 
-def _verified(data: Disguised, master: Master) -> tuple[Manifest, list[str]]:
+def _verified(data: Disguised, master: Master, expect: str) -> tuple[Manifest, list[str]]:
   """Checks key and every byte; returns the manifest and the class names of the source."""
-  authenticated(data.path, master)
-  facts = datasets.verify(data.path, mac_key=master.subkey(manifest.MAC_LABEL))
-  originals(data, master, next(iter(data.splits)), chunk=1)
-  return facts, sealed.unseal(facts.sealed, master)["class_names"]
+  facts = data.manifest
+  authenticate(facts, data.path, master, expect=expect)
+  datasets.verify(data.path, manifest=facts)
+  originals(data, master, next(iter(data.splits)), chunk=1)  # refuses what has no way back
+  return facts, sealed.box_of(facts, master).unseal(facts.sealed)["class_names"]
 
 
 class _Chunks:
@@ -231,15 +327,16 @@ class _Chunks:
     self._data, self._master, self._facts = data, master, facts
     self._progress, self._done = progress, 0
 
-  def of(self, split: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yields images, cut to 0..255 and of the dtype of the source, and labels."""
+  def of(self, split: str) -> Iterator[Restored]:
+    """Yields originals, cut to 0..255 and of the dtype of the source."""
     chunk = max(1, _CHUNK_BYTES // (4 * math.prod(self._facts.disguised_shape)))
-    for images, labels in originals(self._data, self._master, split, chunk=chunk):
+    for part in originals(self._data, self._master, split, chunk=chunk):
       if self._facts.source["dtype"] == "uint8":
-        yield np.clip(np.rint(images), 0, 255).astype(np.uint8), labels
+        images = np.clip(np.rint(part.images), 0, 255).astype(np.uint8)
       else:
-        yield np.clip(images, 0, 255).astype(np.float32), labels
-      self._done += len(labels)
+        images = np.clip(part.images, 0, 255).astype(np.float32)
+      yield part._replace(images=images)
+      self._done += len(images)
       self._progress(self._done, _count(self._facts))
 
 
@@ -282,33 +379,12 @@ def check_new(out: str | os.PathLike, data: Path | None = None) -> Path:
     UnsafeError: if so.
   """
   target = Path(out).expanduser()
-  if os.path.lexists(target):
-    raise UnsafeError(f"{target} exists and is not overwritten. Give another name.")
+  files.check_new(target)
   if data is not None and data.resolve() in target.resolve().parents:
     raise UnsafeError(
       f"{target} lies in {data}, which leaves your machine. Give a place elsewhere."
     )
   return target
-
-
-@contextlib.contextmanager
-def appearing(target: Path) -> Iterator[Path]:
-  """Yields a name beside a target; what is written there gets the target's name if all goes well, else it is removed.
-
-  Args:
-    target: as ``check_new`` returns it.
-  """
-  temporary = target.with_name(f"{target.name}.{os.getpid()}.tmp")
-  try:
-    yield temporary
-    if os.path.lexists(target):
-      raise UnsafeError(f"{target} appeared meanwhile and is not overwritten. Give another name.")
-    os.rename(temporary, target)
-  finally:
-    if temporary.is_dir():
-      shutil.rmtree(temporary, ignore_errors=True)
-    else:
-      temporary.unlink(missing_ok=True)
 
 
 def _check_room(target: Path, needed: int) -> None:
@@ -317,7 +393,7 @@ def _check_room(target: Path, needed: int) -> None:
   if free < needed:
     raise DjaxError(
       f"{target} needs {needed / 1e6:.1f} MB free, got {free / 1e6:.1f} MB. "
-      "Make room and give the same command again."
+      "Make room and re-run the command."
     )
 
 

@@ -1,11 +1,13 @@
 """One shard of a disguised data set: read originals, disguise, write records. Runs in worker processes.
 
-A record's bytes depend on the key, the job's public facts, its original and its place alone, so shards can be written
-in any order, by any process, twice.
+A record's bytes depend on the data set's secret, the job's public facts, its original and its place alone, so shards
+can be written in any order, by any process, twice. A shard's records come from all over the source: they are read in
+the order of the source and put into their order in memory.
 """
 
 import dataclasses
 import json
+import math
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,9 +17,9 @@ import numpy as np
 
 from djax import datasets, manifest, records, sources
 from djax.errors import DataError
-from djax.keys import Master
+from djax.keys import Streams
 from djax.manifest import UNFINISHED, Shard
-from djax.owner import disguiser
+from djax.owner import disguiser, streams
 from djax.owner.disguiser import Disguiser
 from djax.owner.plan import Job
 from djax.quantise import Quantiser
@@ -53,27 +55,29 @@ def tasks(job: Job, quantiser: Quantiser | None = None, *, scan: bool = False) -
 
 
 class Worker:
-  """Does tasks of a job. Holds the key.
+  """Does tasks of a job. Holds the secret of the data set.
 
   Args:
     job: what to do.
-    master: the owner's key.
+    secret: of the data set.
   """
 
-  def __init__(self, job: Job, master: Master):
+  def __init__(self, job: Job, secret: Streams):
     self._job = job
-    self._disguiser = Disguiser(job.spec, master)
+    self._streams = streams.Current(secret, role=manifest.DATASET, views=job.views)
+    self._disguiser = Disguiser(job.spec, self._streams)
     self._label_of = np.arange(job.classes, dtype=np.int32)
     if not job.request.plain_labels:
-      self._label_of = disguiser.label_permutation(master, job.classes)
+      self._label_of = self._streams.labels(job.classes)
     self._sources: dict[str, Any] = {}
+    self._orders: dict[str, np.ndarray] = {}
 
   def run(self, task: Task, advance: Callable[[int], None]) -> None:
     """Does a task and leaves its outcome in ``.unfinished``: the facts of a shard, or the range of its values.
 
     Args:
       task: what to do.
-      advance: told the number of originals done, now and then.
+      advance: told the number of records done, now and then.
 
     Raises:
       DjaxError: if the source is damaged or the disk full.
@@ -83,7 +87,7 @@ class Worker:
   def _scan(self, task: Task, advance: Callable[[int], None]) -> None:
     b = self._job.spec["block_size"]
     low, high = [], []
-    for images, _ in self._chunks(task, advance):
+    for _, images, _ in self._chunks(task, advance):
       _, height, width, channels = images.shape
       grid = images.reshape(-1, height // b, b, width // b, b, channels)
       low.append(grid.min((0, 2, 4, 5)).ravel())
@@ -94,31 +98,77 @@ class Worker:
   def _write(self, task: Task, advance: Callable[[int], None]) -> None:
     job = self._job
     shape = self._disguiser.scheme.spec.disguised_shape
+    first, end = job.starts_of[task.split][task.index : task.index + 2]
+    images = np.empty((end - first, *shape), np.dtype(job.dtype).newbyteorder("<"))
+    labels = np.empty(end - first, np.int32)
+    for places, exact, ids in self._chunks(task, advance):
+      images[places] = disguiser.stored(
+        exact, job.dtype, task.quantiser, block_size=job.spec["block_size"]
+      )
+      labels[places] = ids
     temporary = _path(job, task, f".{os.getpid()}")
-    count = 0
     with records.writer(temporary, records.features(shape, job.dtype, job.classes)) as write:
-      for images, labels in self._chunks(task, advance):
-        b = job.spec["block_size"]
-        write(disguiser.stored(images, job.dtype, task.quantiser, block_size=b), labels)
-        count += len(images)
+      write(images, labels)
     name = job.shard_file(task.split, task.index)
-    facts = Shard(name, count, temporary.stat().st_size, datasets.file_sha256(temporary))
+    facts = Shard(name, len(images), temporary.stat().st_size, datasets.file_sha256(temporary))
     manifest.replace(_path(job, task, ".json"), json.dumps(dataclasses.asdict(facts)).encode())
     os.replace(temporary, job.out / name)
 
-  def _chunks(self, task: Task, advance: Callable[[int], None]) -> Iterator[tuple[Any, Any]]:
-    """Yields a shard's disguised images and labels in pieces of a few MB."""
+  def _chunks(
+    self, task: Task, advance: Callable[[int], None]
+  ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Yields places in a shard, the disguised images that belong there, and their label ids, a few MB at a time."""
     first, end = self._job.starts_of[task.split][task.index : task.index + 2]
-    pixels = int(np.prod(self._disguiser.scheme.spec.disguised_shape))
-    step = max(1, _CHUNK_BYTES // (4 * pixels * self._job.views_of(task.split)))
-    for start in range(first, end, step):
-      stop = min(start + step, end)
-      yield self._disguised(task.split, start, stop)
-      advance(stop - start)
+    views = self._job.views_of(task.split)
+    held = self._order(task.split)[first:end]
+    sources_first = np.argsort(held, kind="stable")  # the source is read forwards, once a shard
+    step = max(1, _CHUNK_BYTES // (4 * math.prod(self._disguiser.scheme.spec.disguised_shape)))
+    for start in range(0, len(held), step):
+      places = sources_first[start : start + step]
+      images, labels = self._disguised(task.split, *np.divmod(held[places], views))
+      yield places, images, labels
+      advance(len(places))
 
-  def _disguised(self, split: str, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns every view of the originals ``start .. stop - 1``, side by side, and their label ids."""
-    job, request = self._job, self._job.request
+  def _order(self, split: str) -> np.ndarray:
+    """Returns which record of the source stands at each place of a split."""
+    if split not in self._orders:
+      views = self._job.views_of(split)
+      count = self._job.starts_of[split][-1] // views
+      self._orders[split] = self._streams.order(split, count, views)
+    return self._orders[split]
+
+  def _disguised(
+    self, split: str, originals: np.ndarray, views: np.ndarray
+  ) -> tuple[np.ndarray, np.ndarray]:
+    """Returns one view each of some originals, which rise, and their label ids."""
+    rows, back = np.unique(originals, return_inverse=True)
+    given = self._source(split).take(rows)
+    if given.labels.max() >= self._job.classes:
+      raise DataError(
+        f"labels must lie below the {self._job.classes} classes, got {given.labels.max()} "
+        f"among the records {rows[0]}..{rows[-1]} of {split}."
+      )
+    shape = self._disguiser.scheme.spec.disguised_shape
+    images: np.ndarray | None = None
+    for view in np.unique(views).tolist():
+      places = np.flatnonzero(views == view)
+      made = self._disguiser.images(
+        given.images[back[places]],
+        split,
+        originals[places].tolist(),
+        view=view,
+        crop=self._job.request.crop,
+        flip=self._job.request.flip,
+      )
+      if images is None:
+        images = np.empty((len(originals), *shape), made.dtype)
+      images[places] = made
+    assert images is not None
+    return images, self._label_of[given.labels[back]]
+
+  def _source(self, split: str) -> sources.Records:
+    """Opens a split of the source, once."""
+    request = self._job.request
     if split not in self._sources:
       self._sources[split] = sources.open(
         request.source,
@@ -126,25 +176,7 @@ class Worker:
         data_dir=request.data_dir,
         image_size=request.image_size,
       )
-    originals = self._sources[split].read(start, stop)
-    if originals.labels.max() >= job.classes:
-      raise DataError(
-        f"labels must lie below the {job.classes} classes, got {originals.labels.max()} "
-        f"among the records {start}..{stop - 1} of {split}."
-      )
-    every = [
-      self._disguiser.images(
-        originals.images,
-        split,
-        range(start, stop),
-        view=view,
-        crop=request.crop,
-        flip=request.flip,
-      )
-      for view in range(job.views_of(split))
-    ]
-    images = np.stack(every, axis=1).reshape(-1, *every[0].shape[1:])
-    return images, np.repeat(self._label_of[originals.labels], len(every))
+    return self._sources[split]
 
 
 def scanned(job: Job, task: Task) -> tuple[list[float], list[float]] | None:

@@ -61,10 +61,10 @@ def aes_scheme(
     raise ValueError(
       f"aes: salt_pepper must be a share of at least 0 and below 1, got {salt_pepper}."
     )
-  labels_of_keys = [f"aes|{p}" for p in range(positions)] if position_keys else ["aes|all"]
 
   def make_key(read):
-    secret = b"".join(read(label, 16) for label in labels_of_keys)
+    labels = [f"aes|{p}" for p in range(positions)] if position_keys else ["aes|all"]
+    secret = b"".join(read(label, 16) for label in labels)
     aes_keys = np.frombuffer(secret, np.uint8).reshape(-1, 16)
     return Key(perm=draw_perm(read, positions) if permute else None, aes_keys=aes_keys)
 

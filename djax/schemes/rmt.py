@@ -70,10 +70,9 @@ def rmt_scheme(
       "rmt: a matrix must be larger than 1 x 1, which would only scale a pixel; got "
       f"block_size={block_size} with mix={mix!r}. Use a block_size of at least 2."
     )
-  labels_of_matrices = _matrix_labels(matrix_shape, matrix)
 
   def make_key(read):
-    streams = [samplers.Words(read, label) for label in labels_of_matrices]
+    streams = [samplers.Words(read, label) for label in _matrix_labels(matrix_shape, matrix)]
     draw = samplers.haar if matrix == "orthogonal" else samplers.invertible
     matrices = draw(streams, matrix_shape[-1]).astype(np.float32).reshape(matrix_shape)
     return Key(perm=draw_perm(read, positions) if permute else None, matrices=matrices)

@@ -31,3 +31,6 @@ class DigitsRecords(Records):
 
   def _read(self, start: int, stop: int) -> Images:
     return Images(self._images[start:stop], self._labels[start:stop], self.class_names)
+
+  def _take(self, rows: np.ndarray) -> Images:
+    return Images(self._images[rows], self._labels[rows], self.class_names)

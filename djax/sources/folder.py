@@ -52,7 +52,10 @@ class FolderRecords(Records):
     )
 
   def _read(self, start: int, stop: int) -> Images:
-    records, shape = self._records[start:stop], self.image_shape
+    return self._take(np.arange(start, stop))
+
+  def _take(self, rows: np.ndarray) -> Images:
+    records, shape = [self._records[row] for row in rows], self.image_shape
     images = np.empty((len(records), *shape), np.uint8)
     with concurrent.futures.ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
       decoded = pool.map(lambda record: decode(record[0], shape, self._resize), records)

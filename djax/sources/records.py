@@ -107,9 +107,42 @@ class Records(abc.ABC):
       raise ValueError(f"read: needs 0 <= start < stop <= {len(self)}, got {start=}, {stop=}")
     return self._read(start, stop)
 
+  def take(self, rows: np.ndarray) -> Images:
+    """Reads some records of the split, wherever they stand.
+
+    Args:
+      rows: integers ``[n]``, each above the one before.
+
+    Returns:
+      ``n`` records.
+
+    Raises:
+      ValueError: records that do not exist, in another order, or none.
+      DataError: as ``read``.
+    """
+    rows = np.asarray(rows)
+    if not len(rows) or rows[0] < 0 or rows[-1] >= len(self) or (np.diff(rows) <= 0).any():
+      raise ValueError(f"take: needs rising rows in 0..{len(self) - 1}, got {len(rows)} others")
+    return self._take(rows)
+
+  def check(self) -> None:
+    """Reads what ``take`` would not notice to be damaged, because it skips it.
+
+    Raises:
+      DataError: if it is damaged.
+    """
+    return
+
   def close(self) -> None:
     """Closes what ``read`` left open; another ``read`` opens it again."""
     return
+
+  def _take(self, rows: np.ndarray) -> Images:
+    """Reads records that exist, run by run."""
+    runs = np.split(rows, np.flatnonzero(np.diff(rows) > 1) + 1)
+    parts = [self._read(int(run[0]), int(run[-1]) + 1) for run in runs]
+    images, labels = (np.concatenate(x) for x in zip(*((p.images, p.labels) for p in parts), strict=True))
+    return Images(images, labels, self.class_names)
 
   @abc.abstractmethod
   def _read(self, start: int, stop: int) -> Images:

@@ -62,26 +62,29 @@ class TfdsRecords(Records):
     )
 
   def _read(self, start: int, stop: int) -> Images:
+    return self._take(np.arange(start, stop))
+
+  def _take(self, rows: np.ndarray) -> Images:
     from PIL import Image
 
-    images = np.empty((stop - start, *self.image_shape), np.uint8)
-    labels = np.empty(stop - start, np.int32)
+    images = np.empty((len(rows), *self.image_shape), np.uint8)
+    labels = np.empty(len(rows), np.int32)
     image_key, label_key = self._keys
     mode = "L" if self.image_shape[2] == 1 else "RGB"
     try:
-      for first in range(start, stop, _CHUNK):
-        chunk = range(first, min(first + _CHUNK, stop))
-        for index, record in zip(chunk, self._records.__getitems__(chunk), strict=True):
+      for first in range(0, len(rows), _CHUNK):
+        chunk = rows[first : first + _CHUNK].tolist()
+        for place, record in enumerate(self._records.__getitems__(chunk), first):
           pixels = record[image_key]
           if self._is_encoded:
             with Image.open(io.BytesIO(pixels)) as file:
               pixels = np.asarray(file if file.mode == mode else file.convert(mode))
-          images[index - start] = pixels.reshape(self.image_shape)
-          labels[index - start] = record[label_key]
+          images[place] = pixels.reshape(self.image_shape)
+          labels[place] = record[label_key]
     except Exception as error:  # array_record, protobuf and PIL each have their own
-      where = f"{self._what}: {self._split!r} is damaged in or after record {first}"
+      where = f"{self._what}: {self._split!r} is damaged in or after record {rows[first]}"
       raise DataError(f"{where} ({brief(error)}). Prepare it again.") from None
-    check_labels(f"{self._what}, {self._split!r}", labels, start, len(self.class_names))
+    check_labels(f"{self._what}, {self._split!r}", labels, int(rows[0]), len(self.class_names))
     return Images(images, labels, self.class_names)
 
   def close(self) -> None:

@@ -1,0 +1,95 @@
+"""Planted queries: images of known classes among those that are asked about.
+
+The rented machine cannot tell them from the others: they are disguised alike and stand anywhere among them. Answers
+that were invented, or given to other images than they belong to, are right on them no more often than a guess.
+"""
+
+import random
+from typing import NamedTuple
+
+import numpy as np
+
+from djax import sources
+from djax.errors import DataError
+from djax.manifest import Manifest
+
+__all__ = ["Canaries", "Outcome", "judge", "read"]
+
+_MOST = 200
+_CHANCE_LIMIT = 0.01
+
+
+class Canaries(NamedTuple):
+  """Images to be planted.
+
+  Attributes:
+    images: ``[N, H, W, C]``, of the data set's shape and dtype.
+    labels: int32 ``[N]``, class numbers of the source.
+  """
+
+  images: np.ndarray
+  labels: np.ndarray
+
+
+class Outcome(NamedTuple):
+  """What became of planted images.
+
+  Attributes:
+    count: how many there were.
+    right: how many got their class.
+    chance: the probability that someone who knows no image gets as many right, at best.
+    suspicious: whether that is above 1 %.
+  """
+
+  count: int
+  right: int
+  chance: float
+  suspicious: bool
+
+
+def read(source: str, facts: Manifest, names: tuple[str, ...], *, image_size: int = 0) -> Canaries:
+  """Reads images of known classes, at most 200 of them, drawn at random.
+
+  Args:
+    source: as ``sources.open`` takes it; its classes must have names of the data set's.
+    facts: the data set's manifest.
+    names: of its classes, unsealed.
+    image_size: to which images of a folder are resized.
+
+  Raises:
+    DataError: for images of another shape or dtype, or a class that the data set does not have.
+  """
+  parts = [sources.load(source, split, image_size=image_size) for split in ("train", "test")]
+  unknown = sorted(set(parts[0].class_names) - set(names))
+  if unknown:
+    raise DataError(
+      f"canaries: classes must be those of the data set, got {unknown[0]!r}. Name the folders as its classes."
+    )
+  shape, dtype = tuple(facts.spec["image_shape"]), facts.source["dtype"]
+  images = np.concatenate([part.images for part in parts])
+  if images.shape[1:] != shape or (images.dtype != np.uint8 and dtype == "uint8"):
+    raise DataError(
+      f"canaries: images must be {dtype} {list(shape)} as in the data set, got {images.dtype} {list(images.shape[1:])}."
+    )
+  number_of = np.array([names.index(name) for name in parts[0].class_names], np.int32)
+  labels = number_of[np.concatenate([part.labels for part in parts])]
+  chosen = random.SystemRandom().sample(range(len(labels)), min(_MOST, len(labels)))
+  return Canaries(images[chosen].astype(dtype), labels[chosen])
+
+
+def judge(expected: list[int], given: list[int]) -> Outcome:
+  """Compares answers with what is known.
+
+  Who knows nothing does best by naming the commonest class every time: each answer is then right with the share of that
+  class, and as many right answers as there are come about with the upper tail of a binomial distribution.
+
+  Args:
+    expected: class numbers.
+    given: class numbers answered.
+  """
+  from scipy.stats import binom
+
+  right = sum(a == b for a, b in zip(expected, given, strict=True))
+  share = max(expected.count(x) for x in set(expected)) / len(expected)
+  chance = float(binom.sf(right - 1, len(expected), share))
+  return Outcome(len(expected), right, chance, chance > _CHANCE_LIMIT)

@@ -1,0 +1,261 @@
+"""The owner's ledger: which data sets were disguised with a key, in a file beside it. Never secret, optional to lose.
+
+An authentic directory may be an old one, or one of another source: a MAC does not tell. The ledger does. It is a text
+file of one JSON object a line, only ever added to. The source is noted as a sketch: of the keyed hashes of its files
+the 64 smallest, so that the share of files that two sources have in common can be told, and a guess of a file cannot be
+confirmed without the key (Broder 1997, doi:10.1109/SEQUEN.1997.666900: the bottom-k sketch).
+"""
+
+import contextlib
+import dataclasses
+import datetime
+import hashlib
+import hmac
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from djax import files, foreign, form
+from djax.errors import DjaxError, UnsafeError
+from djax.keys import Master
+from djax.manifest import Manifest
+
+__all__ = ["Entry", "Ledger", "Standing", "beside"]
+
+_MOST_BYTES = 64 << 20
+_SKETCH = 64
+_FORM = {
+  "date": str,
+  "fingerprint": str,
+  "id": str,
+  "manifest_sha256": str,
+  "source": str,
+  "sketch": [str],
+  "spec": dict,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+  """One data set.
+
+  Attributes:
+    date: UTC, in ISO 8601.
+    fingerprint: of the key.
+    id: of the data set.
+    manifest_sha256: of its MANIFEST.json; empty before it is written.
+    source: its public name.
+    sketch: of its files.
+    spec: of the scheme.
+  """
+
+  date: str
+  fingerprint: str
+  id: str
+  manifest_sha256: str
+  source: str
+  sketch: tuple[str, ...]
+  spec: dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Standing:
+  """What the ledger says of a directory.
+
+  Attributes:
+    known: whether it is entered; None where there is no ledger to ask.
+    date: when it was entered.
+    newer: a later data set of the same source, or None.
+  """
+
+  known: bool | None
+  date: str = ""
+  newer: Entry | None = None
+
+  @property
+  def words(self) -> str:
+    """One line for a person."""
+    if self.known is None:
+      return "there is no ledger beside the key file"
+    if not self.known:
+      return "NOT KNOWN: no data set of this manifest is in the ledger beside the key file"
+    if self.newer is not None:
+      return (
+        f"OLDER: written {self.date}; the same source was disguised again {self.newer.date} "
+        f"(manifest {self.newer.manifest_sha256[:16]})"
+      )
+    return f"written {self.date}, the newest of its source"
+
+
+def beside(key_file: str | os.PathLike) -> Path:
+  """Returns where the ledger of a key file lies.
+
+  Args:
+    key_file: the key file.
+  """
+  path = Path(key_file).expanduser()
+  return path.with_name(f"{path.name}.ledger")
+
+
+class Ledger:
+  """The ledger in a file.
+
+  Args:
+    path: the file; made when the first data set is entered.
+  """
+
+  def __init__(self, path: Path):
+    self.path = path
+
+  def entries(self) -> list[Entry]:
+    """Reads all entries, from the oldest to the newest. A line that a killed process left half written is skipped.
+
+    Raises:
+      DataError: if the file is no regular file, too large, or damaged elsewhere than in a last line.
+    """
+    try:
+      data = foreign.read(self.path.parent, self.path.name, limit=_MOST_BYTES)
+    except foreign.MissingFileError:
+      return []
+    lines = data.split(b"\n")
+    found = []
+    for number, line in enumerate(lines):
+      if not line:
+        continue
+      try:
+        found.append(_parsed(line))
+      except ValueError as error:
+        # What a kill left is closed by the next entry, so it may stand anywhere; it never ends as an object does.
+        if number == len(lines) - 1 or not line.endswith(b"}"):
+          continue
+        raise foreign.ForeignFileError(
+          f"{self.path} must hold one data set a line, line {number + 1} is damaged ({error}). Move it away to start "
+          "a new one: nothing is lost but what it knows."
+        ) from None
+    return found
+
+  def planned(self, facts: Manifest, hashes: Sequence[str], master: Master) -> Entry:
+    """Returns the entry of a data set that is to be written, and makes sure that it can be entered.
+
+    Args:
+      facts: the manifest as far as it is known.
+      hashes: SHA-256 of each file of the source, in hex; none for a source without files.
+      master: the owner's key.
+
+    Raises:
+      UnsafeError: if the id was given to a data set of other parameters.
+      DjaxError: if the ledger cannot be written.
+    """
+    entry = Entry(
+      date="",
+      fingerprint=facts.key_fingerprint,
+      id=facts.id,
+      manifest_sha256="",
+      source=facts.source["name"],
+      sketch=_sketch(hashes or [f"name:{facts.source['name']}"], master),
+      spec=dict(facts.spec),
+    )
+    for other in self.entries():
+      same = (other.fingerprint, other.id) == (entry.fingerprint, entry.id)
+      if same and (other.spec, other.sketch) != (entry.spec, entry.sketch):
+        raise UnsafeError(
+          f"the id {entry.id} was given to another data set on {other.date}. Leave --dataset-id out for a new one."
+        )
+    with self._opened():
+      return entry
+
+  def warnings(self, planned: Entry) -> Iterator[str]:
+    """Yields what the owner should know before a data set goes out.
+
+    Args:
+      planned: its entry.
+    """
+    for other in self.entries():
+      share = _overlap(other, planned)
+      if share and other.id != planned.id:
+        yield (
+          f"warning: {share:.0%} of the files of this source and of one disguised {other.date} (id {other.id[:8]}, "
+          f"{other.spec.get('scheme')}) are the same: each disguise of an image more is one more to average and to "
+          "compare"
+        )
+
+  def enter(self, planned: Entry, facts: Manifest) -> None:
+    """Enters a data set that is written, unless it stands there already.
+
+    Args:
+      planned: its entry, as ``planned`` returned it.
+      facts: its manifest.
+
+    Raises:
+      DjaxError: if the ledger cannot be written.
+    """
+    now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    entry = dataclasses.replace(planned, date=now, manifest_sha256=facts.sha256)
+    with self._opened() as descriptor:
+      if any(other.manifest_sha256 == facts.sha256 for other in self.entries()):
+        return
+      size = os.fstat(descriptor).st_size
+      torn = size and os.pread(descriptor, 1, size - 1) != b"\n"
+      line = json.dumps(dataclasses.asdict(entry)) + "\n"
+      os.write(descriptor, (("\n" if torn else "") + line).encode())
+      os.fsync(descriptor)
+    files.sync_folder(self.path.parent)
+
+  def standing(self, facts: Manifest) -> Standing:
+    """Says whether a directory is known, and the newest of its source.
+
+    Args:
+      facts: its manifest, authenticated.
+    """
+    if not self.path.exists():
+      return Standing(None)
+    entries = [entry for entry in self.entries() if entry.fingerprint == facts.key_fingerprint]
+    place = next(
+      (i for i, entry in enumerate(entries) if entry.manifest_sha256 == facts.sha256), None
+    )
+    if place is None:
+      return Standing(False)
+    newer = [entry for entry in entries[place + 1 :] if _overlap(entry, entries[place])]
+    return Standing(True, entries[place].date, newer[-1] if newer else None)
+
+  @contextlib.contextmanager
+  def _opened(self) -> Iterator[int]:
+    """Opens the file for adding to it, locked."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0)
+    try:
+      descriptor = os.open(self.path, flags, 0o600)
+    except OSError as error:
+      raise DjaxError(
+        f"the ledger {self.path} must be writable, got: {error.strerror}. Make it so, or give --no-ledger."
+      ) from None
+    try:
+      files.wait_for_lock(descriptor)
+      yield descriptor
+    finally:
+      os.close(descriptor)
+
+
+def _parsed(line: bytes) -> Entry:
+  """Reads a line."""
+  found = foreign.parse_json(line)
+  form.check(found, _FORM, "it")
+  fields = {field.name: found[field.name] for field in dataclasses.fields(Entry)}
+  return Entry(**{**fields, "sketch": tuple(found["sketch"])})
+
+
+def _sketch(hashes: Sequence[str], master: Master) -> tuple[str, ...]:
+  """Returns the smallest keyed hashes of some files, in hex."""
+  subkey = master.owner().subkey("ledger")
+  keyed = {hmac.new(subkey, name.encode(), hashlib.sha256).hexdigest()[:32] for name in hashes}
+  return tuple(sorted(keyed)[:_SKETCH])
+
+
+def _overlap(first: Entry, second: Entry) -> float:
+  """Estimates which share of all files of two sources both have."""
+  if first.fingerprint != second.fingerprint:
+    return 0.0
+  a, b = set(first.sketch), set(second.sketch)
+  smallest = sorted(a | b)[: max(len(a), len(b), 1)]
+  return len(a & b & set(smallest)) / len(smallest) if smallest else 0.0
