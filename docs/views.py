@@ -7,8 +7,8 @@ python docs/views.py docs/views.json
 
 The attacker finds the matrices from view 0 of all records, undoes all views of a target, places each on view 0 by what
 the single estimates show, and solves for the one image that all of them show, under the statistics of public images; of
-one view that is the estimate of ``djax.attacks.moments``. Which views belong together is given: in exported sets they
-are neighbours.
+one view that is the estimate of ``djax.attacks.moments``. Which views belong together is given: with
+``--views-together``, and in exported sets of format 1, they are neighbours.
 """
 
 import argparse
@@ -59,8 +59,9 @@ Views are made before the disguise and each has its own noise, so that a network
 has found the matrices from the disguised images alone (`moments`, with `placement` where blocks are moved) undoes every
 view, finds out by trial how each lies on the first, and solves for the one image that all of them show. One view is the
 attack as it was; the gain is what the others add. RMT, orthogonal matrices; medians over {targets} targets, then over
-{keys} keys; {private} disguised images and {public} public ones. That views belong together is given, as they are
-neighbours in exported sets; how each lies on the first is not.
+{keys} keys; {private} disguised images and {public} public ones. That views belong together is given, as with
+`--views-together` and in sets of format 1, where they are neighbours; in others the cloud has to link them first, which
+nobody has measured here, so do not count on it. How each lies on the first is not given.
 
 | setting | views | PSNR, dB | gain, dB | SSIM | placed to half a pixel |
 |---|---|---|---|---|---|

@@ -13,6 +13,7 @@ from djax.attacks.contract import Attack, Estimate
 from djax.audit import judge, runner, setting
 from djax.audit.setting import Sizes
 from djax.errors import ConfigError, DataError, UnsafeError
+from djax.owner import streams
 from djax.owner.disguiser import Disguiser
 
 RMT = {"scheme": "rmt", "block_size": 2, "noise_level": 25.0}
@@ -34,7 +35,7 @@ def nearest_mean(images, labels):
 def undo(known, *, seed, progress):
   """Cheats: the experiment key is public."""
   progress(0.5, "undoing")
-  images = Disguiser(known.spec, keys.experiment(seed)).restored(known.targets)
+  images = Disguiser(known.spec, streams.Old(known.spec, keys.experiment(seed))).restored(known.targets)
   return Estimate(np.asarray(images, np.float32), {"found": np.float32(1), "warnings": ["mind"]})
 
 
@@ -123,7 +124,7 @@ def test_parts_are_disjoint_and_come_from_all_over_the_split(digits):
 def test_what_is_attacked_is_what_disguise_exports(digits):
   train = sources.load("digits", "train")
   rows = rows_of(digits.private, train.images)
-  tool = Disguiser(digits.spec, keys.experiment(SEED))
+  tool = Disguiser(digits.spec, streams.Old(digits.spec, keys.experiment(SEED)))
   for place in (0, 61, 599):
     one = tool.images(train.images[rows[place]][None], "train", [rows[place]])
     assert np.array_equal(one[0], digits.disguised[place])

@@ -206,9 +206,12 @@ def directory(tmp_path_factory):
 SPLITS = ("--train-split", "train[:300]", "--test-split", "test[:50]")
 
 
-def test_a_directory_is_attacked_without_its_key(tmp_path, call, directory, monkeypatch):
+def test_a_directory_is_attacked(tmp_path, call, directory, monkeypatch):
   quick(monkeypatch, (USELESS, ATTACKS["procrustes"]))
   given = ("--data", directory, "--originals", "digits", *SPLITS)
+  # Records stand in an order that only the key knows.
+  refused(call("audit", *given, "--out", tmp_path / "o"), 2, "audit: --data needs --key")
+  given += ("--key", directory.parent / "key")
   code, out, err = call("audit", *given, "--json", "--out", tmp_path / "o")
   assert code == 0, err
   facts = json.loads(out)
@@ -227,16 +230,24 @@ def test_a_directory_is_attacked_without_its_key(tmp_path, call, directory, monk
 
 
 def test_view_0_of_each_original_is_taken(directory):
+  master = keys.Master(bytes(range(32)))
   made = setting.from_directory(
-    directory, "digits", seed=0, sizes=SIZES, splits={"train": "train[:300]", "test": "test[:50]"}
+    directory,
+    "digits",
+    master,
+    seed=0,
+    sizes=SIZES,
+    splits={"train": "train[:300]", "test": "test[:50]"},
   )
   from djax import datasets
-  from djax.owner import restore
+  from djax.owner import restore, streams
 
   facts = datasets.open(directory).manifest
   train = sources.load("digits", "train[:300]").images
   (row,) = np.flatnonzero((train == made.private[7]).all((1, 2, 3)))
-  stored, _ = datasets.open(directory).splits["train"].read(np.array([2 * row]))
+  order = streams.of(facts, master).order("train", 300, 2)
+  place = np.flatnonzero(order == 2 * row)
+  stored, _ = datasets.open(directory).splits["train"].read(place)
   assert np.array_equal(restore.values(stored, facts)[0], made.disguised[7])
 
 
@@ -252,7 +263,8 @@ def mixed(folder, *splits):
 
 
 def test_originals_that_are_not_those_of_the_directory(tmp_path, call, directory, fakes):
-  start = ("audit", "--data", directory, "--out", tmp_path / "o", "--originals")
+  key = ("--key", directory.parent / "key")
+  start = ("audit", "--data", directory, "--out", tmp_path / "o", *key, "--originals")
   refused(call(*start, "digits"), 4, r"split train holds 300 images; got 1438\. Give --train-split")
   refused(call(*start, "digits", *SPLITS[:3], "test[:49]"), 4, "test holds 50 images; got 49")
   refused(call(*start, mixed(tmp_path, "train")), 4, "in the same order; in split train")

@@ -18,7 +18,7 @@ from test_restore import mend
 
 from djax import audit, datasets, keyfile, keys, manifest, sources
 from djax.__main__ import _VERBS, main
-from djax.owner import commands, export, sealed
+from djax.owner import commands, export, restore, sealed
 from train.__main__ import main as train_main
 from train.answer import main as answer_main
 
@@ -47,7 +47,8 @@ def place(tmp_path_factory):
   return folder
 
 
-def disguise(folder, name, *options):
+def disguise(folder, name, *options, ledger=False):
+  options = options if ledger else ("--no-ledger", *options)
   splits = ("--train-split", "train[:60]", "--test-split", "test[:30]")
   where = ("--key", folder / "key", "--out", folder / name)
   return list(map(str, ("disguise", "--source", "digits", *splits, *where, *options)))
@@ -80,9 +81,14 @@ def refused(answer, code, message):
 def test_disguise_says_where_and_with_which_key_and_warns_once(place, call):
   code, out, err = call(*disguise(place, "said", "--scheme", "rmt", "--block-size", "2"))
   assert code == 0
-  assert out == f"directory    {place / 'said'}\nfingerprint  {MASTER.fingerprint}\n"
-  assert re.fullmatch(r"djax: disguised 90 images in \d+\.\d s, [1-9]\d* images/s", err[0])
   facts = datasets.open(place / "said").manifest
+  assert out.splitlines() == [
+    f"directory    {place / 'said'}",
+    f"fingerprint  {MASTER.fingerprint}",
+    f"data set     {facts.id}",
+    f"manifest     {facts.sha256}",
+  ]
+  assert re.fullmatch(r"djax: disguised 90 images in \d+\.\d s, [1-9]\d* images/s", err[0])
   (warning,) = facts.warnings
   assert err[1:] == [f"djax: warning: {warning}", f"djax: warning: {audit.lookup(facts.spec)}"]
 
@@ -147,7 +153,7 @@ def test_options_of_the_data_reach_the_manifest(place, call):
   code, out, _ = call("inspect", place / "stepped", "--json")
   facts = json.loads(out)
   assert code == 0
-  assert facts["views"] == {"count": 2, "crop": 1, "flip": True}
+  assert facts["views"] == {"count": 2, "crop": 1, "flip": True, "together": False}
   assert facts["labels"] == "plain" and facts["class_names"] == list("0123456789")
   assert facts["dtype"] == "uint8" and facts["disguised_shape"] == [9, 9, 1]
   assert {name: split["records"] for name, split in facts["splits"].items()} == {
@@ -236,7 +242,7 @@ def test_an_interrupt_says_how_to_go_on(place, call, monkeypatch):
 
   monkeypatch.setattr(export, "disguise", stop)
   answer = call(*disguise(place, "no", "--scheme", "aes", "--block-size", "4"))
-  refused(answer, 130, "interrupted. The same command goes on where it stopped")
+  refused(answer, 130, "interrupted. Re-run the command to resume")
 
 
 def test_ctrl_c_stops_a_process_that_then_goes_on(place, tmp_path):
@@ -258,14 +264,15 @@ def test_ctrl_c_stops_a_process_that_then_goes_on(place, tmp_path):
   os.killpg(process.pid, signal.SIGINT)
   _, err = process.communicate(timeout=60)
   assert process.returncode == 130, err
-  assert re.search(r"^djax: error: interrupted\. The same command goes on.*\n\Z", err, re.M)
+  assert re.search(r"^djax: error: interrupted\. Re-run the command to resume.*\n\Z", err, re.M)
   assert all(line.startswith("djax: ") for line in err.splitlines())  # none from a worker
   done = len(list(tmp_path.glob("new/disguised-*")))
   assert not (tmp_path / "new" / manifest.FILE).exists()
   words[words.index("--workers") + 1] = "1"
   assert main(words) == 0
   assert 0 < done < len(list(tmp_path.glob("new/disguised-*"))) == 1030
-  datasets.verify(tmp_path / "new", mac_key=MASTER.subkey(manifest.MAC_LABEL))
+  restore.authenticated(tmp_path / "new", MASTER)
+  datasets.verify(tmp_path / "new")
 
 
 # Progress.
@@ -310,11 +317,14 @@ def test_a_bar_on_a_terminal(place, call, monkeypatch):
 def test_inspect_in_words(place, call):
   code, out, err = call("inspect", place / "noisy")
   assert code == 0
-  (warning,) = datasets.open(place / "noisy").manifest.warnings
+  facts = datasets.open(place / "noisy").manifest
+  (warning,) = facts.warnings
   bits = math.log2(math.factorial(16))
   assert out.splitlines() == [
     f"directory    {place / 'noisy'}",
     f"fingerprint  {MASTER.fingerprint}",
+    f"data set     {facts.id}",
+    f"manifest     {facts.sha256}",
     "scheme       rmt: block_size 2, permute True, matrix orthogonal, mix rows, per_channel False, "
     "noise_level 25.0, noise_place before",
     "images       8 x 8 x 1, of 8 x 8 x 1 uint8 originals from digits",
@@ -395,7 +405,7 @@ def test_the_grid_overwrites_nothing(place, tmp_path, call):
 def test_inspect_of_what_is_no_data_set(place, tmp_path, call):
   refused(call("inspect", tmp_path), 4, r"MANIFEST\.json must exist, it does not")
   (tmp_path / manifest.UNFINISHED).mkdir()
-  refused(call("inspect", tmp_path), 4, "It is unfinished: give the same `djax disguise` command")
+  refused(call("inspect", tmp_path), 4, "It is unfinished: re-run the `djax disguise` command")
 
 
 # verify.
@@ -409,9 +419,117 @@ def test_verify_says_what_was_checked_and_what_was_not(place, call):
   code, out, err = call("verify", place / "noisy", "--key", place / "key")
   assert (code, err) == (0, [])
   assert re.search(
-    f"^authenticated +written with the key {MASTER.fingerprint}, unchanged", out, re.M
+    f"^authenticated +a dataset written with the key {MASTER.fingerprint}, unchanged", out, re.M
   )
-  assert "not checked" not in out
+  assert re.search("^not checked +whether it is the newest: there is no ledger", out, re.M)
+
+
+@pytest.fixture(scope="module")
+def entered(place, tmp_path_factory):
+  """A folder with a key, its ledger, and two data sets of one source, ``new`` after ``old``."""
+  folder = tmp_path_factory.mktemp("entered")
+  shutil.copy2(place / "key", folder / "key")
+  scheme = ("--scheme", "permutation", "--block-size", "4")
+  assert main(disguise(folder, "old", *scheme, ledger=True)) == 0
+  scheme = ("--scheme", "rmt", "--block-size", "4")
+  assert main(disguise(folder, "new", *scheme, ledger=True)) == 0
+  return folder
+
+
+def test_the_second_disguise_of_a_source_is_warned_of(place, tmp_path, call):
+  shutil.copy2(place / "key", tmp_path / "key")
+  scheme = ("--scheme", "aes", "--block-size", "4")
+  assert not [
+    line for line in call(*disguise(tmp_path, "a", *scheme, ledger=True))[2] if "same" in line
+  ]
+  err = call(*disguise(tmp_path, "b", *scheme, ledger=True))[2]
+  assert re.match("djax: warning: 100% of the files of this source and of one disguised", err[0])
+  # The same again is not another one.
+  again = call(*disguise(tmp_path, "b", *scheme, ledger=True))[2]
+  assert not [line for line in again if "% of the files" in line]
+  id_ = datasets.open(tmp_path / "a").manifest.id
+  answer = call(*disguise(tmp_path, "c", *scheme, "--dataset-id", id_, ledger=True))
+  refused(answer, 5, f"the id {id_} was given to a data set on")
+  assert not (tmp_path / "c").exists()
+  refused(call(*disguise(tmp_path, "c", *scheme, "--dataset-id", "12")), 2, "32 hexadecimal digits")
+
+
+def test_verify_tells_the_newest_from_an_older_and_an_unknown_one(place, entered, call):
+  key = ("--key", entered / "key")
+  code, out, _ = call("verify", entered / "new", *key)
+  assert code == 0 and re.search("^known +written .*Z, the newest of its source", out, re.M)
+  code, out, _ = call("verify", entered / "old", *key)
+  assert code == 0 and re.search("^WARNING +OLDER: written .*was disguised again", out, re.M)
+  code, out, _ = call("verify", place / "exact", *key)
+  assert code == 0 and re.search("^WARNING +NOT KNOWN: no data set of this manifest", out, re.M)
+  assert "known  " not in out
+
+
+def test_an_older_or_unknown_set_is_said_wherever_the_key_is_used(place, entered, tmp_path, call):
+  key = ("--key", entered / "key")
+  for folder, word in ((entered / "old", "OLDER"), (place / "exact", "NOT KNOWN")):
+    sha256 = datasets.open(folder).manifest.sha256
+    out = ("--out", tmp_path / f"{word[0]}.npz")
+    code, _, err = call("restore", folder, *key, *out)
+    assert code == 0 and re.match(f"djax: warning: {word}.*Pin one with --expect {sha256}", err[0])
+    out = ("--out", tmp_path / f"{word[0]}-pinned.npz")
+    assert "warning" not in "".join(call("restore", folder, *key, *out, "--expect", sha256)[2])
+  Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "a.png")
+  words = ("query", tmp_path / "a.png", "--data", entered / "old", *key)
+  code, _, err = call(*words, "--request", tmp_path / "r")
+  assert code == 0 and "OLDER" in "".join(err)
+  new = datasets.open(entered / "new").manifest.sha256
+  answer = call(*words, "--request", tmp_path / "r2", "--expect", new)
+  refused(answer, 4, f"must have the manifest {new}, has")
+  assert not (tmp_path / "r2").exists()
+
+
+@pytest.mark.parametrize("verb", ["verify", "restore"])
+def test_another_manifest_than_expected_is_refused(place, tmp_path, call, verb):
+  out = ("--out", tmp_path / "x.npz", "--key", place / "key") if verb == "restore" else ()
+  folder = place / "exact"
+  assert call(verb, folder, *out, "--expect", datasets.open(folder).manifest.sha256.upper())[0] == 0
+  (tmp_path / "x.npz").unlink(missing_ok=True)
+  refused(call(verb, folder, *out, "--expect", "0" * 64), 4, "must have the manifest 0000")
+  refused(call(verb, folder, *out, "--expect", "12"), 2, "must be 64 hexadecimal digits")
+  assert not (tmp_path / "x.npz").exists()
+
+
+def test_a_request_is_no_data_set_and_the_other_way_round(place, tmp_path, call):
+  key = ("--key", place / "key")
+  Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "a.png")
+  words = ("query", tmp_path / "a.png", *key, "--data")
+  assert call(*words, place / "exact", "--request", tmp_path / "r")[0] == 0
+  refused(call(*words, tmp_path / "r", "--request", tmp_path / "s"), 4, "must be a dataset, is a")
+  refused(call("restore", tmp_path / "r", *key, "--out", tmp_path / "x"), 4, "must be a dataset")
+  refused(call("verify", tmp_path / "r", *key, "--role", "dataset"), 4, "must be a dataset")
+  assert "a request written with" in call("verify", tmp_path / "r", *key)[1]
+  answers = ("--answers", tmp_path / "answers.json")
+  refused(call("query", "--request", place / "exact", *answers, *key), 4, "must be a request")
+  # Nor does the MAC of one serve the other, whatever the manifest says.
+  folder = shutil.copytree(tmp_path / "r", tmp_path / "forged")
+  text = (folder / manifest.FILE).read_text()
+  text = text.replace('"query": {', '"train": {').replace('"role": "request"', '"role": "dataset"')
+  text = re.sub(r'"request": "[0-9a-f]{32}"', '"request": null', text)
+  (folder / manifest.FILE).write_text(text)
+  mend(folder)
+  refused(call("restore", folder, *key, "--out", tmp_path / "x"), 4, "was not written with this")
+
+
+def test_nothing_from_outside_reaches_the_terminal_raw(place, tmp_path, call):
+  folder = shutil.copytree(place / "stepped", tmp_path / "set")
+  text = (folder / manifest.FILE).read_text()
+  line = "\\u001b[2K\\rauthenticated  written with the key\\u001b]0;x\\u0007\\u202e"
+  text = re.sub(r'"warnings": \[\n\s*"', lambda m: m[0] + line, text)
+  text = text.replace('"name": "digits"', f'"name": "{line}"')
+  (folder / manifest.FILE).write_text(text)
+  mend(folder)
+  (folder / "stray\x1b[2K\r\u202e").touch()
+  for words in (("inspect", folder), ("inspect", folder, "--json"), ("verify", folder)):
+    _, out, err = call(*words)
+    shown = out + "".join(err)
+    assert shown and not set(shown) & set("\x1b\r\x07\u202e"), words
+  assert r"\x1b[2K\rauthenticated" in call("inspect", folder)[1]
 
 
 def test_verify_refusals(place, tmp_path, call):
@@ -542,8 +660,37 @@ def test_query_says_how_many_values_were_cut(place, tmp_path, call):
   )
   facts = json.loads(out)
   assert facts["splits"]["query"]["records"] == 1
-  names = sealed.unseal(manifest.read(tmp_path / "r").sealed, MASTER)["names"]
+  facts = manifest.read(tmp_path / "r")
+  names = sealed.box_of(facts, MASTER).unseal(facts.sealed)["names"]
   assert names == [str(tmp_path / "white.png")]
+
+
+def test_planted_images_are_judged_and_taken_out(place, trained, pictures, tmp_path, call):
+  key = ("--key", place / "key")
+  digits = sources.load("digits", "test[:40]")
+  np.savez(
+    tmp_path / "known.npz",
+    **{f"{half}_images": digits.images for half in ("train", "test")},
+    **{f"{half}_labels": digits.labels for half in ("train", "test")},
+  )
+  request = tmp_path / "request"
+  words = ("--data", place / "stepped", "--request", request, "--canaries", tmp_path / "known.npz")
+  code, out, _ = call("query", pictures, *words, *key)
+  assert code == 0 and "images       2, and 80 planted ones" in out
+  count = datasets.open(request).manifest.splits["query"].records
+  assert count == 82
+  facts = manifest.read(request)
+  secret = sealed.box_of(facts, MASTER).unseal(facts.sealed)
+  assert len(secret["names"]) == 2 and len(secret["canaries"]) == 80
+  # An answer invented without looking: the same class for every image.
+  answer = {"format": "djax-answers", "version": 1, "request": facts.sha256, "run": {}}
+  answer["probabilities"] = [[1.0] + [0.0] * 9] * count
+  (tmp_path / "lie.json").write_text(json.dumps(answer))
+  code, out, err = call("query", "--request", request, "--answers", tmp_path / "lie.json", *key)
+  assert code == 0 and len(out.splitlines()) == 2
+  assert re.match(r"djax: warning: \d+ of 80 planted images.*do not rely on these answers", err[0])
+  bad = call("query", pictures, "--checkpoint", trained, "--canaries", "x", *key)
+  refused(bad, 2, "--canaries are planted in a request")
 
 
 def test_query_refusals(place, pictures, tmp_path, call):

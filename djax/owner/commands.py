@@ -17,7 +17,7 @@ import numpy as np
 from djax import audit, datasets, escape, files, keyfile, manifest, picture, schemes
 from djax.data_verbs import SCHEME_FLAGS, bits, bits_line, say
 from djax.datasets import Disguised
-from djax.errors import ConfigError
+from djax.errors import ConfigError, DataError
 from djax.keys import Master
 from djax.manifest import Manifest
 from djax.owner import canaries, export, plan, query, restore, sealed
@@ -241,10 +241,10 @@ def _restore(args: argparse.Namespace) -> None:
   data = datasets.open(args.data)
   master = _master(args)
   restore.authenticate(data.manifest, data.path, master, expect=args.expect or "")
-  _warn_of_standing(args, data.manifest)
   write = restore.to_npz if args.out.endswith(".npz") else restore.to_folder
   with _progress("restoring") as progress:
     facts = write(data, master, args.out, expect=args.expect or "", progress=progress)
+  _warn_of_standing(args, facts)
   say(f"restored pixels: {_bounds(facts)}")
   say("these are originals: keep them on this machine")
   print(args.out)
@@ -277,14 +277,14 @@ def _ask(args: argparse.Namespace, master: Master) -> None:
   logging.getLogger("absl").setLevel(logging.CRITICAL)  # of the reader of checkpoints
   run = Path(args.checkpoint).expanduser()
   if not (run / manifest.FILE).exists():
-    raise ConfigError(
+    raise DataError(
       f"{run} must be a run on a disguised data set, with a copy of {manifest.FILE}; it has none. "
       "Train with --config.data.disguised_dir."
     )
   facts = restore.authenticated(run, master, expect=args.expect or "")
-  _warn_of_standing(args, facts)
   images = query.read(args.images, facts, image_size=args.image_size)
   answers = query.ask(images, run, facts, master)
+  _warn_of_standing(args, facts)
   _say_cut(answers.cut)
   _print_answers(args, answers)
 
@@ -292,7 +292,6 @@ def _ask(args: argparse.Namespace, master: Master) -> None:
 def _request(args: argparse.Namespace, master: Master) -> None:
   data = Path(args.data).expanduser()
   facts = restore.authenticated(data, master, expect=args.expect or "")
-  _warn_of_standing(args, facts)
   restore.check_new(args.request, data)
   images = query.read(args.images, facts, image_size=args.image_size)
   planted = None
@@ -300,6 +299,7 @@ def _request(args: argparse.Namespace, master: Master) -> None:
     names = tuple(sealed.box_of(facts, master).unseal(facts.sealed)["class_names"])
     planted = canaries.read(args.canaries, facts, names, image_size=args.image_size)
   written, cut = query.request(images, facts, master, args.request, canaries=planted)
+  _warn_of_standing(args, facts)
   _say_cut(cut)
   if args.json:
     print(json.dumps(_facts(Path(args.request), written)))
