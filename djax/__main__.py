@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from djax import data_verbs, keyfile, keys
+from djax import data_verbs, escape, keyfile, keys
 from djax.data_verbs import say
 from djax.errors import ConfigError, DataError, DjaxError, nearest
 
@@ -31,6 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   Returns:
     The exit code: 0 ok, 1 failed, 2 usage, 3 key, 4 data, 5 refused for safety, 130 interrupted.
   """
+  escape.never_fail(sys.stdout)
   try:
     args = _parser().parse_args(argv)
     args.run(args)

@@ -1,8 +1,10 @@
 """The data card of a disguised data set, in plain words, and the warnings that go with a disguise."""
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
+from djax import escape
 from djax.manifest import Manifest
 
 __all__ = ["text", "warnings"]
@@ -39,24 +41,30 @@ def warnings(spec: Mapping[str, Any], *, fingerprint: str) -> tuple[str, ...]:
 
 
 def text(facts: Manifest) -> str:
-  """Returns the data card, Markdown.
+  """Returns the data card, Markdown; what stands in the manifest is shown as it is and never read as Markdown.
 
   Args:
     facts: the manifest.
   """
-  options = ", ".join(
-    f"{name} {value}" for name, value in facts.spec.items() if name not in ("scheme", "image_shape")
+  shown = escape.for_markdown
+  options = shown(
+    ", ".join(
+      f"{name} {value}"
+      for name, value in facts.spec.items()
+      if name not in ("scheme", "image_shape")
+    )
   )
   rows = "\n".join(
-    f"| {name} | {split.records} | {split.views} | {len(split.shards)} |"
+    f"| {shown(name)} | {split.records} | {split.views} | {len(split.shards)} |"
     for name, split in facts.splits.items()
   )
   shape = " x ".join(map(str, facts.disguised_shape))
+  dtype, version = shown(facts.dtype), shown(facts.djax)
   labels = {
     "permuted": "Label ids were permuted by the key; class names are sealed for its owner.",
     "plain": "Label ids and class names are those of the source.",
   }[facts.labels]
-  cautions = "\n".join(f"- {warning}" for warning in facts.warnings)
+  cautions = "\n".join(f"- {shown(warning)}" for warning in facts.warnings)
   is_request = tuple(facts.splits) == ("query",)
   purpose = "to be classified by a network" if is_request else "to train networks on"
   command = (
@@ -66,10 +74,10 @@ def text(facts: Manifest) -> str:
   )
   return f"""# Disguised images
 
-These {shape} images ({facts.dtype}) were disguised with a secret key by djax {facts.djax}, {purpose}. The originals
-are with the owner of the key `{facts.key_fingerprint}`.
+These {shape} images ({dtype}) were disguised with a secret key by djax {version}, {purpose}. The originals
+are with the owner of the key {escape.for_markdown_code(facts.key_fingerprint)}.
 
-Scheme: **{facts.spec["scheme"]}** ({options}). {facts.classes} classes. {labels}
+Scheme: **{shown(facts.spec["scheme"])}** ({options}). {facts.classes} classes. {labels}
 
 | split | records | views of each original | files |
 |---|---|---|---|
@@ -86,7 +94,7 @@ or, with TFDS alone and without TensorFlow:
 ```python
 import tensorflow_datasets as tfds
 
-source = tfds.builder_from_directory("DIR").as_data_source()["{next(iter(facts.splits))}"]
+source = tfds.builder_from_directory("DIR").as_data_source()[{json.dumps(next(iter(facts.splits)))}]
 source[0]["image"], source[0]["label"]
 ```
 {_scale(facts)}
@@ -99,7 +107,7 @@ It is obfuscation with a key, not encryption of the whole.
 
 {cautions}
 
-Order and number of the records, the classes' frequencies and everything in MANIFEST.json are readable by anyone.
+The number of records, how often each label id occurs, and everything in MANIFEST.json are readable by anyone.
 """
 
 

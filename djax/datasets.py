@@ -15,11 +15,11 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO
 
 import numpy as np
 
-from djax import escape, foreign, records
+from djax import array_records, escape, foreign, records
 from djax import manifest as manifest_lib
 from djax.errors import ConfigError, DataError, ManifestError
 from djax.foreign import Content, ForeignFileError
@@ -28,10 +28,12 @@ from djax.manifest import Manifest, Shard
 __all__ = ["NAME", "Disguised", "Split", "file_sha256", "open", "shards", "verify"]
 
 NAME = records.NAME
-_READER_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"  # for random access
 _EXTRA = (manifest_lib.FILE, manifest_lib.MAC_FILE)
 _MOST_BYTES = 1 << 20  # of a file for TFDS or people
 _SHOWN = 20  # faults in one message
+_PIECE = 1 << 20
+_FEATURES = "features.json"
+_TFDS = "tensorflow_datasets.core.features."
 _MOST_NAMES = manifest_lib.MOST_BYTES  # of label.labels.txt, whose names stand in the manifest too
 
 Read = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
@@ -54,9 +56,10 @@ class Split:
     self._classes = manifest.classes
     self._facts = manifest.splits[name]
     self._ends = np.cumsum([shard.records for shard in self._facts.shards])
-    self._lock = threading.Lock()
-    self._readers: dict[int, Any] = {}
-    self._parse: records.Parser | None = None
+    # A shard is hashed by one thread while others wait for it alone.
+    self._locks = [threading.Lock() for _ in self._facts.shards]
+    self._readers: dict[int, array_records.Reader] = {}
+    self._parse = records.Parser(self.image_shape, self.dtype, manifest.classes)
 
   def __len__(self) -> int:
     return self._facts.records
@@ -100,8 +103,8 @@ class Split:
     Raises:
       DataError: if one is missing, damaged or no regular file.
     """
-    for shard in range(len(self._facts.shards)):
-      self._reader(shard)
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+      list(pool.map(self._reader, range(self.shards)))
 
   @contextlib.contextmanager
   def private_shard(self, shard: int) -> Iterator[tuple[range, Read]]:
@@ -121,7 +124,8 @@ class Split:
     with tempfile.TemporaryDirectory(prefix="djax-") as folder:
       copy = Path(folder) / facts.file
       foreign.copy_file(self.path, facts.file, Content(facts.bytes, facts.sha256), copy)
-      reader = self._opened(str(copy), shard)
+      with copy.open("rb", buffering=0) as file:
+        reader = self._listed(file, shard)
       try:
         yield (
           range(first, first + facts.records),
@@ -136,21 +140,20 @@ class Split:
     return len(self._facts.shards)
 
   def close(self) -> None:
-    """Closes the shards that ``read`` opened; another ``read`` opens them again."""
-    with self._lock:
-      for reader in self._readers.values():
-        reader.close()
-      self._readers.clear()
+    """Closes the shards that ``read`` opened; another ``read`` opens them again. No thread may be reading."""
+    while self._readers:
+      self._readers.popitem()[1].close()
 
-  def _records(self, reader: Any, shard: int, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  def _records(
+    self, reader: array_records.Reader, shard: int, rows: np.ndarray
+  ) -> tuple[np.ndarray, np.ndarray]:
     """Reads records of one shard; rows count from its first."""
     images = np.empty((len(rows), *self.image_shape), self.dtype)
     labels = np.empty(len(rows), np.int64)
     try:
-      parse = self._parser()
-      for place, data in enumerate(reader.read(rows.tolist())):
-        labels[place] = parse(data, images[place])
-    except Exception as error:  # array_record and protobuf each have their own
+      for place, row in enumerate(rows.tolist()):
+        labels[place] = self._parse(reader.record(row), images[place])
+    except (ValueError, OSError) as error:
       raise self._damaged(shard, error) from None
     if len(labels) and not 0 <= labels.min() <= labels.max() < self._classes:
       bad = labels[(labels < 0) | (labels >= self._classes)][0]
@@ -160,44 +163,39 @@ class Split:
       )
     return images, labels.astype(np.int32)
 
-  def _parser(self) -> records.Parser:
-    """Makes the parser of the manifest's features, once."""
-    with self._lock:
-      if self._parse is None:
-        self._parse = records.Parser(self.image_shape, self.dtype, self._classes)
-      return self._parse
-
-  def _reader(self, shard: int) -> Any:
-    """Opens a shard, once, and hashes it; its reader serves several threads."""
-    with self._lock:
+  def _reader(self, shard: int) -> array_records.Reader:
+    """Opens a shard and hashes it, once; what is read later is the very file that was hashed, whatever has its name."""
+    with self._locks[shard]:
       if shard not in self._readers:
         facts = self._facts.shards[shard]
         with foreign.opened(self.path, facts.file, limit=facts.bytes) as file:
-          if hashlib.file_digest(file, "sha256").hexdigest() != facts.sha256:
+          if self._sha256(file, shard) != facts.sha256:
             raise ManifestError(
               f"{self.path}: {facts.file} is damaged. Take the files from a good copy."
             )
-          # The very file that was hashed, whatever has its name by now.
-          pinned = f"/proc/self/fd/{file.fileno()}"
-          name = pinned if os.path.exists(pinned) else str(self.path / facts.file)
-          self._readers[shard] = self._opened(name, shard)
+          self._readers[shard] = self._listed(file, shard)
       return self._readers[shard]
 
-  def _opened(self, name: str, shard: int) -> Any:
-    """Opens a file of records and compares their number."""
-    from array_record.python.array_record_module import ArrayRecordReader
-
+  def _sha256(self, file: IO[bytes], shard: int) -> str:
+    """Hashes as many bytes as a shard has; one that grows meanwhile has no end."""
+    found, left = hashlib.sha256(), self._facts.shards[shard].bytes
     try:
-      reader = ArrayRecordReader(name, _READER_OPTIONS)
-      count = reader.num_records()
-    except Exception as error:
+      while left and (piece := file.read(min(left, _PIECE))):
+        found.update(piece)
+        left -= len(piece)
+    except OSError as error:
       raise self._damaged(shard, error) from None
-    if count != self._facts.shards[shard].records:
-      reader.close()
-      raise self._damaged(
-        shard, ValueError(f"{count} records, not {self._facts.shards[shard].records}")
+    return found.hexdigest()
+
+  def _listed(self, file: IO[bytes], shard: int) -> array_records.Reader:
+    """Lists the records of an open file."""
+    facts = self._facts.shards[shard]
+    try:
+      return array_records.Reader(
+        file, length=facts.bytes, records=facts.records, longest=self._parse.longest
       )
-    return reader
+    except (ValueError, OSError) as error:
+      raise self._damaged(shard, error) from None
 
   def _damaged(self, shard: int, error: Exception) -> DataError:
     line = escape.for_terminal(" ".join(str(error).split())[:200])
@@ -311,10 +309,26 @@ def _small_fault(folder: Path, name: str, sha256: str) -> str | None:
   """Returns what is wrong with a file for TFDS or people, or None."""
   limit = _MOST_NAMES if name.endswith(".txt") else _MOST_BYTES
   try:
-    found = foreign.digest(folder, name, limit=limit)
+    data = foreign.read(folder, name, limit=limit)
   except ForeignFileError as error:
     return _without_folder(folder, error)
-  return None if found.sha256 == sha256 else f"{name} is damaged"
+  if hashlib.sha256(data).hexdigest() != sha256:
+    return f"{name} is damaged"
+  return f"{name} names code that is not of TFDS" if name == _FEATURES and _is_code(data) else None
+
+
+def _is_code(data: bytes) -> bool:
+  """Whether TFDS would import a module of somebody else's if it read this file, as README.md shows to do."""
+  try:
+    left = [foreign.parse_json(data)]
+  except ValueError:
+    return True
+  while left:
+    value = left.pop()
+    if isinstance(value, str) and "." in value and not value.startswith(_TFDS):
+      return True
+    left += value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+  return False
 
 
 def _without_folder(folder: Path, error: ForeignFileError) -> str:

@@ -2,7 +2,8 @@
 
 What is written goes under a temporary name first. That name is always the same one for a target, is locked while
 somebody writes, and is cleared by the next call: a process that was killed leaves nothing behind for ever. A rename
-gives the final name; file and folder are synced, so that it survives a power cut.
+gives the final name; file and folder are synced, so that it survives a power cut. Whatever else lies under a temporary
+name, such as a link, a pipe or a file of another user, is neither written to nor taken away.
 """
 
 import contextlib
@@ -12,7 +13,7 @@ import shutil
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, NoReturn
 
 from djax.errors import DjaxError, UnsafeError
 
@@ -25,12 +26,16 @@ __all__ = [
   "sync_folder",
   "sync_tree",
   "temporary_of",
+  "wait_for_lock",
   "working_lock",
 ]
 
 _PRIVATE_FILE, _PRIVATE_FOLDER = 0o600, 0o700
-_NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
+# Links are refused, and a pipe that somebody put there does not hold us; O_BINARY is for Windows.
+_FLAGS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+_NEW = os.O_CREAT | os.O_EXCL | _FLAGS
 _BUSY = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)
+_TRIES = 100
 
 
 def check_new(target: Path) -> None:
@@ -50,28 +55,29 @@ def check_new(target: Path) -> None:
 def new_file(target: Path) -> Iterator[IO[bytes]]:
   """Yields a private file, open for reading and writing, that gets its name when all is written, else is removed.
 
+  A target that appears meanwhile is not overwritten either, except, on disks without hard links, in the last moment.
+
   Args:
     target: its name; must not exist. The mode is 0600.
 
   Raises:
-    UnsafeError: if the target exists, or another process is writing it.
+    UnsafeError: if the target exists, another process is writing it, or something else has the temporary name.
     OSError: if it cannot be written.
   """
-  temporary = temporary_of(target)
-  _clear_second_name(temporary, target)
+  _clear_second_name(target)
   check_new(target)
-  descriptor = _locked(temporary, os.O_RDWR | os.O_CREAT)
+  temporary = temporary_of(target)
+  descriptor = _claim(temporary, folder=False)
   with os.fdopen(descriptor, "r+b") as file:
     try:
-      if hasattr(os, "fchmod"):
-        os.fchmod(descriptor, _PRIVATE_FILE)  # the umask may have taken the owner's rights
-      file.truncate(0)
+      check_new(target)  # who held the lock before may have written it
       yield file
       file.flush()
       os.fsync(descriptor)
+      _check_ours(descriptor, temporary)
       _publish(temporary, target)
     except BaseException:
-      temporary.unlink(missing_ok=True)
+      _discard(descriptor, temporary)
       raise
   sync_folder(target.parent)
 
@@ -80,28 +86,32 @@ def new_file(target: Path) -> Iterator[IO[bytes]]:
 def new_folder(target: Path) -> Iterator[Path]:
   """Yields a private folder that gets its name when all is written, else is removed.
 
+  A target that appears meanwhile is not overwritten either, except for an empty folder in the last moment.
+
   Args:
     target: its name; must not exist. The mode is 0700, that of files in it 0600 if they are made by ``private``.
 
   Raises:
-    UnsafeError: if the target exists, or another process is writing it.
+    UnsafeError: if the target exists, another process is writing it, or something else has the temporary name.
     OSError: if it cannot be written.
   """
   check_new(target)
   temporary = temporary_of(target)
-  with contextlib.suppress(FileExistsError):
-    temporary.mkdir(mode=_PRIVATE_FOLDER)
-  descriptor = _locked(temporary, getattr(os, "O_DIRECTORY", 0))
+  descriptor = _claim(temporary, folder=True)
   try:
-    temporary.chmod(_PRIVATE_FOLDER)
-    for entry in temporary.iterdir():
-      _remove(entry)
+    check_new(target)  # who held the lock before may have written it
     yield temporary
+    _check_ours(descriptor, temporary)
     sync_tree(temporary)
+    _check_ours(descriptor, temporary)
     check_new(target)
-    os.rename(temporary, target)
+    try:
+      os.rename(temporary, target)
+    except OSError:
+      check_new(target)  # it appeared in the last moment
+      raise
   except BaseException:
-    _remove(temporary)
+    _discard(descriptor, temporary)
     raise
   finally:
     os.close(descriptor)
@@ -109,13 +119,15 @@ def new_folder(target: Path) -> Iterator[Path]:
 
 
 def private(path: Path) -> IO[bytes]:
-  """Makes a new file that its owner alone may read, open for writing.
+  """Makes a new file of mode 0600, open for writing.
 
   Args:
     path: must not exist.
+
+  Raises:
+    OSError: if it exists, also as a dangling link, or cannot be made.
   """
-  flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NOFOLLOW
-  return os.fdopen(os.open(path, flags, _PRIVATE_FILE), "wb")
+  return os.fdopen(_make_file(path, os.O_WRONLY), "wb")
 
 
 def replace(path: Path, data: bytes, *, mode: int = 0o666, folder: Path | None = None) -> None:
@@ -132,16 +144,16 @@ def replace(path: Path, data: bytes, *, mode: int = 0o666, folder: Path | None =
     OSError: if it cannot be written; the old file is still there.
   """
   temporary = (folder or path.parent) / f".{path.name}.tmp"
+  temporary.unlink(missing_ok=True)  # what a killed process left; a link goes too
   try:
-    temporary.unlink(missing_ok=True)  # what a killed process left; a link goes too
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NOFOLLOW, mode)
-    with os.fdopen(descriptor, "wb") as file:
+    with os.fdopen(os.open(temporary, os.O_WRONLY | _NEW, mode), "wb") as file:
       file.write(data)
       file.flush()
       os.fsync(file.fileno())
     os.replace(temporary, path)
   except BaseException:
-    temporary.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+      temporary.unlink()
     raise
   sync_folder(path.parent)
 
@@ -150,16 +162,22 @@ def replace(path: Path, data: bytes, *, mode: int = 0o666, folder: Path | None =
 def working_lock(path: Path, *, busy: str) -> Iterator[None]:
   """Holds a lock while a directory is worked on; the file stays, the lock does not outlive the process.
 
+  Processes that were forked meanwhile hold it as well. Disks that know no locks are worked on without one.
+
   Args:
     path: the lock's file; made if need be.
     busy: what to say where another process holds it.
 
   Raises:
-    UnsafeError: if another process holds it.
+    UnsafeError: if another process holds it, or something else than a file has that name.
     OSError: if the file cannot be made.
   """
-  descriptor = os.open(path, os.O_RDWR | os.O_CREAT | _NOFOLLOW, 0o666)
+  if os.path.lexists(path) and not stat.S_ISREG(os.lstat(path).st_mode):
+    _in_the_way(path)
+  descriptor = os.open(path, os.O_RDWR | os.O_CREAT | _FLAGS, 0o666)
   try:
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+      _in_the_way(path)
     if not _try_lock(descriptor):
       raise UnsafeError(busy)
     yield
@@ -167,13 +185,29 @@ def working_lock(path: Path, *, busy: str) -> Iterator[None]:
     os.close(descriptor)
 
 
+def wait_for_lock(descriptor: int) -> None:
+  """Locks an open file, waiting for whoever has it; on disks without locks it does nothing.
+
+  Args:
+    descriptor: of the file.
+  """
+  with contextlib.suppress(ImportError, OSError):
+    import fcntl  # not everywhere
+
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+
+
 def temporary_of(target: Path) -> Path:
-  """Returns the one temporary name of a target, beside it."""
+  """Returns the one temporary name of a target, beside it.
+
+  Args:
+    target: the file or folder to be written.
+  """
   return target.with_name(f".{target.name}.djax-partial")
 
 
 def sync_folder(folder: Path) -> None:
-  """Makes names in a folder survive a power cut, on file systems that can.
+  """Makes names in a folder survive a power cut, on file systems that can; nothing is said where it fails.
 
   Args:
     folder: the folder.
@@ -187,17 +221,20 @@ def sync_folder(folder: Path) -> None:
 
 
 def sync_tree(folder: Path) -> None:
-  """Syncs every file and folder below a folder, and the folder itself.
+  """Syncs every file and folder below a folder, and the folder itself; links are left alone.
 
   Args:
     folder: the folder.
 
   Raises:
-    OSError: if a file's content cannot be written to the disk.
+    OSError: if a folder cannot be read, or a file's content cannot be written to the disk.
   """
-  for place, _, files in os.walk(folder, topdown=False):
-    for name in files:
-      descriptor = os.open(os.path.join(place, name), os.O_RDONLY | _NOFOLLOW)
+  for place, _, names in os.walk(folder, topdown=False, onerror=_raise):
+    for name in names:
+      path = os.path.join(place, name)
+      if not stat.S_ISREG(os.lstat(path).st_mode):
+        continue
+      descriptor = os.open(path, os.O_RDONLY | _FLAGS)
       try:
         os.fsync(descriptor)
       finally:
@@ -205,30 +242,92 @@ def sync_tree(folder: Path) -> None:
     sync_folder(Path(place))
 
 
-def _locked(temporary: Path, flags: int) -> int:
-  """Opens a temporary file or folder and locks it; the name may change hands meanwhile, so it is looked at again."""
-  for _ in range(100):
-    try:
-      descriptor = os.open(temporary, flags | _NOFOLLOW, _PRIVATE_FILE)
-    except OSError as error:
-      if error.errno in (errno.ELOOP, errno.ENOTDIR, errno.EISDIR):
-        raise UnsafeError(
-          f"{temporary} is in the way: it is not what djax would write. Give another name for the output."
-        ) from None
-      raise
-    if not _try_lock(descriptor):
-      os.close(descriptor)
+def _raise(error: OSError) -> NoReturn:
+  raise error
+
+
+def _claim(temporary: Path, *, folder: bool) -> int:
+  """Makes a temporary file or folder, opens and locks it.
+
+  What a killed process left there is taken away and not written into: it may have a second name, under which it was
+  finished. The name may change hands between any two steps, so it is looked at again once the lock is held.
+  """
+  for _ in range(_TRIES):
+    left = _open_left(temporary, folder=folder)
+    descriptor = _make(temporary, folder=folder) if left is None else left
+    if descriptor is None:
+      continue
+    locked = _try_lock(descriptor)
+    if locked and _is_at(descriptor, temporary):
+      if left is None:
+        return descriptor
+      _remove(temporary)
+    os.close(descriptor)
+    if not locked and left is not None:
       raise UnsafeError(
         f"{temporary} is being written by another process. Wait for it, or give another name."
       )
-    try:
-      if os.path.samestat(os.fstat(descriptor), os.lstat(temporary)):
-        return descriptor
-    except FileNotFoundError:
-      if stat.S_ISDIR(os.fstat(descriptor).st_mode):
-        temporary.mkdir(mode=_PRIVATE_FOLDER)
-    os.close(descriptor)
   raise DjaxError(f"{temporary} keeps changing. Give another name for the output.")
+
+
+def _open_left(temporary: Path, *, folder: bool) -> int | None:
+  """Opens what has a temporary name; None if nothing does. Refuses what djax cannot have left there."""
+  access = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) if folder else os.O_RDWR
+  try:
+    if not _could_be_left(os.lstat(temporary), folder=folder):
+      _in_the_way(temporary)
+    descriptor = os.open(temporary, access | _FLAGS)
+  except FileNotFoundError:
+    return None
+  if not _could_be_left(os.fstat(descriptor), folder=folder):
+    os.close(descriptor)
+    _in_the_way(temporary)
+  return descriptor
+
+
+def _could_be_left(status: os.stat_result, *, folder: bool) -> bool:
+  """Whether djax of this user may have made it: in a shared folder others can put things under any name."""
+  kind = stat.S_ISDIR if folder else stat.S_ISREG
+  return kind(status.st_mode) and (not hasattr(os, "geteuid") or status.st_uid == os.geteuid())
+
+
+def _in_the_way(path: Path) -> NoReturn:
+  raise UnsafeError(
+    f"{path} is in the way: it is nothing that djax made. Take it away, or give another name for the output."
+  )
+
+
+def _make(temporary: Path, *, folder: bool) -> int | None:
+  """Makes and opens a file or folder; None if another process was quicker."""
+  try:
+    if not folder:
+      return _make_file(temporary, os.O_RDWR)
+    temporary.mkdir(mode=_PRIVATE_FOLDER)
+  except FileExistsError:
+    return None
+  try:
+    temporary.chmod(_PRIVATE_FOLDER)  # the umask may have taken the owner's rights
+    return os.open(temporary, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | _FLAGS)
+  except FileNotFoundError:  # another process took it for something left
+    return None
+  except BaseException:
+    with contextlib.suppress(OSError):
+      temporary.rmdir()
+    raise
+
+
+def _make_file(path: Path, access: int) -> int:
+  """Makes and opens a private file."""
+  descriptor = os.open(path, access | _NEW, _PRIVATE_FILE)
+  try:
+    if hasattr(os, "fchmod"):
+      os.fchmod(descriptor, _PRIVATE_FILE)  # the umask may have taken the owner's rights
+  except BaseException:
+    os.close(descriptor)
+    with contextlib.suppress(OSError):
+      path.unlink()
+    raise
+  return descriptor
 
 
 def _try_lock(descriptor: int) -> bool:
@@ -244,9 +343,24 @@ def _try_lock(descriptor: int) -> bool:
   return True
 
 
-def _clear_second_name(temporary: Path, target: Path) -> None:
+def _is_at(descriptor: int, path: Path) -> bool:
+  """Whether what is open still has this name."""
+  try:
+    return os.path.samestat(os.fstat(descriptor), os.lstat(path))
+  except FileNotFoundError:
+    return False
+
+
+def _check_ours(descriptor: int, temporary: Path) -> None:
+  """Refuses to publish what another process put under the temporary name, on disks without locks."""
+  if not _is_at(descriptor, temporary):
+    raise UnsafeError(f"{temporary} was taken away while it was written. Give the command again.")
+
+
+def _clear_second_name(target: Path) -> None:
   """Takes away what a kill between the two steps of ``_publish`` leaves: the temporary name of a whole file."""
-  with contextlib.suppress(OSError):
+  with contextlib.suppress(OSError, ValueError):  # no such file, or no name to make another one of
+    temporary = temporary_of(target)
     if os.path.samestat(os.lstat(temporary), os.lstat(target)):
       temporary.unlink()
 
@@ -262,11 +376,19 @@ def _publish(temporary: Path, target: Path) -> None:
     check_new(target)
     os.rename(temporary, target)
     return
-  temporary.unlink()
+  with contextlib.suppress(OSError):  # it is published; the next call takes the other name away
+    temporary.unlink()
+
+
+def _discard(descriptor: int, temporary: Path) -> None:
+  """Takes away what is not finished, without hiding the reason."""
+  with contextlib.suppress(OSError):
+    if _is_at(descriptor, temporary):
+      _remove(temporary)
 
 
 def _remove(path: Path) -> None:
   if path.is_dir() and not path.is_symlink():
-    shutil.rmtree(path, ignore_errors=True)
+    shutil.rmtree(path)
   else:
     path.unlink(missing_ok=True)

@@ -4,6 +4,8 @@ Such files are hostile until shown otherwise. A name may be a link to a device o
 larger than memory, and it may be exchanged between the moment it is checked and the moment it is used. So each file is
 opened once, without following links and without waiting; it must be a regular file of at most a stated size; and what
 is hashed or authenticated is what is handed to the parser: the bytes themselves, or a private copy of them.
+
+A limit is also one of memory: ``read`` needs twice as much for a moment, and ``parse_json`` up to 25 times.
 """
 
 import contextlib
@@ -17,6 +19,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, NamedTuple, NoReturn
 
+from djax import files
 from djax.errors import DataError
 
 __all__ = [
@@ -35,8 +38,10 @@ __all__ = [
 
 _PIECE = 1 << 20
 _LINKS_REFUSED = getattr(os, "O_NOFOLLOW", 0)
-# Without O_NONBLOCK, opening a pipe waits for a writer that may never come.
-_FLAGS = os.O_RDONLY | _LINKS_REFUSED | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
+# Without O_NONBLOCK, opening a pipe waits for a writer that may never come; O_BINARY is for Windows.
+_FLAGS = os.O_RDONLY | _LINKS_REFUSED | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+_HOLDS_FOLDERS = os.open in os.supports_dir_fd
+_MOST_DIGITS = 40  # those of 128 bits and a sign; longer integers overflow what they are put into
 _KINDS = {
   stat.S_IFLNK: "a symbolic link",
   stat.S_IFDIR: "a folder",
@@ -64,7 +69,9 @@ class Content(NamedTuple):
 
 @contextlib.contextmanager
 def opened(folder: Path, name: str, *, limit: int) -> Iterator[IO[bytes]]:
-  """Opens a file for reading.
+  """Opens a file for reading, unbuffered.
+
+  Who reads beyond ``limit`` reads what was added since: the length is checked when the file is opened.
 
   Args:
     folder: where it lies; the user named it, so links in it are followed.
@@ -73,24 +80,9 @@ def opened(folder: Path, name: str, *, limit: int) -> Iterator[IO[bytes]]:
 
   Raises:
     MissingFileError: if it does not exist.
-    ForeignFileError: if it is no regular file, is longer, or cannot be read.
+    ForeignFileError: if it is no regular file, is longer, or cannot be read, or if the name leads out of the folder.
   """
-  path = folder / name
-  try:
-    descriptor = _open_below(folder, name)
-  except OSError as error:
-    _refuse(path, error)
-  try:
-    status = os.fstat(descriptor)
-    if not stat.S_ISREG(status.st_mode):
-      raise ForeignFileError(_not_regular(path, status.st_mode))
-    if status.st_size > limit:
-      raise ForeignFileError(
-        f"{path} must have at most {limit} bytes, has {status.st_size}. It was not read."
-      )
-  except BaseException:
-    os.close(descriptor)
-    raise
+  descriptor = _open(folder, name, limit)
   with os.fdopen(descriptor, "rb", buffering=0) as file:
     yield file
 
@@ -148,6 +140,7 @@ def private_copies(folder: Path, contents: Mapping[str, Content]) -> Iterator[Pa
   Raises:
     MissingFileError: if one does not exist.
     ForeignFileError: if one is no regular file, cannot be read, or holds anything else.
+    OSError: if the copies cannot be written.
   """
   with tempfile.TemporaryDirectory(prefix="djax-") as place:
     copies = Path(place)
@@ -157,57 +150,62 @@ def private_copies(folder: Path, contents: Mapping[str, Content]) -> Iterator[Pa
 
 
 def copy_file(folder: Path, name: str, content: Content, target: Path) -> None:
-  """Copies one file to a private place and checks what was copied.
+  """Copies one file to a private place and checks what was copied; a copy of anything else is taken away again.
 
   Args:
-    folder: where it lies.
-    name: of the file below it.
+    folder: where it lies, as for ``opened``.
+    name: of the file below it, as for ``opened``.
     content: what it must hold.
-    target: the copy, in a folder of the caller alone.
+    target: the copy, in a folder of the caller alone; must not exist. Its mode is 0600.
 
   Raises:
     MissingFileError: if it does not exist.
     ForeignFileError: if it is no regular file, cannot be read, or holds anything else.
+    OSError: if the copy cannot be written.
   """
-  target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
   found = hashlib.sha256()
   path = folder / name
-  with opened(folder, name, limit=content.bytes) as source, target.open("xb") as copy:
+  with opened(folder, name, limit=content.bytes) as source:
     size = os.fstat(source.fileno()).st_size
     if size != content.bytes:
       raise ForeignFileError(f"{path} must have {content.bytes} bytes, has {size}.")
-    for piece in _pieces(source, path, content.bytes):
-      found.update(piece)
-      copy.write(piece)
-  if found.hexdigest() != content.sha256:
-    raise ForeignFileError(f"{path} is damaged: its SHA-256 is not the recorded one.")
+    target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    copy = files.private(target)
+    try:
+      with copy:
+        for piece in _pieces(source, path, content.bytes):
+          found.update(piece)
+          copy.write(piece)
+      if found.hexdigest() != content.sha256:
+        raise ForeignFileError(f"{path} is damaged: its SHA-256 is not the recorded one.")
+    except BaseException:
+      target.unlink()
+      raise
 
 
 def size_of(folder: Path, name: str) -> int:
   """Returns the length of a regular file in bytes, without opening it.
 
   Args:
-    folder: where it lies.
-    name: of the file in it.
+    folder: where it lies, as for ``opened``.
+    name: of the file below it, as for ``opened``.
 
   Raises:
     MissingFileError: if it does not exist.
     ForeignFileError: if it is no regular file.
   """
   try:
-    status = (folder / name).lstat()
+    with _below(folder, name) as (last, at):
+      return _regular(folder / name, os.stat(last, dir_fd=at, follow_symlinks=False)).st_size
   except OSError as error:
     _refuse(folder / name, error)
-  if not stat.S_ISREG(status.st_mode):
-    raise ForeignFileError(_not_regular(folder / name, status.st_mode))
-  return status.st_size
 
 
 def names(folder: Path, *, most: int = 1 << 20) -> list[str]:
   """Returns the names of what lies in a folder, sorted.
 
   Args:
-    folder: the folder.
+    folder: the folder; links are followed, and what lies in it is not looked at.
     most: greatest number of names.
 
   Raises:
@@ -229,17 +227,21 @@ def names(folder: Path, *, most: int = 1 << 20) -> list[str]:
 def parse_json(data: bytes) -> Any:
   """Parses JSON that nobody vouches for.
 
+  Strings may hold any character, also one half of a surrogate pair, which cannot be written as UTF-8.
+
   Args:
     data: UTF-8.
 
   Raises:
-    ValueError: for what is no JSON, is nested too deeply, names a field twice, or holds NaN or an infinity.
+    ValueError: for what is no JSON, is nested too deeply, names a field twice, or holds NaN, an infinity or an integer
+      of more than 39 digits.
   """
   try:
     return json.loads(
       data.decode("utf-8"),
       parse_constant=_no_number,
       parse_float=_finite,
+      parse_int=_whole,
       object_pairs_hook=_unique,
     )
   except RecursionError:
@@ -258,6 +260,13 @@ def _finite(text: str) -> float:
   return value
 
 
+def _whole(text: str) -> int:
+  """Reads an integer; 10**400 would overflow where it becomes a float."""
+  if len(text) > _MOST_DIGITS:
+    raise ValueError(f"{text[:20]}... has too many digits")
+  return int(text)
+
+
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
   """Makes an object; of two fields of one name, another parser might take the other."""
   found = dict(pairs)
@@ -266,20 +275,73 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
   return found
 
 
-def _open_below(folder: Path, name: str) -> int:
-  """Opens a file below a folder, no link followed on the way."""
-  *folders, last = name.split("/")
-  if os.open not in os.supports_dir_fd:
-    return os.open(folder / name, _FLAGS)
+def _parts(folder: Path, name: str) -> list[str]:
+  """Takes a name apart; refuses one that leads out of the folder, or that no file can have."""
+  parts = name.split("/")
+  bad = any(part in ("", ".", "..") for part in parts) or "\0" in name
+  try:
+    os.fsencode(name)
+  except UnicodeEncodeError:  # half a surrogate pair, which JSON can hold
+    bad = True
+  if os.sep != "/":
+    bad = bad or os.sep in name or ":" in name
+  if bad:
+    raise ForeignFileError(f"{folder}: {name!r} must be the name of a file below it, it is not.")
+  return parts
+
+
+@contextlib.contextmanager
+def _below(folder: Path, name: str) -> Iterator[tuple[str | Path, int | None]]:
+  """Yields name and ``dir_fd`` of a file below a folder, no link followed on the way."""
+  *folders, last = _parts(folder, name)
+  if not _HOLDS_FOLDERS:
+    # Windows: links are refused, but one that is put in after this look is followed.
+    place = folder
+    for part in (*folders, last):
+      place = place / part
+      if place.is_symlink():
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+    yield place, None
+    return
   at = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
   try:
     for part in folders:
       below = os.open(part, os.O_RDONLY | os.O_DIRECTORY | _LINKS_REFUSED, dir_fd=at)
       os.close(at)
       at = below
-    return os.open(last, _FLAGS, dir_fd=at)
+    yield last, at
   finally:
     os.close(at)
+
+
+def _open(folder: Path, name: str, limit: int) -> int:
+  """Opens a regular file of at most so many bytes."""
+  path = folder / name
+  try:
+    with _below(folder, name) as (last, at):
+      # Some devices act when they are opened, so it is looked at before as well as after.
+      _regular(path, os.stat(last, dir_fd=at, follow_symlinks=False))
+      descriptor = os.open(last, _FLAGS, dir_fd=at)
+  except OSError as error:
+    _refuse(path, error)
+  try:
+    size = _regular(path, os.fstat(descriptor)).st_size
+    if size > limit:
+      raise ForeignFileError(
+        f"{path} must have at most {limit} bytes, has {size}. It was not read."
+      )
+  except BaseException:
+    os.close(descriptor)
+    raise
+  return descriptor
+
+
+def _regular(path: Path, status: os.stat_result) -> os.stat_result:
+  """Refuses what is no regular file."""
+  if not stat.S_ISREG(status.st_mode):
+    kind = _KINDS.get(stat.S_IFMT(status.st_mode), "something else")
+    raise ForeignFileError(f"{path} must be a regular file, is {kind}. It was not read.")
+  return status
 
 
 def _pieces(file: IO[bytes], path: Path, limit: int) -> Iterator[bytes]:
@@ -302,15 +364,8 @@ def _refuse(path: Path, error: OSError) -> NoReturn:
   """Says why a file cannot be opened."""
   if isinstance(error, FileNotFoundError):
     raise MissingFileError(f"{path} must exist, it does not.") from None
-  try:
-    mode = path.lstat().st_mode
-  except OSError:
-    mode = stat.S_IFREG
-  if error.errno in (errno.ELOOP, errno.ENXIO, errno.ENODEV) and not stat.S_ISREG(mode):
-    raise ForeignFileError(_not_regular(path, mode)) from None
+  if error.errno in (errno.ENOTDIR, errno.ELOOP):
+    raise ForeignFileError(
+      f"{path} must be reached through folders; a part of it is a link or no folder. It was not read."
+    ) from None
   raise ForeignFileError(f"{path} must be readable: {error.strerror}.") from None
-
-
-def _not_regular(path: Path, mode: int) -> str:
-  kind = _KINDS.get(stat.S_IFMT(mode), "something else")
-  return f"{path} must be a regular file, is {kind}. It was not read."

@@ -14,8 +14,8 @@ def check(value: Any, form: Any, where: str) -> None:
   Args:
     value: what was parsed.
     form: what it must be. An integer stands for integers from it up to 2^48, ``float`` for numbers of that size, a list
-      for a list of that, a set for one of its strings, a tuple for null or that, a pattern for whole strings, also as
-      the names of an object, a type for itself.
+      for a list of its first item, at most as many as its second says, a set for one of its strings, a tuple for null
+      or its second item, a pattern for whole strings, also as the names of an object, a type for itself.
     where: the value's place, for the message.
 
   Raises:
@@ -34,9 +34,10 @@ def check(value: Any, form: Any, where: str) -> None:
         else:
           check(value[name], inner, f"{where}.{name}")
     case list():
-      fits = isinstance(value, list)
+      fits = isinstance(value, list) and (len(form) == 1 or len(value) <= form[1])
+      place = f"an item of {where}"
       for item in value if fits else ():
-        check(item, form[0], f"an item of {where}")
+        check(item, form[0], place)
     case tuple():
       return None if value is None else check(value, form[1], where)
     case set():

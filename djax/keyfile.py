@@ -6,38 +6,33 @@ associated data. The format is specified in docs/key-format.md and pinned by gol
 
 import base64
 import binascii
-import contextlib
 import datetime
-import getpass
 import hashlib
 import hmac
 import os
 import re
 import secrets
-import shlex
-import stat
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 from cryptography.exceptions import InvalidTag, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 
-from djax import keys
+from djax import files, keys
 from djax.errors import ConfigError, KeyFileError, UnsafeError, WrongPassphraseError
+from djax.passphrase import ENVIRONMENT, find_passphrase, read_private
 
 __all__ = ["ENVIRONMENT", "VERSION", "KeyInfo", "find_passphrase", "inspect", "read", "write"]
 
-ENVIRONMENT = "DJAX_PASSPHRASE"
 VERSION = 1
 
 _MAGIC = b"# djax key file\n"
 _IN_THE_CLEAR = (
   "# No passphrase: the secret below is in the clear. Whoever reads this file has the key.\n"
 )
-_MAX_BYTES = 1 << 16
 _SALT_BYTES = 16
 _NONCE_BYTES = 12
 _TAG_BYTES = 16
@@ -105,7 +100,7 @@ class _Parsed(NamedTuple):
 
 
 def write(path: _Path, master: keys.Master, *, passphrase: str | None) -> None:
-  """Writes a new key file, mode 0600, and reads it back before it returns.
+  """Writes a new key file, mode 0600; it gets its name when it is on the disk and was read back.
 
   Args:
     path: where; must not exist.
@@ -113,7 +108,7 @@ def write(path: _Path, master: keys.Master, *, passphrase: str | None) -> None:
     passphrase: what protects the file, or None to keep the secret in it in the clear.
 
   Raises:
-    UnsafeError: if ``path`` exists, or ``master`` is an experiment's.
+    UnsafeError: if ``path`` exists or is being written by another process, or ``master`` is an experiment's.
     ConfigError: if ``passphrase`` is empty.
     KeyFileError: if the file read back is not what was written. A failed write leaves no file.
     OSError: if the file cannot be written.
@@ -126,27 +121,22 @@ def write(path: _Path, master: keys.Master, *, passphrase: str | None) -> None:
     )
   if passphrase == "":
     raise ConfigError(f"key file {path}: a passphrase must not be empty.")
-  content = _render(path, master, passphrase)
+  target = Path(path)
+  given = None if passphrase is None else lambda: passphrase
   try:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-  except FileExistsError:
-    raise UnsafeError(
-      f"key file {path}: exists already and is never overwritten. Choose another name."
-    ) from None
-  try:
-    with os.fdopen(descriptor, "wb") as file:
-      if os.name == "posix":
-        os.fchmod(file.fileno(), 0o600)  # the umask may have taken the owner's rights
-      file.write(content)
+    with files.new_file(target) as file:
+      file.write(_render(path, master, passphrase))
       file.flush()
       os.fsync(file.fileno())
-    back = read(path, passphrase=None if passphrase is None else lambda: passphrase)
-    if not hmac.compare_digest(keys.secret_bytes(back), keys.secret_bytes(master)):
-      raise KeyFileError(f"key file {path}: read back as another key than was written.")
-    _sync_folder(path)
-  except BaseException:
-    os.unlink(path)
-    raise
+      back = _read(path, files.temporary_of(target), passphrase=given)
+      if not hmac.compare_digest(keys.secret_bytes(back), keys.secret_bytes(master)):
+        raise KeyFileError(f"key file {path}: read back as another key than was written.")
+  except UnsafeError as error:
+    if os.path.lexists(target):
+      raise UnsafeError(
+        f"key file {path}: exists already and is never overwritten. Choose another name."
+      ) from None
+    raise UnsafeError(f"key file {error}") from None
 
 
 def read(path: _Path, *, passphrase: Callable[[], str] | None) -> keys.Master:
@@ -165,8 +155,12 @@ def read(path: _Path, *, passphrase: Callable[[], str] | None) -> keys.Master:
       open, or needs a passphrase and ``passphrase`` is None.
     WrongPassphraseError: if the file is whole and the passphrase does not open it.
   """
-  path = os.fspath(path)
-  parsed = _parse(path)
+  return _read(os.fspath(path), path, passphrase=passphrase)
+
+
+def _read(path: str, place: _Path, *, passphrase: Callable[[], str] | None) -> keys.Master:
+  """Opens a key file; messages call it ``path``, wherever it lies."""
+  parsed = _parse(path, place)
   if parsed.cost is None:
     return _master(path, parsed.payload, parsed.info)
   if passphrase is None:
@@ -193,54 +187,10 @@ def inspect(path: _Path) -> KeyInfo:
     KeyFileError: as ``read``.
   """
   path = os.fspath(path)
-  parsed = _parse(path)
+  parsed = _parse(path, path)
   if parsed.cost is None:
     _master(path, parsed.payload, parsed.info)
   return parsed.info
-
-
-def find_passphrase(passphrase_file: _Path | None, *, new: bool = False) -> Callable[[], str]:
-  """Says where a passphrase comes from: a file, else ``DJAX_PASSPHRASE``, else a prompt.
-
-  Args:
-    passphrase_file: file that holds it, one trailing newline aside; or None.
-    new: whether it is being set, so that a prompt asks twice.
-
-  Returns:
-    A function that gets it when called, and raises ``KeyFileError`` if there is none, it is empty,
-    or its file is missing or open to others.
-  """
-
-  def find() -> str:
-    if passphrase_file is not None:
-      name = f"passphrase file {os.fspath(passphrase_file)}"
-      found = _read_private(passphrase_file, name).decode("utf-8", "surrogateescape")
-      found = found.removesuffix("\n").removesuffix("\r")
-    elif ENVIRONMENT in os.environ:
-      name, found = f"environment variable {ENVIRONMENT}", os.environ[ENVIRONMENT]
-    elif sys.stdin is not None and sys.stdin.isatty():
-      name, found = "passphrase", _prompt(new)
-    else:
-      raise KeyFileError(
-        f"a passphrase is needed: give --passphrase-file, or set {ENVIRONMENT}, "
-        "or run on a terminal to be asked."
-      )
-    if not found:
-      raise KeyFileError(f"{name}: must not be empty.")
-    return found
-
-  return find
-
-
-def _prompt(new: bool) -> str:
-  """Asks on the terminal, twice for a new passphrase."""
-  try:
-    found = getpass.getpass("New passphrase: " if new else "Passphrase: ")
-    if new and found and getpass.getpass("The same again: ") != found:
-      raise KeyFileError("passphrase: the two entries differ. Nothing was written; start again.")
-  except EOFError:
-    raise KeyFileError("passphrase: none was entered.") from None
-  return found
 
 
 def _render(path: str, master: keys.Master, passphrase: str | None) -> bytes:
@@ -270,10 +220,10 @@ def _render(path: str, master: keys.Master, passphrase: str | None) -> bytes:
   return body + f"checksum: {hashlib.sha256(body).hexdigest()}\n".encode()
 
 
-def _parse(path: str) -> _Parsed:
+def _parse(path: str, place: _Path) -> _Parsed:
   """Reads a key file and checks all that needs no passphrase."""
   name = f"key file {path}"
-  content = _read_private(path, name)
+  content = read_private(place, name)
   if not content:
     raise KeyFileError(f"{name}: is empty.")
   if not content.startswith(_MAGIC):
@@ -326,33 +276,6 @@ def _parse(path: str) -> _Parsed:
   )
 
 
-def _read_private(path: _Path, name: str) -> bytes:
-  """Returns the bytes of a small regular file that nobody else may read."""
-  try:
-    # Without waiting: a pipe of that name would otherwise hold us.
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
-    with os.fdopen(descriptor, "rb") as file:
-      status = os.fstat(descriptor)
-      if not stat.S_ISREG(status.st_mode):
-        raise KeyFileError(f"{name}: is not a regular file.")
-      mode = stat.S_IMODE(status.st_mode)
-      if os.name == "posix" and mode & 0o077:
-        raise KeyFileError(
-          f"{name}: is open to others (mode {mode:04o}). "
-          f"Run: chmod 600 {shlex.quote(os.fspath(path))}"
-        )
-      content = file.read(_MAX_BYTES + 1)
-  except FileNotFoundError:
-    raise KeyFileError(f"{name}: does not exist.") from None
-  except IsADirectoryError:
-    raise KeyFileError(f"{name}: is not a regular file.") from None
-  except OSError as error:
-    raise KeyFileError(f"{name}: cannot be read: {error.strerror}.") from None
-  if len(content) > _MAX_BYTES:
-    raise KeyFileError(f"{name}: is larger than {_MAX_BYTES} bytes.")
-  return content
-
-
 def _number(name: str, text: str, line: str) -> int:
   """Returns the number in the one line of that form."""
   found = re.search(f"^{line}$", text, re.MULTILINE)
@@ -399,13 +322,3 @@ def _stretch(path: str, passphrase: str, cost: _Cost, salt: bytes) -> bytes:
 
 def _base64(data: bytes) -> str:
   return base64.b64encode(data).decode()
-
-
-def _sync_folder(path: str) -> None:
-  """Makes the new name itself survive a power cut, on file systems that can."""
-  with contextlib.suppress(OSError):
-    descriptor = os.open(os.path.dirname(path) or ".", os.O_RDONLY)
-    try:
-      os.fsync(descriptor)
-    finally:
-      os.close(descriptor)

@@ -17,9 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from djax import escape, files, foreign, form, schemes
+from djax import files, foreign, form
+from djax import manifest_form as forms
 from djax.errors import ManifestError
-from djax.quantise import DTYPES, Bounds, Quantiser
+from djax.manifest_form import DATASET, REQUEST
+from djax.quantise import Bounds, Quantiser
 
 __all__ = [
   "DATASET",
@@ -45,60 +47,13 @@ FORMAT = "djax-disguised"
 VERSION = 2
 FILE = "MANIFEST.json"
 MAC_FILE = "MANIFEST.mac"
-DATASET = "dataset"
-REQUEST = "request"
 REQUEST_SPLIT = "query"
 UNFINISHED = ".unfinished"
 MOST_BYTES = 8 << 20  # of MANIFEST.json: some 40 000 shards
 _MAC_BYTES = 1 << 10
-_MOST_CLASSES = 1 << 16
-_LONGEST_SIDE = 1 << 16
-_MOST_VALUES = 1 << 26  # of a disguised image
-_LEAST_NAME = 4  # bytes that a class name takes in the sealed part, with its quotes and comma
+_MOST_BRACKETS = 1 << 17  # of its objects and lists: Python needs some 90 bytes for an empty one
+_NUMBER_BYTES = 28  # that a number of the quantiser takes at most
 _MAC_FORM = re.compile(rb"hmac-sha256 ([0-9a-f]{64})\nsha256 ([0-9a-f]{64})\n")
-_FILE_FORM = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,200}")
-_SPLIT_FORM = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,60}")
-_HASH_FORM = re.compile(r"[0-9a-f]{64}")
-_ID_FORM = re.compile(r"[0-9a-f]{32}")
-_KEY_FORM = re.compile(r"djx1-[a-z2-7]{16}|experiment-seed[0-9]{1,20}-[a-z2-7]{16}")
-_BASE64_FORM = re.compile(r"[A-Za-z0-9+/]*={0,2}")
-
-# What each field must be, in the words of ``djax.form``.
-_COMMON: dict[str, Any] = {
-  "djax": str,
-  "key_fingerprint": _KEY_FORM,
-  "spec": {"scheme": {"rmt", "aes", "permutation"}, "image_shape": [1], "block_size": 1},
-  "disguised_shape": [1],
-  "dtype": set(DTYPES),
-  "quantiser": (None, {"offset": [float], "scale": [float]}),
-  "error": {"stored": float, "restored": (None, float), "noise": float},
-  "source": {"name": str, "dtype": {"uint8", "float32"}, "hmac": _HASH_FORM},
-  "classes": 1,
-  "class_names": (None, [str]),
-  "labels": {"plain", "permuted"},
-  "splits": {
-    _SPLIT_FORM: {
-      "records": 1,
-      "views": 1,
-      "shards": [{"file": _FILE_FORM, "records": 1, "bytes": 1, "sha256": _HASH_FORM}],
-    }
-  },
-  "files": {_FILE_FORM: _HASH_FORM},
-  "warnings": [str],
-  "sealed": _BASE64_FORM,
-}
-_VIEWS = {"count": 1, "crop": 0, "flip": bool}
-_FORMS: dict[int, dict[str, Any]] = {
-  1: {**_COMMON, "expansion": {"djx1"}, "views": _VIEWS},
-  2: {
-    **_COMMON,
-    "expansion": {"djx2"},
-    "id": _ID_FORM,
-    "role": {DATASET, REQUEST},
-    "request": (None, _ID_FORM),
-    "views": {**_VIEWS, "together": bool},
-  },
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,7 +127,7 @@ class Manifest:
     if self.version == 1:
       for name in ("id", "role", "request"):
         del facts[name]
-      facts["views"] = {name: self.views[name] for name in _VIEWS}
+      facts["views"] = {name: self.views[name] for name in forms.FORMS[1]["views"]}
     return {"format": FORMAT, "version": self.version, **facts}
 
 
@@ -192,12 +147,17 @@ def check(facts: Manifest) -> None:
     facts: of a data set that is to be written; its splits may have no shards yet.
 
   Raises:
-    ValueError: with what is out of form or range.
+    ValueError: with what is out of form or range, or too large.
   """
-  found = json.loads(json.dumps(facts.to_dict()))
+  data = _encoded(facts)
+  found = json.loads(data)
   planned = any(not split["shards"] for split in found["splits"].values())
-  form.check(found, _FORMS[VERSION], "manifest")
-  _parse(found, VERSION, planned=planned)
+  form.check(found, forms.FORMS[facts.version], "manifest")
+  _parse(found, facts.version, planned=planned)
+  positions = math.prod(facts.disguised_shape[:2]) // facts.block_size**2
+  are_floats = facts.spec["scheme"] == "rmt" or facts.source["dtype"] != "uint8"
+  awaited = are_floats and facts.dtype == "uint8" and facts.quantiser is None
+  _check_size(len(data) + 2 * positions * _NUMBER_BYTES * awaited)
 
 
 def write(folder: Path, manifest: Manifest, *, mac_key: bytes) -> None:
@@ -207,8 +167,15 @@ def write(folder: Path, manifest: Manifest, *, mac_key: bytes) -> None:
     folder: the directory; its ``.unfinished`` exists.
     manifest: its facts.
     mac_key: the subkey ``mac_label`` of the owner.
+
+  Raises:
+    ManifestError: if it is larger than ``read`` takes.
   """
-  data = (json.dumps(manifest.to_dict(), indent=1) + "\n").encode()
+  data = _encoded(manifest)
+  try:
+    _check_size(len(data))
+  except ValueError as error:
+    raise ManifestError(f"{folder / FILE} cannot be written: {error}.") from None
   first = f"hmac-sha256 {hmac.new(mac_key, data, hashlib.sha256).hexdigest()}\n".encode()
   second = f"sha256 {hashlib.sha256(data + first).hexdigest()}\n".encode()
   replace(folder / MAC_FILE, first + second)
@@ -226,6 +193,8 @@ def read(folder: Path) -> Manifest:
   """
   data, mac = _read_files(folder)
   try:
+    if data.count(b"[") + data.count(b"{") > _MOST_BRACKETS:
+      raise ValueError
     facts = foreign.parse_json(data)
     named, version = facts["format"], facts["version"]
   except (ValueError, TypeError, KeyError):
@@ -237,7 +206,7 @@ def read(folder: Path) -> Manifest:
       f"{folder / FILE} is of format version {version}, this djax reads up to {VERSION}. Install a newer djax."
     )
   try:
-    form.check(facts, _FORMS[version], "manifest")
+    form.check(facts, forms.FORMS[version], "manifest")
     found = _parse(facts, version)
   except (ValueError, TypeError, OverflowError) as error:
     raise ManifestError(
@@ -263,6 +232,20 @@ def authenticate(facts: Manifest, *, mac_key: bytes, where: Path) -> None:
     raise ManifestError(
       f"{where / FILE} was not written with this key or was changed since, its checksum along with it. "
       "Do not use it; take the directory from your own copy."
+    )
+
+
+def _encoded(facts: Manifest) -> bytes:
+  """Returns the bytes of MANIFEST.json."""
+  return (json.dumps(facts.to_dict(), indent=1) + "\n").encode()
+
+
+def _check_size(size: int) -> None:
+  """Refuses a manifest that nobody could read."""
+  if size > MOST_BYTES:
+    raise ValueError(
+      f"{FILE} must have at most {MOST_BYTES} bytes, it takes {size}: use larger blocks or shards, another dtype, or "
+      "shorter names"
     )
 
 
@@ -294,8 +277,11 @@ def _read_files(folder: Path) -> tuple[bytes, bytes]:
 
 def _parse(facts: Mapping[str, Any], version: int, *, planned: bool = False) -> Manifest:
   """Makes a Manifest of JSON of the right form, checking that its parts fit together."""
-  fields = {name: facts[name] for name in _FORMS[version]}
-  shape, spec = _shapes(facts)
+  fields = {name: facts[name] for name in forms.FORMS[version]}
+  for name in ("source", "views"):  # fields that are not known are not kept
+    known = forms.FORMS[version][name]
+    fields[name] = {part: value for part, value in facts[name].items() if part in known}
+  shape, spec = forms.shapes(facts)
   splits = {name: _split(name, split, planned) for name, split in facts["splits"].items()}
   if not splits:
     raise ValueError("splits has no split")
@@ -305,10 +291,12 @@ def _parse(facts: Mapping[str, Any], version: int, *, planned: bool = False) -> 
     for shard in split.shards:
       if shard.records * image_bytes > shard.bytes:
         raise ValueError(f"splits.{name} has more images than its shards have room for")
+  if sum(shard.bytes for split in splits.values() for shard in split.shards) > forms.MOST_STORED:
+    raise ValueError(f"splits has more than {forms.MOST_STORED} bytes")
   names, classes = facts["class_names"], facts["classes"]
   if names is not None and len(names) != classes:
     raise ValueError("class_names are not one a class")
-  if classes > _MOST_CLASSES or _LEAST_NAME * classes > len(facts["sealed"]):
+  if classes > forms.MOST_CLASSES or forms.LEAST_NAME * classes > len(facts["sealed"]):
     raise ValueError("classes is more than the sealed names allow")
   role = fields.get("role", REQUEST if set(splits) == {REQUEST_SPLIT} else DATASET)
   if (role == REQUEST) != (set(splits) == {REQUEST_SPLIT}):
@@ -320,34 +308,16 @@ def _parse(facts: Mapping[str, Any], version: int, *, planned: bool = False) -> 
       **fields,
       "spec": spec,
       "disguised_shape": shape,
-      "quantiser": _quantiser(facts, shape),
+      "quantiser": forms.quantiser(facts, shape),
       "error": Bounds(**{f.name: facts["error"][f.name] for f in dataclasses.fields(Bounds)}),
       "class_names": None if names is None else tuple(names),
-      "views": {"together": True, **fields["views"]},
+      "views": {**fields["views"], "together": fields["views"].get("together", True)},
       "splits": splits,
       "warnings": tuple(facts["warnings"]),
       "role": role,
       "version": version,
     }
   )
-
-
-def _shapes(facts: Mapping[str, Any]) -> tuple[tuple[int, int, int], dict[str, Any]]:
-  """Returns the shape of a disguised image and the spec, the scheme made of it once."""
-  shape, given = facts["disguised_shape"], facts["spec"]["image_shape"]
-  if len(shape) != 3 or len(given) != 3 or max(*shape, *given) > _LONGEST_SIDE:
-    raise ValueError(f"disguised_shape is not [H', W', C] up to {_LONGEST_SIDE} a side")
-  if math.prod(shape) > _MOST_VALUES:
-    raise ValueError(f"disguised_shape has more than {_MOST_VALUES} values")
-  try:
-    scheme = schemes.from_spec(facts["spec"])
-  except (ValueError, TypeError) as error:
-    raise ValueError(f"spec: {escape.for_terminal(str(error))}") from None
-  if scheme.spec.to_dict() != facts["spec"]:
-    raise ValueError("spec is not complete")
-  if list(scheme.spec.disguised_shape) != shape:
-    raise ValueError("disguised_shape is not that of the spec")
-  return scheme.spec.disguised_shape, dict(facts["spec"])
 
 
 def _split(name: str, split: Mapping[str, Any], planned: bool) -> SplitFacts:
@@ -367,18 +337,6 @@ def _check_files(facts: Mapping[str, Any], splits: Mapping[str, SplitFacts]) -> 
   names += [*facts["files"], FILE, MAC_FILE]
   if len(set(names)) != len(names):
     raise ValueError("a file is named twice")
-
-
-def _quantiser(facts: Mapping[str, Any], shape: tuple[int, int, int]) -> Quantiser | None:
-  """Makes the quantiser, one step a block position."""
-  quantiser, side = facts["quantiser"], facts["spec"]["block_size"]
-  if quantiser is None:
-    return None
-  offset, scale = (np.asarray(quantiser[name], np.float32) for name in ("offset", "scale"))
-  positions = (shape[0] // side * (shape[1] // side),)
-  if offset.shape != positions or scale.shape != positions or not (scale > 0).all():
-    raise ValueError("quantiser is not an offset and a scale above 0 for each block position")
-  return Quantiser(offset, scale)
 
 
 def replace(path: Path, data: bytes) -> None:

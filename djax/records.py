@@ -1,7 +1,8 @@
 """Files of records: what TFDS reads from them, how a record is laid out, and the writer. docs/format.md section 1.
 
-All records of a data set are alike but for the bytes of the image and those of the label. So no protobuf is built or
-parsed for each of them: TFDS's own serialiser says once a label what stands around the image.
+All records of a data set are alike but for the bytes of the image and those of the label. So no protobuf is built for
+each of them: TFDS's own serialiser says once a label what stands around the image. Nor is one parsed: records come from
+machines that nobody vouches for, and need no more than a few lengths to be compared.
 """
 
 import contextlib
@@ -21,6 +22,7 @@ __all__ = ["NAME", "Frames", "Parser", "features", "tfds_info", "writer"]
 NAME = "disguised"
 
 _OPTIONS = "group_size:1,uncompressed"
+_MOST_AROUND = 128  # bytes of a record that are not its image: names, lengths and the label
 
 
 def features(
@@ -108,56 +110,118 @@ class Frames:
 
 
 class Parser:
-  """Takes image and label out of a record. TFDS parses what is laid out otherwise than ``writer`` does.
+  """Takes image and label out of a record, without TFDS or protobuf. May be called from several threads.
 
-  May be called from several threads.
+  Shape and dtype are those of the manifest. What a directory itself says of its features is not looked at: TFDS would
+  import any module that stands there.
 
   Args:
-    shape: ``(H', W', C)`` of the manifest. What a directory itself says of its features is not looked at: TFDS would
-      import any module that stands there.
-    dtype: of the manifest.
-    classes: of the manifest.
+    shape: ``(H', W', C)`` of the images.
+    dtype: of their values.
+    classes: number of label ids; what stands around an image is remembered for these alone.
+
+  Attributes:
+    longest: greatest length of a record in bytes.
   """
 
   def __init__(self, shape: tuple[int, int, int], dtype: np.dtype, classes: int):
-    self._shape, self._dtype = shape, dtype
+    self._shape, self._classes = shape, classes
+    self._dtype = np.dtype(dtype).newbyteorder("<")
     self._count = math.prod(shape)
-    self._features = features(shape, dtype.name, classes)
-    self._frames = Frames(self._features)
+    self._bytes = self._count * self._dtype.itemsize
+    self.longest = self._bytes + _MOST_AROUND
     # By the length of a record: where its image begins, and the label by what stands around it.
     self._known: dict[int, tuple[int, dict[bytes, int]]] = {}
 
-  def __call__(self, data: bytes, image: np.ndarray) -> int:
-    """Writes the image of a record into an array and returns the label id.
+  def __call__(self, data: bytes | memoryview, image: np.ndarray) -> int:
+    """Writes the image of a record into an array and returns the label id, which may lie outside the classes.
 
     Args:
       data: the record.
       image: ``[H', W', C]``, to be filled.
 
     Raises:
-      ValueError: if the record holds another shape or dtype; TFDS raises errors of its own for what it cannot parse.
+      ValueError: if the record is laid out otherwise than docs/format.md says, or its image has another length.
     """
     start, labels = self._known.get(len(data), (0, {}))
-    label = labels.get(data[:start] + data[start + image.nbytes :])
+    label = labels.get(self._around(data, start))
     if label is None:
-      return self._parsed(data, image)
+      start, label = self._parsed(data)
     image[...] = np.frombuffer(data, self._dtype, self._count, start).reshape(self._shape)
     return label
 
-  def _parsed(self, data: bytes, image: np.ndarray) -> int:
-    """Has TFDS parse a record, and remembers what stands around its image if that is the rule."""
-    record = self._features.deserialize_example_np(data)
-    found, label = record["image"], int(record["label"])
-    if (found.shape, found.dtype) != (self._shape, self._dtype):
-      raise ValueError(
-        f"{found.dtype}{list(found.shape)}, the manifest says {self._dtype}{list(self._shape)}"
-      )
-    image[...] = found
-    before, after = self._frames.around(found.nbytes, label)
-    if data == before + found.tobytes() + after:
-      _, labels = self._known.setdefault(len(data), (len(before), {}))
-      labels[before + after] = label
-    return label
+  def _parsed(self, data: bytes | memoryview) -> tuple[int, int]:
+    """Finds image and label, and remembers what stands around the image."""
+    start, stop, label = _layout(data)
+    if stop - start != self._bytes:
+      name, shape = self._dtype.name, list(self._shape)
+      raise ValueError(f"an image of {stop - start} bytes, the manifest says {name}{shape}")
+    if 0 <= label < self._classes:
+      known, labels = self._known.setdefault(len(data), (start, {}))
+      if known == start:
+        labels[self._around(data, start)] = label
+    return start, label
+
+  def _around(self, data: bytes | memoryview, start: int) -> bytes:
+    """Returns what stands before and behind an image."""
+    return bytes(data[:start]) + bytes(data[start + self._bytes :])
+
+
+def _layout(data: bytes | memoryview) -> tuple[int, int, int]:
+  """Returns where the image of a serialised ``tf.train.Example`` starts and stops, and the label.
+
+  Fields are those of TensorFlow's example.proto and feature.proto. There must be these two features and nothing else,
+  in either order: an early writer left it to chance.
+  """
+  at, end = _only(data, 0, len(data), 1)  # Example.features
+  image: tuple[int, int] | None = None
+  label: int | None = None
+  while at < end:
+    key, at = _field(data, at, end, 1)  # Features.feature: a map, its entries of a key and a value
+    key, value = _field(data, key, at, 1)
+    name, content = bytes(data[key:value]), _only(data, value, at, 2)
+    if name == b"image" and image is None:
+      image = _only(data, *_only(data, *content, 1), 1)  # Feature.bytes_list, its only value
+    elif name == b"label" and label is None:
+      first, last = _only(data, *_only(data, *content, 3), 1)  # Feature.int64_list, packed
+      label, stop = _varint(data, first, last)
+      if stop != last:
+        raise ValueError("it has several labels")
+    else:
+      raise ValueError("it must have an image and a label, and nothing else")
+  if image is None or label is None:
+    raise ValueError("it must have an image and a label")
+  return *image, label - (label >> 63 << 64)
+
+
+def _only(data: bytes | memoryview, start: int, stop: int, number: int) -> tuple[int, int]:
+  """Returns where the content of a field lies that must fill a part of a message."""
+  first, last = _field(data, start, stop, number)
+  if last != stop:
+    raise ValueError("it has more fields than it must")
+  return first, last
+
+
+def _field(data: bytes | memoryview, start: int, stop: int, number: int) -> tuple[int, int]:
+  """Returns where the content of a field with a length starts and stops, in a part of a message that it begins."""
+  if start >= stop or data[start] != number << 3 | 2:
+    raise ValueError(f"field {number} is missing")
+  length, first = _varint(data, start + 1, stop)
+  if length > stop - first:
+    raise ValueError(f"field {number} is longer than the record")
+  return first, first + length
+
+
+def _varint(data: bytes | memoryview, start: int, stop: int) -> tuple[int, int]:
+  """Returns a number of up to 64 bits, in groups of 7 from the lowest, and where it ends."""
+  value = 0
+  for place in range(start, min(stop, start + 10)):
+    value |= (data[place] & 127) << 7 * (place - start)
+    if data[place] < 128:
+      if value >> 64:
+        break
+      return value, place + 1
+  raise ValueError("a number in it does not end")
 
 
 @contextlib.contextmanager

@@ -5,10 +5,12 @@ The vectors are tests/vectors/*.json, which a wheel carries as djax/vectors. Eac
 bit counts.
 """
 
+import base64
 import hashlib
 import json
 import os
 import tempfile
+import types
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +25,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from djax import aes, keyfile, keys, samplers, schemes
 from djax.errors import DataError, DjaxError
+from djax.owner import plan, sealed, streams
 
 __all__ = ["Group", "answer", "run", "vectors_folder"]
 
@@ -146,8 +149,44 @@ def _words(v: Mapping[str, Any]) -> samplers.Words:
   return samplers.Words(_master(v).read, v["label"])
 
 
+def _data_set(v: Mapping[str, Any]) -> keys.Streams:
+  return _master(v).data_set(v["id"], v["spec"])
+
+
+def _current(v: Mapping[str, Any]) -> streams.Current:
+  views = {"count": 1, "crop": 0, "flip": False, "together": True, **v.get("views", {})}
+  return streams.Current(_data_set(v), role=v["role"], views=views, own_id=v.get("request"))
+
+
+def _drawn(v: Mapping[str, Any]) -> list[str]:
+  """What is drawn for one record: ``original`` and ``image``, its view, are bytes in C order."""
+  shape = v["spec"]["image_shape"]
+  original, image = (
+    np.frombuffer(bytes.fromhex(v[name]), v["dtype"]).reshape(1, *shape)
+    for name in ("original", "image")
+  )
+  where = (v["split"], [v["index"]], v["view"])
+  if v["call"] == "djx2-views":
+    return _hex(_current(v).views(original, *where))
+  return _hex(_current(v).noise(original, image, *where, v["count"]))
+
+
+def _sealed(v: Mapping[str, Any]) -> dict[str, Any]:
+  """Nonce and tag of a box depend on every byte of it."""
+  fields = {name: v.get(name) for name in ("id", "spec", "role", "request")}
+  facts: Any = types.SimpleNamespace(version=2, **fields)
+  data = base64.b64decode(sealed.box_of(facts, _master(v)).seal(v["content"]))
+  return {"length": len(data), "nonce": data[:12].hex(), "tag": data[-16:].hex()}
+
+
+def _source(v: Mapping[str, Any]) -> str:
+  request = plan.Request("", {}, splits=v["splits"], image_size=v["image_size"])
+  return plan.source_hmac(v["names"], v["hashes"], request, _data_set(v))
+
+
 def _scheme(v: Mapping[str, Any]) -> dict[str, Any]:
-  key = schemes.from_spec(v["spec"]).make_key(_master(v).read)
+  read = _data_set(v).read if v["call"] == "djx2-scheme" else _master(v).read
+  key = schemes.from_spec(v["spec"]).make_key(read)
   if key.aes_keys is not None:
     perm = None if key.perm is None else np.asarray(key.perm).tolist()
     return {"perm": perm, "aes_keys": [bytes(one).hex() for one in key.aes_keys]}
@@ -215,4 +254,16 @@ _CALLS: dict[str, Callable[[Mapping[str, Any]], Any]] = {
   "aes-ecb-encrypt": _aes,
   "aes-ecb-decrypt": _aes,
   "export": _export,
+  "djx2-owner-subkey": lambda v: _master(v).owner().subkey(v["label"]).hex(),
+  "djx2-subkey": lambda v: _data_set(v).subkey(v["label"]).hex(),
+  "djx2-stream": lambda v: _data_set(v).read(v["label"], v["length"]).hex(),
+  "djx2-scheme": _scheme,
+  "djx2-labels": lambda v: _current(v).labels(v["classes"]).tolist(),
+  "djx2-order": lambda v: (
+    _current(v).order(v["split"], v["originals"], v["views"]["count"]).tolist()
+  ),
+  "djx2-views": _drawn,
+  "djx2-noise": _drawn,
+  "djx2-sealed": _sealed,
+  "djx2-source": _source,
 }

@@ -10,20 +10,34 @@ from test_loop import params
 from test_outsourced import MASTER, RMT, config_for, write
 
 import train
-from djax import datasets, keys, manifest
+from djax import datasets, keys, manifest, sources
 from djax.errors import ConfigError
+from djax.owner import query, streams
 from train import answer, models, predict
 from train.__main__ import main as train_main
 
-QUERY = {"query": "test[:13]"}
+ID = "a5" * 16
+
+
+def request(data, folder, master=MASTER):
+  """Asks about 13 images, of a network trained on a data set."""
+  images = sources.load("digits", "test[:13]").images
+  asked = query.Query(images, tuple(f"{number}.png" for number in range(13)))
+  return query.request(asked, manifest.read(data), master, folder)
+
+
+def by_image(run, folder):
+  """Returns the answer to a request in the order of the images that were asked about."""
+  order = streams.of(manifest.read(folder), MASTER).order("query", 13, 1)
+  return np.asarray(answer.answer(run, folder)["probabilities"])[np.argsort(order)]
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
   """A trained run in ``run``, a request in ``request``, the data it was trained on in ``data``."""
   path = tmp_path_factory.mktemp("answer")
-  write(path / "data")
-  write(path / "request", splits=QUERY)
+  write(path / "data", dataset_id=ID)
+  request(path / "data", path / "request")
   train.run(config_for(path / "data"), path / "run")
   return path
 
@@ -71,9 +85,10 @@ def test_an_answer_is_what_the_network_says_image_by_image(tmp_path, capsys, mon
 
 
 def test_a_request_in_bytes_is_dequantised_first(tmp_path, place):
-  write(tmp_path / "bytes", splits=QUERY, dtype="uint8")
-  exact = np.asarray(answer.answer(place / "run", place / "request")["probabilities"])
-  near = np.asarray(answer.answer(place / "run", tmp_path / "bytes")["probabilities"])
+  write(tmp_path / "data", dtype="uint8", dataset_id=ID)
+  request(tmp_path / "data", tmp_path / "bytes")
+  assert manifest.read(tmp_path / "bytes").quantiser is not None
+  exact, near = (by_image(place / "run", path) for path in (place / "request", tmp_path / "bytes"))
   assert 0 < np.abs(exact - near).max() < 0.03
 
 
@@ -106,15 +121,20 @@ def test_loading_a_run_changes_nothing_in_it(place):
     ({"master": keys.experiment(4)}, 3, "must be disguised with the key of"),
     ({"disguise": {**RMT, "noise_level": 20.0}}, 2, "noise_level 25.0, got 20.0"),
     ({"disguise": {"scheme": "permutation", "block_size": 2}}, 2, "scheme 'rmt', got 'permutation'"),
-    ({"splits": {"query": "test[:5]", "test": "test[:5]"}}, 4, "with the single split query, got"),
-    ({"splits": {"test": "test[:5]"}}, 4, "with the single split query, got test"),
   ],
 )  # fmt: skip
 def test_other_requests_are_refused(tmp_path, capsys, place, options, code, words):
-  write(tmp_path / "request", **{"splits": QUERY, **options})
+  write(tmp_path / "data", **options)
+  request(tmp_path / "data", tmp_path / "request", options.get("master", MASTER))
   got, line = ask(capsys, place / "run", tmp_path / "request", "--out", tmp_path / "a.json")
   assert got == code and line.startswith("error: ") and words in line
-  assert [path.name for path in tmp_path.iterdir()] == ["request"]
+  assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "request"]
+
+
+def test_a_data_set_is_no_request(tmp_path, capsys, place):
+  code, line = ask(capsys, place / "run", place / "data", "--out", tmp_path / "a.json")
+  assert code == 4 and "with the single split query, got" in line
+  assert not list(tmp_path.iterdir())
 
 
 def test_nothing_is_overwritten(tmp_path, capsys, place):
@@ -135,6 +155,23 @@ def test_an_answer_that_appears_meanwhile_is_not_overwritten(tmp_path, capsys, m
   monkeypatch.setattr(answer, "answer", slow)
   assert ask(capsys, place / "run", place / "request", "--out", out)[0] == 5
   assert out.read_text() == "precious" and list(tmp_path.iterdir()) == [out]
+
+
+@pytest.mark.parametrize("name", ["answers.json", ".answers.json.djax-partial", "answers.json.tmp"])
+def test_an_answer_follows_no_link(tmp_path, capsys, place, name):
+  (tmp_path / "out").mkdir()
+  (tmp_path / "precious").write_text("precious")
+  (tmp_path / "out" / name).symlink_to(tmp_path / "precious")
+  out = tmp_path / "out" / "answers.json"
+  code, _ = ask(capsys, place / "run", place / "request", "--out", out)
+  assert (tmp_path / "precious").read_text() == "precious"
+  assert (tmp_path / "out" / name).is_symlink()
+  assert code == (0 if name.endswith("json.tmp") else 5)
+
+
+def test_an_answer_is_private(tmp_path, capsys, place):
+  assert ask(capsys, place / "run", place / "request", "--out", tmp_path / "a.json")[0] == 0
+  assert (tmp_path / "a.json").stat().st_mode & 0o777 == 0o600
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path, capsys, place):

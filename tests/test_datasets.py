@@ -1,4 +1,5 @@
 import concurrent.futures
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -8,13 +9,16 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
+import threading
 
 import numpy as np
 import pytest
 
-from djax import card, datasets, manifest, records
-from djax.errors import DataError, ManifestError
+from djax import card, datasets, keys, manifest, records
+from djax.errors import ConfigError, DataError, ManifestError
 from djax.manifest import Manifest, SplitFacts
+from djax.owner import restore
 from djax.quantise import Bounds, Quantiser
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -66,22 +70,23 @@ def build(
     found[split] = SplitFacts(start, 1, tuple(entries))
   known = {
     "djax": "0.1.0",
-    "expansion": "djx1",
+    "expansion": "djx2",
     "key_fingerprint": fingerprint,
     "spec": spec,
     "disguised_shape": SHAPE,
     "dtype": dtype,
     "quantiser": None,
     "error": Bounds(0.0, 0.0, 0.0),
-    "source": {"name": "digits", "dtype": "uint8", "hmac": ""},
+    "source": {"name": "digits", "dtype": "uint8", "hmac": hashlib.sha256(b"").hexdigest()},
     "classes": CLASSES,
     "class_names": None,
     "labels": "permuted",
-    "views": {"count": 1, "crop": 0, "flip": False},
+    "views": {"count": 1, "crop": 0, "flip": False, "together": False},
     "splits": found,
     "files": {},
     "warnings": card.warnings(spec, fingerprint=fingerprint),
-    "sealed": "",
+    "sealed": "AAAA" * CLASSES,
+    "id": "0123456789abcdef" * 2,
   }
   whole = Manifest(**{**known, **facts})
   features.save_config(str(unfinished))
@@ -165,11 +170,11 @@ def test_rows_are_read_in_the_order_asked_for_and_as_often(whole):
 @pytest.mark.parametrize("row", [-1, 11])
 def test_rows_outside_the_split_are_refused(whole, row):
   split = datasets.open(whole).splits["train"]
-  line = refusal(lambda: split.read(np.array([0, row])), DataError)
-  assert "rows must lie in 0..10, got" in line
+  line = refusal(lambda: split.read(np.array([0, row])), ConfigError)
+  assert "rows of train must lie in 0..10, got" in line
 
 
-def test_only_the_first_record_of_a_label_is_parsed_by_tfds(whole, monkeypatch):
+def test_only_the_first_record_of_a_label_is_looked_at(whole, monkeypatch):
   split = datasets.open(whole).splits["train"]
   images, labels = split.read(np.arange(11))
   assert len(set(labels.tolist())) == CLASSES
@@ -245,7 +250,7 @@ def test_a_label_beyond_32_bits_or_below_0_is_refused(tmp_path, bad):
 
 
 @pytest.mark.parametrize(
-  ("dtype", "written"), [("float32", "uint8"), ("uint8", "float32"), ("float16", "float32")]
+  ("dtype", "written"), [("uint8", "float32"), ("float16", "float32"), ("uint8", "float16")]
 )
 def test_records_of_another_dtype_are_refused(tmp_path, dtype, written):
   """The manifest says one thing, features.json and the records another."""
@@ -256,59 +261,284 @@ def test_records_of_another_dtype_are_refused(tmp_path, dtype, written):
   folder = build(tmp_path / "set", dtype=dtype, written_dtype=written, change=change)
   split = datasets.open(folder).splits["train"]
   line = refusal(lambda: split.read(np.arange(3)), DataError)
-  assert f"{written}[4, 6, 3], the manifest says {dtype}[4, 6, 3]" in line
+  assert "disguised-train.array_record-00000-of-00003 cannot be read" in line
 
 
-@pytest.mark.parametrize("shape", [(4, 4, 3), (8, 6, 3), (4, 6, 1), (6, 4, 3)])
+@pytest.mark.parametrize("shape", [(4, 4, 3), (4, 6, 1), (4, 6, 2)])
 def test_records_of_another_shape_are_refused(tmp_path, shape):
-  folder = build(tmp_path / "set", disguised_shape=shape)
+  """What is longer than a record can be is not read, and what is shorter is another image."""
+  spec = {**SPEC, "image_shape": list(shape)}
+  folder = build(tmp_path / "set", disguised_shape=shape, spec=spec)
   split = datasets.open(folder).splits["train"]
-  line = refusal(lambda: split.read(np.arange(3)), DataError)
-  assert f"float32[4, 6, 3], the manifest says float32{list(shape)}" in line
-
-
-def test_records_of_another_length_are_refused(tmp_path):
-  """Features and manifest agree; the bytes do not fit."""
-
-  def change(images, labels):
-    return images[:, :3], labels
-
-  split = datasets.open(build(tmp_path / "set", change=change)).splits["train"]
   line = refusal(lambda: split.read(np.arange(3)), DataError)
   assert "disguised-train.array_record-00000-of-00003 cannot be read" in line
 
 
+@pytest.mark.parametrize("change", [slice(0, 3), slice(0, 1)])
+def test_records_that_are_too_short_are_refused(tmp_path, change):
+  """Features and manifest agree; the bytes do not fit."""
+  folder = build(tmp_path / "set", change=lambda images, labels: (images[:, change], labels))
+  split = datasets.open(folder).splits["train"]
+  line = refusal(lambda: split.read(np.arange(3)), DataError)
+  held = 4 * 6 * 3 * change.stop
+  assert f"an image of {held} bytes, the manifest says float32[4, 6, 3]" in line
+
+
 @pytest.mark.parametrize("place", [5, 6])  # the first and the last of the second shard
-def test_a_record_that_cannot_be_read_names_its_shard(copied, place):
+def test_a_shard_with_a_flipped_bit_gives_no_record(copied, place):
+  """Of the right length: found when its first record is asked for, whichever it is; the others are read."""
   name = "disguised-train.array_record-00001-of-00003"
   images, _ = images_of("train")
   content = bytearray((copied / name).read_bytes())
   content[content.index(images[place].tobytes()) + 5] ^= 1
   (copied / name).write_bytes(content)
-  split = datasets.open(copied).splits["train"]  # of the right length
+  split = datasets.open(copied).splits["train"]
   split.read(np.array([0, 4, 7, 10]))
-  line = refusal(lambda: split.read(np.array([place])), DataError)
-  assert f"a record of {name} cannot be read" in line
-  assert f"See what is damaged: python -m djax verify {copied}" in line
-  line = refusal(lambda: split.read(np.array([0, place, 10])), DataError)
-  assert name in line
+  for rows in ([5], [6], [0, place, 10]):
+    line = refusal(lambda rows=rows: split.read(np.array(rows)), ManifestError)
+    assert f"{copied}: {name} is damaged. Take the files from a good copy." == line
+
+
+@pytest.mark.parametrize(
+  ("records_too_many", "words"), [(1, "must hold 3 records"), (-1, "must hold 1 records")]
+)
+def test_a_shard_with_other_records_than_the_manifest_says_is_refused(
+  tmp_path, records_too_many, words
+):
+  folder = build(tmp_path / "set")
+  facts = manifest.read(folder)
+  first, second, third = facts.splits["train"].shards
+  counts = second.records + records_too_many, third.records - records_too_many
+  shards = (
+    first,
+    *(dataclasses.replace(s, records=n) for s, n in zip((second, third), counts, strict=True)),
+  )
+  splits = {**facts.splits, "train": SplitFacts(11, 1, shards)}
+  (folder / ".unfinished").mkdir()
+  manifest.write(folder, dataclasses.replace(facts, splits=splits), mac_key=KEY)
+  split = datasets.open(folder).splits["train"]
+  split.read(np.arange(5))
+  assert words in refusal(lambda: split.read(np.array([5])), DataError)
 
 
 def test_a_shard_that_is_gone_when_it_is_read_is_named(copied):
   split = datasets.open(copied).splits["train"]
   (copied / "disguised-train.array_record-00002-of-00003").unlink()
   line = refusal(lambda: split.read(np.array([9])), DataError)
-  assert "a record of disguised-train.array_record-00002-of-00003 cannot be read" in line
+  assert "disguised-train.array_record-00002-of-00003 must exist, it does not" in line
 
 
-def test_damaged_facts_of_tfds_are_no_traceback(copied):
+def test_a_shard_that_was_hashed_is_the_one_that_is_read(copied):
+  """Whatever has its name by then, and whether anything has."""
+  split = datasets.open(copied).splits["train"]
+  images, _ = images_of("train")
+  split.check()
+  names = [f"disguised-train.array_record-{i:05d}-of-00003" for i in range(3)]
+  for name in names[:2]:
+    (copied / name).unlink()
+  (copied / names[1]).write_bytes(b"another")
+  os.replace(copied / names[2].replace("train", "test"), copied / names[2])
+  np.testing.assert_array_equal(split.read(np.arange(11))[0], images)
+  split.close()
+  for row, name in zip((0, 5, 7), names, strict=True):
+    assert name in refusal(lambda row=row: split.read(np.array([row])), DataError)
+
+
+def test_a_shard_that_is_cut_off_after_it_was_hashed_is_refused(copied):
+  split = datasets.open(copied).splits["train"]
+  split.check()
+  os.truncate(copied / "disguised-train.array_record-00000-of-00003", 100)
+  line = refusal(lambda: split.read(np.array([0])), DataError)
+  assert "array_record-00000-of-00003 cannot be read (it ends too early)" in line
+
+
+def test_check_finds_a_damaged_shard_before_anything_is_read(copied):
+  datasets.open(copied).splits["train"].check()
+  name = "disguised-train.array_record-00002-of-00003"
+  content = bytearray((copied / name).read_bytes())
+  content[100] ^= 1
+  (copied / name).write_bytes(content)
+  data = datasets.open(copied)
+  data.splits["test"].check()
+  assert f"{name} is damaged" in refusal(data.splits["train"].check)
+
+
+def test_close_gives_the_files_back_and_reading_opens_them_again(whole):
+  def held():
+    links = (pathlib.Path("/proc/self/fd") / name for name in os.listdir("/proc/self/fd"))
+    return sum("array_record" in os.readlink(link) for link in links if link.is_symlink())
+
+  split, before = datasets.open(whole).splits["train"], held()
+  for _ in range(2):
+    split.check()
+    assert held() == before + 3
+    images, _ = split.read(np.arange(11))
+    np.testing.assert_array_equal(images, images_of("train")[0])
+    split.close()
+    assert held() == before
+  split.check()
+  del split
+  assert held() == before
+
+
+def test_a_private_shard_is_a_copy_that_was_hashed(copied):
+  split = datasets.open(copied).splits["train"]
+  assert split.shards == 3
+  images, labels = images_of("train")
+  name = "disguised-train.array_record-00001-of-00003"
+  with split.private_shard(1) as (rows, read):
+    assert rows == range(5, 7)
+    content = bytearray((copied / name).read_bytes())
+    content[:] = bytes(len(content))
+    (copied / name).write_bytes(content)
+    found, ids = read(np.array([6, 5]))
+  np.testing.assert_array_equal(found, images[[6, 5]])
+  np.testing.assert_array_equal(ids, labels[[6, 5]])
+  line = refusal(lambda: split.private_shard(1).__enter__(), DataError)
+  assert f"{name} is damaged" in line
+  (copied / name).unlink()
+  assert f"{name} must exist" in refusal(lambda: split.private_shard(1).__enter__(), DataError)
+
+
+def test_one_thread_hashes_a_shard_while_others_wait_for_it_alone(whole, monkeypatch):
+  split = datasets.open(whole).splits["train"]
+  hashed, slow, real = [], threading.Event(), datasets.Split._sha256
+
+  def counted(self, file, shard):
+    hashed.append(shard)
+    if shard == 0:
+      assert slow.wait(30)
+    return real(self, file, shard)
+
+  monkeypatch.setattr(datasets.Split, "_sha256", counted)
+  with concurrent.futures.ThreadPoolExecutor(4) as pool:
+    waiting = [pool.submit(split.read, np.array([row])) for row in (0, 1, 2)]
+    split.read(np.array([5, 10]))  # others are not held
+    slow.set()
+    for row, future in enumerate(waiting):
+      np.testing.assert_array_equal(future.result()[0][0], images_of("train")[0][row])
+  assert sorted(hashed) == [0, 1, 2]
+
+
+def test_what_stands_in_features_json_changes_nothing(tmp_path):
+  """Shape and dtype come from the manifest."""
+  folder = build(tmp_path / "set", dtype="float16", written_dtype="float16")
+  facts = manifest.read(folder)
+  text = (folder / "features.json").read_text()
+  for changed in (text.replace("float16", "uint8"), text.replace('"6"', '"7"'), "{}"):
+    assert changed != text
+    rewrite(folder, facts, changed)
+    images, _ = datasets.open(folder).splits["train"].read(np.arange(11))
+    np.testing.assert_array_equal(images, images_of("train", "float16")[0])
+
+
+def rewrite(folder, facts, text):
+  """Puts other features there, and their hash into the manifest."""
+  (folder / "features.json").write_text(text)
+  hashes = {**facts.files, "features.json": hashlib.sha256(text.encode()).hexdigest()}
+  (folder / ".unfinished").mkdir()
+  manifest.write(folder, dataclasses.replace(facts, files=hashes), mac_key=KEY)
+  (folder / ".unfinished").rmdir()
+
+
+@pytest.mark.parametrize(
+  "change",
+  [
+    ("tensorflow_datasets.core.features.tensor_feature.Tensor", "payload.sub.Tensor"),
+    ("tensorflow_datasets.core.features.features_dict.FeaturesDict", "payload.F"),
+    ("tensorflow_datasets.core.features.", "payload\\u002e"),
+    ("tensorflow_datasets.core.features.", "tensorflow_datasets.core.featuresx."),
+    ("pythonClassName", "python_class_name", "tensorflow_datasets.core.features.", "payload."),
+    ('"dtype": "float32"', '"dtype": "float32", "dtype": "float32"'),
+    ("}", ""),
+  ],
+)
+def test_features_that_name_other_code_are_refused_though_the_hash_is_right(tmp_path, change):
+  """TFDS would import it, if somebody reads the directory as README.md shows."""
+  folder = build(tmp_path / "set")
+  text = (folder / "features.json").read_text()
+  changed = text
+  for old, new in zip(change[::2], change[1::2], strict=True):
+    assert old in changed
+    changed = changed.replace(old, new)
+  rewrite(folder, manifest.read(folder), changed)
+  for action in (datasets.open, datasets.verify):
+    line = refusal(lambda action=action: action(folder))
+    assert f"{folder}: features.json names code that is not of TFDS" in line
+  rewrite(folder, manifest.read(folder), text)
+  datasets.verify(folder)
+
+
+def test_damaged_facts_of_tfds_are_refused(copied):
   for name in ("features.json", "dataset_info.json"):
     kept = (copied / name).read_bytes()
     (copied / name).write_bytes(b"{")
-    split = datasets.open(copied).splits["train"]
-    assert "cannot be read" in refusal(lambda split=split: split.read(np.arange(2)), DataError)
+    assert f"{name} is damaged" in refusal(lambda: datasets.open(copied))
     (copied / name).write_bytes(kept)
   datasets.open(copied).splits["train"].read(np.arange(2))
+
+
+# Version 1.
+
+OLD = {
+  "aes": ("train", "test"),
+  "permutation-plain-labels": ("train", "test"),
+  "request": ("query",),
+  "rmt-float16-block": ("train", "test"),
+  "rmt-float32-noise-views": ("train", "test"),
+  "rmt-uint8-projection": ("train", "test"),
+}
+MASTER = keys.Master(bytes(range(32)))
+
+
+@pytest.fixture(scope="module")
+def old(tmp_path_factory):
+  place = tmp_path_factory.mktemp("old")
+  with tarfile.open(ROOT / "tests" / "vectors" / "disguised-v1.tar.xz") as archive:
+    archive.extractall(place, filter="data")
+  return place / "disguised-v1"
+
+
+def test_the_archive_holds_all_that_is_tested(old):
+  assert sorted(entry.name for entry in old.iterdir()) == sorted(OLD)
+
+
+@pytest.mark.parametrize("name", OLD)
+def test_directories_of_version_1_open_verify_authenticate_and_are_read(old, name):
+  data = datasets.open(old / name)
+  facts = data.manifest
+  assert (facts.version, facts.expansion, facts.id) == (1, "djx1", "")
+  assert facts.role == ("request" if name == "request" else "dataset")
+  assert tuple(data.splits) == OLD[name]
+  assert datasets.verify(old / name).sha256 == facts.sha256
+  manifest.authenticate(facts, mac_key=MASTER.subkey("manifest"), where=old / name)
+  restore.authenticate(facts, old / name, MASTER, role=facts.role)
+  other = keys.Master(bytes(32))
+  with pytest.raises(ManifestError, match="was not written with this key"):
+    manifest.authenticate(facts, mac_key=other.subkey("manifest"), where=old / name)
+  for split in data.splits.values():
+    images, labels = split.read(np.arange(3))
+    assert images.shape == (3, *facts.disguised_shape) and images.dtype == facts.dtype
+    whole, ids = split.read(np.arange(len(split)))
+    np.testing.assert_array_equal(images, whole[:3])
+    assert len(np.unique(whole.reshape(len(whole), -1), axis=0)) > len(whole) // 2
+    assert (labels == ids[:3]).all() and 0 <= ids.min() <= ids.max() < facts.classes
+
+
+def test_old_records_are_read_as_the_library_reads_them(old):
+  from array_record.python.array_record_module import ArrayRecordReader
+
+  for name in OLD:
+    data = datasets.open(old / name)
+    for split in data.splits.values():
+      facts = data.manifest.splits[split.name].shards
+      first, _ = split.read(np.arange(len(split)))
+      found = []
+      features = records.features(split.image_shape, split.dtype.name, data.manifest.classes)
+      for shard in facts:
+        with contextlib.closing(ArrayRecordReader(str(old / name / shard.file))) as reader:
+          found += [features.deserialize_example_np(x)["image"] for x in reader.read_all()]
+      np.testing.assert_array_equal(first, found)
 
 
 # Opening and verifying.
@@ -319,13 +549,20 @@ def test_a_whole_directory_is_verified(whole):
     datasets.verify(whole).sha256
     == hashlib.sha256((whole / "MANIFEST.json").read_bytes()).hexdigest()
   )
-  assert datasets.verify(whole, mac_key=KEY).classes == CLASSES
+  facts = manifest.read(whole)
+  assert datasets.verify(whole, manifest=facts) is facts
 
 
-def test_verify_with_another_key_refuses(whole):
-  assert "was not written with this key" in refusal(
-    lambda: datasets.verify(whole, mac_key=bytes(32))
-  )
+def test_verify_checks_against_the_manifest_that_it_is_given(tmp_path):
+  """It may be authenticated; the one that lies there by now is not looked at."""
+  folder = build(tmp_path / "set")
+  facts = manifest.read(folder)
+  forged = build(tmp_path / "forged", change=lambda images, labels: (images[::-1], labels))
+  for entry in forged.iterdir():
+    shutil.copyfile(entry, folder / entry.name)
+  datasets.verify(folder)
+  line = refusal(lambda: datasets.verify(folder, manifest=facts))
+  assert "disguised-train.array_record-00000-of-00003 is damaged" in line
 
 
 def test_verify_names_the_file_of_every_flipped_byte(copied):
@@ -343,7 +580,7 @@ def test_verify_names_the_file_of_every_flipped_byte(copied):
       else:
         assert f"{copied}: {name} is damaged. Take the files from a good copy." == line
     (copied / name).write_bytes(kept)
-  datasets.verify(copied, mac_key=KEY)
+  datasets.verify(copied)
 
 
 def test_verify_names_every_fault_at_once(copied):
@@ -357,12 +594,12 @@ def test_verify_names_every_fault_at_once(copied):
   (copied / ".unfinished").mkdir()
   line = refusal(lambda: datasets.verify(copied))
   for fault in (
-    f"{first} is missing",
+    f"{first} must exist, it does not",
     f"{second} must have {len(content)} bytes, has {len(content) - 1}",
     third,
-    "README.md is missing",
+    "README.md must exist, it does not",
     "notes.txt is not in the manifest",
-    ".unfinished is left from a run that was stopped: give the same",
+    ".unfinished is left from a run that was stopped: re-run the `djax disguise` command",
   ):
     assert fault in line
   assert "features.json" not in line
@@ -381,13 +618,13 @@ def test_open_refuses_a_truncated_shard(copied, cut):
 @pytest.mark.parametrize("name", ["README.md", "features.json", "dataset_info.json"])
 def test_open_refuses_a_missing_file(copied, name):
   (copied / name).unlink()
-  assert f"{name} is missing" in refusal(lambda: datasets.open(copied))
+  assert f"{copied}: {name} must exist, it does not" in refusal(lambda: datasets.open(copied))
 
 
 def test_open_refuses_a_missing_shard(copied):
   name = "disguised-train.array_record-00000-of-00003"
   (copied / name).unlink()
-  assert f"{name} is missing" in refusal(lambda: datasets.open(copied))
+  assert f"{copied}: {name} must exist, it does not" in refusal(lambda: datasets.open(copied))
   (copied / name).mkdir()
   assert name in refusal(lambda: datasets.open(copied))
   assert name in refusal(lambda: datasets.verify(copied))
@@ -409,8 +646,9 @@ def test_forged_shards_pass_without_the_key_and_fail_with_it(tmp_path):
   data = (forged / "MANIFEST.json").read_bytes()
   digest = hashlib.sha256(data + first).hexdigest().encode()
   (forged / "MANIFEST.mac").write_bytes(first + b"sha256 " + digest + b"\n")
-  datasets.verify(forged)
-  assert "was not written with this key" in refusal(lambda: datasets.verify(forged, mac_key=KEY))
+  facts = datasets.verify(forged)
+  with pytest.raises(ManifestError, match="was not written with this key"):
+    manifest.authenticate(facts, mac_key=KEY, where=forged)
 
 
 # What else reads the directory, and what reading it loads.
@@ -449,19 +687,26 @@ LOADED = """
 import sys
 import numpy as np
 {}
-print(sorted({{"djax.keys", "djax.keyfile", "djax.owner", "cryptography", "tensorflow"}} & set(sys.modules)))
+names = {{"djax.keys", "djax.keyfile", "djax.owner", "cryptography", "tensorflow"}}
+names |= {{"tensorflow_datasets", "array_record", "google.protobuf"}}
+print(sorted(names & set(sys.modules)))
 """
 
 
-def test_reading_loads_no_key_code(whole):
+def test_reading_loads_no_key_code_and_nothing_that_believes_the_files(whole):
   script = LOADED.format(
     "from djax import card, datasets, manifest, quantise, records\n"
-    "datasets.verify(sys.argv[1], mac_key=bytes(range(32)))\n"
+    "facts = datasets.verify(sys.argv[1])\n"
+    "manifest.authenticate(facts, mac_key=bytes(range(32)), where=sys.argv[1])\n"
     "datasets.open(sys.argv[1]).splits['train'].read(np.arange(5))"
   )
   assert fresh(script, whole) == "[]\n"
   caught = fresh(LOADED.format("from djax import datasets\nfrom djax.owner import sealed"), whole)
   assert caught == "['cryptography', 'djax.keys', 'djax.owner']\n"
+  caught = fresh(
+    LOADED.format("import tensorflow_datasets as tfds\ntfds.features.FeaturesDict"), whole
+  )
+  assert "google.protobuf" in caught and "tensorflow_datasets" in caught
 
 
 def test_importing_costs_no_tfds():
@@ -490,4 +735,4 @@ def test_quantised_and_named_sets_open(tmp_path):
   facts = datasets.open(folder).manifest
   np.testing.assert_array_equal(facts.quantiser.offset, quantiser.offset)
   assert facts.class_names == names
-  datasets.verify(folder, mac_key=KEY)
+  datasets.verify(folder)

@@ -27,17 +27,25 @@ from djax.errors import (
   UnsafeError,
 )
 from djax.owner import disguiser, export, plan, pool, shards, streams
+from djax.owner.ledger import Ledger
 from djax.owner.plan import Request
+from djax.sources import npz
 
 MASTER = keys.experiment(3)
 RMT = {"scheme": "rmt", "block_size": 2}
 PERMUTATION = {"scheme": "permutation", "block_size": 4}
 AES = {"scheme": "aes", "block_size": 4}
 SPLITS = {"train": "train[:96]", "test": "test[:30]"}
+ID = "00112233445566778899aabbccddeeff"
 
 
 def request(disguise=RMT, **options):
   return Request("digits", disguise, **{"splits": SPLITS, **options})
+
+
+def tool_of(facts):
+  """Returns what disguises as a data set was, with the noise of its records."""
+  return disguiser.Disguiser(facts.spec, streams.of(facts, MASTER))
 
 
 def content(folder):
@@ -57,6 +65,15 @@ def everything(data, split):
   return images.astype(np.float32), labels
 
 
+def in_turn(data, split):
+  """Returns the same in the order of the source, the views of each original in turn."""
+  images, labels = everything(data, split)
+  facts = data.manifest.splits[split]
+  order = streams.of(data.manifest, MASTER).order(split, len(images) // facts.views, facts.views)
+  back = np.argsort(order)
+  return images[back], labels[back]
+
+
 @pytest.fixture(scope="module")
 def originals():
   return {name: sources.load("digits", part) for name, part in SPLITS.items()}
@@ -66,8 +83,14 @@ def originals():
 def reference(tmp_path_factory):
   """A directory that was written in one go: noise, several shards."""
   folder = tmp_path_factory.mktemp("reference") / "set"
-  export.disguise(request({**RMT, "noise_level": 25.0}, originals_per_shard=20), folder, MASTER)
+  export.disguise(noisy_request(), folder, MASTER)
   return content(folder)
+
+
+def noisy_request(**options):
+  return request(
+    {**RMT, "noise_level": 25.0}, originals_per_shard=20, dataset_id=ID, **options
+  )
 
 
 # What it holds.
@@ -80,17 +103,18 @@ def test_holds_what_the_scheme_makes_of_the_originals(tmp_path, originals, disgu
   facts = export.disguise(request(disguise), tmp_path / "set", MASTER)
   data = datasets.open(tmp_path / "set")
   scheme = schemes.from_spec(facts.spec)
-  key = scheme.make_key(MASTER.read)
-  label_of = disguiser.label_permutation(MASTER, 10)
+  key = scheme.make_key(MASTER.data_set(facts.id, facts.spec).read)
+  label_of = streams.of(facts, MASTER).labels(10)
   assert facts.spec == {**facts.spec, **disguise, "image_shape": [8, 8, 1]}
   for name, original in originals.items():
-    images, labels = everything(data, name)
+    images, labels = in_turn(data, name)
     expected, _ = scheme.disguise(key, original.images, None, rng=jax.random.key(0))
     expected = np.asarray(expected, np.float32)
     assert np.abs(images - expected).max() <= 1e-5 * np.abs(expected).max()
     assert len(images) == facts.splits[name].records
     np.testing.assert_array_equal(labels, label_of[original.labels])
     assert (labels != original.labels).any()
+    assert (everything(data, name)[0] != images).any()  # they stand in another order
 
 
 def test_plain_labels_keep_ids_and_names(tmp_path):
@@ -111,7 +135,7 @@ def test_plain_labels_keep_ids_and_names(tmp_path):
   builder = tfds.builder_from_directory(str(tmp_path / "set"))
   assert tuple(builder.info.features["label"].names) == facts.class_names
   datasets.verify(tmp_path / "set")
-  _, stored = everything(datasets.open(tmp_path / "set"), "train")
+  _, stored = in_turn(datasets.open(tmp_path / "set"), "train")
   np.testing.assert_array_equal(stored, labels)
 
 
@@ -139,13 +163,12 @@ def test_names_are_nowhere_unless_asked_for(tmp_path):
 def test_noise_is_what_its_distribution_says_and_differs_from_the_owned_one(tmp_path, place):
   level = 100.0
   disguise = {**RMT, "noise_level": level, "noise_place": place}
-  export.disguise(request(disguise), tmp_path / "noisy", MASTER)
-  export.disguise(request(RMT), tmp_path / "quiet", MASTER)
-  noisy, quiet = (
-    everything(datasets.open(tmp_path / name), "train")[0] for name in ("noisy", "quiet")
-  )
+  facts = export.disguise(request(disguise), tmp_path / "noisy", MASTER)
+  noisy, _ = in_turn(datasets.open(tmp_path / "noisy"), "train")
+  images = sources.load("digits", SPLITS["train"]).images
   scheme = schemes.from_spec({"image_shape": [8, 8, 1], **RMT})
-  key = scheme.make_key(MASTER.read)
+  key = scheme.make_key(MASTER.data_set(facts.id, facts.spec).read)
+  quiet = scheme.export(key, images, lambda: None)
   drawn = noisy - quiet
   if place == "before":
     drawn = np.asarray(scheme.restore(key, drawn))
@@ -156,7 +179,6 @@ def test_noise_is_what_its_distribution_says_and_differs_from_the_owned_one(tmp_
   assert size == 96 * 64 and distance < 2.0 / np.sqrt(size)
   assert np.abs(np.sort(rank**1.1) - (np.arange(size) + 0.5) / size).max() > 2.0 / np.sqrt(size)
   owned_scheme = schemes.from_spec({"image_shape": [8, 8, 1], **disguise})
-  images = sources.load("digits", SPLITS["train"]).images
   owned = owned_scheme.disguise(key, images, None, rng=jax.random.key(0))[0] - quiet
   if place == "before":
     owned = scheme.restore(key, owned)
@@ -165,32 +187,32 @@ def test_noise_is_what_its_distribution_says_and_differs_from_the_owned_one(tmp_
   assert np.abs(np.asarray(owned).ravel() - drawn.ravel()).mean() > level / 10
 
 
-def test_two_disguises_share_no_noise():
-  images = np.zeros((4, 8, 8, 1), np.uint8)
-  drawn = []
-  for spec in ({"noise_level": 25.0}, {"noise_level": 50.0}):
-    made = disguiser.Disguiser(
-      schemes.from_spec({"image_shape": [8, 8, 1], **RMT, **spec}).spec.to_dict(), MASTER
-    )
-    noise = made.restored(made.images(images, "train", range(4))) / spec["noise_level"]
-    drawn.append(noise.ravel())
-  assert abs(np.corrcoef(drawn)[0, 1]) < 0.25
-  assert len({streams.label("noise", s, "train") for s in ({"a": 1}, {"a": 2})}) == 2
-
-
-def test_views_stand_beside_their_original(tmp_path, originals):
-  facts = export.disguise(
-    request(PERMUTATION, views=3, crop=2, flip=True), tmp_path / "set", MASTER
-  )
-  data = datasets.open(tmp_path / "set")
-  images, labels = everything(data, "train")
+def test_views_stand_anywhere_unless_they_are_wanted_side_by_side(tmp_path, originals):
+  how = {"views": 3, "crop": 2, "flip": True, "dataset_id": ID}
+  facts = export.disguise(request(PERMUTATION, **how), tmp_path / "set", MASTER)
+  together = {**how, "views_together": True}
+  export.disguise(request(PERMUTATION, **together), tmp_path / "together", MASTER)
   assert facts.splits["train"].records == 3 * 96 and facts.splits["test"].records == 30
-  made = disguiser.Disguiser(facts.spec, MASTER)
-  back = made.restored(images).reshape(96, 3, 8, 8, 1)
-  np.testing.assert_array_equal(back[:, 0], originals["train"].images)
+  assert facts.views == {"count": 3, "crop": 2, "flip": True, "together": False}
+  tool = tool_of(facts)
+  images, labels = everything(datasets.open(tmp_path / "together"), "train")
+  beside = tool.restored(images).reshape(96, 3, 8, 8, 1).astype(np.uint8)
+  wanted = originals["train"].images
+  assert sorted(map(bytes, beside[:, 0])) == sorted(map(bytes, wanted))
+  assert (beside[:, 0] != wanted).any((1, 2, 3)).mean() > 0.8  # originals too stand anywhere
+  np.testing.assert_array_equal(labels[::3], labels[1::3])
+  np.testing.assert_array_equal(labels[::3], labels[2::3])
+  # Without it: the same records, but neighbours are views of one original as seldom as chance has it.
+  data = datasets.open(tmp_path / "set")
+  apart, ids = everything(data, "train")
+  pairs = sorted(zip(map(bytes, apart), ids, strict=True))
+  assert pairs == sorted(zip(map(bytes, images), labels, strict=True))
+  order = streams.of(facts, MASTER).order("train", 96, 3)
+  assert (np.diff(order // 3) == 0).sum() <= 10  # 2 of 287 expected
+  back = tool.restored(in_turn(data, "train")[0]).reshape(96, 3, 8, 8, 1)
+  np.testing.assert_array_equal(back[:, 0], wanted)
   assert (back[:, 1] != back[:, 0]).any((1, 2, 3)).mean() > 0.8
   assert (back[:, 1] != back[:, 2]).any((1, 2, 3)).mean() > 0.8
-  np.testing.assert_array_equal(labels[::3], labels[1::3])
   # A view is a shift of its original, perhaps mirrored: the middle 4 x 4 pixels lie somewhere in it.
   for original, view in zip(back[:20, 0, ..., 0], back[:20, 1, ..., 0], strict=True):
     found = [
@@ -205,8 +227,8 @@ def test_views_stand_beside_their_original(tmp_path, originals):
 def test_bounds_hold_for_each_dtype(tmp_path, originals):
   for dtype, least in (("float32", 0.0), ("float16", 1e-3), ("uint8", 0.05)):
     facts = export.disguise(request(dtype=dtype), tmp_path / dtype, MASTER)
-    images, _ = everything(datasets.open(tmp_path / dtype), "train")
-    made = disguiser.Disguiser(facts.spec, MASTER)
+    images, _ = in_turn(datasets.open(tmp_path / dtype), "train")
+    made = tool_of(facts)
     exact = made.images(originals["train"].images, "train", range(96))
     stored = np.abs(images.astype(np.float64) - exact).max()
     restored = np.abs(made.restored(images) - originals["train"].images.astype(np.float64)).max()
@@ -252,19 +274,51 @@ def test_code_that_knows_nothing_of_djax_learns_from_it(tmp_path, disguise, leas
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_shards_and_workers_change_no_record(tmp_path, reference, workers):
-  asked = request({**RMT, "noise_level": 25.0}, originals_per_shard=20)
-  export.disguise(asked, tmp_path / "again", MASTER, workers=workers)
+  export.disguise(noisy_request(), tmp_path / "again", MASTER, workers=workers)
   assert content(tmp_path / "again") == reference
-  other = dataclasses.replace(asked, originals_per_shard=7)
-  export.disguise(other, tmp_path / "other", MASTER)
-  for folder in ("again", "other"):
-    data = datasets.open(tmp_path / folder)
-    found = everything(data, "train")
-    if folder == "again":
-      wanted = found
+  for step in (7, 96, 1000):
+    other = dataclasses.replace(noisy_request(), originals_per_shard=step)
+    export.disguise(other, tmp_path / f"{step}", MASTER, workers=workers)
+    data = datasets.open(tmp_path / f"{step}")
+    assert len(data.manifest.splits["train"].shards) == -(-96 // step)
+    for split in SPLITS:
+      found, wanted = everything(data, split), everything(datasets.open(tmp_path / "again"), split)
+      np.testing.assert_array_equal(found[0], wanted[0])
+      np.testing.assert_array_equal(found[1], wanted[1])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "uint8"])
+def test_shards_and_chunks_change_no_record_of_several_views(tmp_path, monkeypatch, dtype):
+  how = {"views": 3, "crop": 1, "flip": True, "dataset_id": ID, "dtype": dtype}
+  asked = request({**RMT, "noise_level": 25.0}, **how)
+  export.disguise(asked, tmp_path / "whole", MASTER)
+  wanted = everything(datasets.open(tmp_path / "whole"), "train")
+  for step, chunk in ((96, 5), (10, 7), (1, 1)):
+    monkeypatch.setattr(shards, "_CHUNK_BYTES", chunk * 4 * 64)
+    folder = tmp_path / f"{step}"
+    export.disguise(dataclasses.replace(asked, originals_per_shard=step), folder, MASTER)
+    found = everything(datasets.open(folder), "train")
     np.testing.assert_array_equal(found[0], wanted[0])
     np.testing.assert_array_equal(found[1], wanted[1])
-  assert len(datasets.open(tmp_path / "other").manifest.splits["train"].shards) == 14
+
+
+def test_a_new_id_is_drawn_each_time_and_kept_by_what_goes_on(tmp_path):
+  first = export.disguise(request(), tmp_path / "a", MASTER)
+  second = export.disguise(request(), tmp_path / "b", MASTER)
+  assert first.id != second.id
+  images = [everything(datasets.open(tmp_path / name), "train")[0] for name in "ab"]
+  assert (images[0] != images[1]).mean() > 0.5
+  assert first.source["hmac"] != second.source["hmac"]  # nothing shows that the source is the same
+  with pytest.raises(Cut):
+    export.disguise(request(), tmp_path / "c", MASTER, progress=cut_after(0))
+  begun = json.loads((tmp_path / "c" / manifest.UNFINISHED / "plan.json").read_bytes())
+  whole = export.disguise(request(), tmp_path / "c", MASTER)
+  assert whole.id == begun["asked"]["id"] != first.id
+  given = export.disguise(request(dataset_id=first.id), tmp_path / "d", MASTER)
+  assert given.sha256 == first.sha256 and content(tmp_path / "d") == content(tmp_path / "a")
+  with pytest.raises(ConfigError, match="dataset_id must be 32 hexadecimal digits"):
+    export.disguise(request(dataset_id="0" * 31), tmp_path / "e", MASTER)
+  assert not (tmp_path / "e").exists()
 
 
 class Cut(BaseException):
@@ -284,24 +338,26 @@ def cut_after(calls):
 @pytest.mark.parametrize("dtype", ["float32", "uint8"])
 def test_cut_off_after_each_step_it_goes_on_to_the_same_bytes(tmp_path, dtype):
   asked = request({**RMT, "noise_level": 25.0}, dtype=dtype, originals_per_shard=20)
-  export.disguise(asked, tmp_path / "whole", MASTER)
   cuts = 0
   folder = tmp_path / "cut"
   while True:
     try:
-      export.disguise(asked, folder, MASTER, progress=cut_after(cuts))
+      facts = export.disguise(asked, folder, MASTER, progress=cut_after(cuts))
       break
     except Cut:
       assert not (folder / manifest.FILE).exists() and (folder / manifest.UNFINISHED).is_dir()
-      with pytest.raises(DataError, match="unfinished: give the same"):
+      with pytest.raises(DataError, match="unfinished: re-run"):
         datasets.open(folder)
     cuts += 1
   assert cuts >= 7
+  # The id that the first of these calls drew is that of the last.
+  again = dataclasses.replace(asked, dataset_id=facts.id)
+  export.disguise(again, tmp_path / "whole", MASTER)
   assert content(folder) == content(tmp_path / "whole")
 
 
 def test_a_shard_damaged_between_two_runs_is_written_again(tmp_path, reference):
-  asked = request({**RMT, "noise_level": 25.0}, originals_per_shard=20)
+  asked = noisy_request()
   folder = tmp_path / "set"
   with pytest.raises(Cut):
     export.disguise(asked, folder, MASTER, progress=cut_after(3))
@@ -314,14 +370,15 @@ def test_a_shard_damaged_between_two_runs_is_written_again(tmp_path, reference):
 
 
 def test_given_again_when_whole_it_changes_nothing(tmp_path, reference):
-  asked = request({**RMT, "noise_level": 25.0}, originals_per_shard=20)
+  asked = noisy_request()
   folder = tmp_path / "set"
   first = export.disguise(asked, folder, MASTER)
   (folder / manifest.UNFINISHED).mkdir()  # a kill between the manifest and the last clean-up
   with pytest.raises(DataError, match="left from a run that was stopped"):
     datasets.verify(folder)
   times = {path: path.stat().st_mtime_ns for path in folder.glob("*")}
-  assert export.disguise(asked, folder, MASTER) == first
+  again = export.disguise(dataclasses.replace(asked, dataset_id=""), folder, MASTER)
+  assert again.sha256 == first.sha256
   assert content(folder) == reference and not (folder / manifest.UNFINISHED).exists()
   assert all(path.stat().st_mtime_ns == times[path] for path in folder.glob("*"))
 
@@ -333,7 +390,7 @@ from djax.owner import export
 from djax.owner.plan import Request
 if __name__ == "__main__":
   asked = Request("digits", {"scheme": "rmt", "block_size": 2, "noise_level": 25.0}, originals_per_shard=40,
-                  dtype=sys.argv[3])
+                  dtype=sys.argv[3], dataset_id="00112233445566778899aabbccddeeff")
   export.disguise(asked, sys.argv[1], keys.experiment(3), workers=int(sys.argv[2]))
 """
 
@@ -394,7 +451,9 @@ def test_one_killed_run_goes_on(tmp_path, workers):
   assert not (folder / manifest.FILE).exists()
   there = {path.name: path.stat().st_mtime_ns for path in folder.glob("*array_record*")}
   assert there
-  asked = Request("digits", {**RMT, "noise_level": 25.0}, originals_per_shard=40)
+  asked = Request(
+    "digits", {**RMT, "noise_level": 25.0}, originals_per_shard=40, dataset_id=ID
+  )
   export.disguise(asked, folder, MASTER)
   export.disguise(asked, tmp_path / "whole", MASTER)
   assert content(folder) == content(tmp_path / "whole")
@@ -431,6 +490,8 @@ def test_another_key_spec_or_source_does_not_go_on(tmp_path):
       export.disguise(dataclasses.replace(asked, **other), folder, MASTER)
   with pytest.raises(UnsafeError, match="originals_per_shard"):
     export.disguise(dataclasses.replace(asked, originals_per_shard=20), folder, MASTER)
+  with pytest.raises(UnsafeError, match=r"other parameters \(.*id"):
+    export.disguise(dataclasses.replace(asked, dataset_id=ID), folder, MASTER)
   write(1)
   with pytest.raises(DataError, match="its files have changed"):
     export.disguise(asked, folder, MASTER)
@@ -446,10 +507,57 @@ def test_a_whole_directory_is_not_overwritten(tmp_path):
     (request(PERMUTATION), MASTER),
     (request(), keys.experiment(4)),
     (request(splits={"train": "train[:50]", "test": "test[:30]"}), MASTER),
+    (request(dataset_id=ID), MASTER),
+    (request(views=2, crop=1), MASTER),
+    (request(views=2, crop=1, views_together=True), MASTER),
   ):
     with pytest.raises(UnsafeError, match="made otherwise"):
       export.disguise(asked, folder, master)
   assert content(folder) == before
+
+
+def test_a_whole_directory_that_was_damaged_or_forged_is_not_taken_for_done(tmp_path):
+  folder = tmp_path / "set"
+  export.disguise(request(), folder, MASTER)
+  shard = sorted(folder.glob("*array_record*"))[0]
+  whole = shard.read_bytes()
+  shard.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+  with pytest.raises(DataError, match="is damaged"):
+    export.disguise(request(), folder, MASTER)
+  shard.write_bytes(whole)
+  (folder / "more").write_text("x")
+  with pytest.raises(DataError, match="more is not in the manifest"):
+    export.disguise(request(), folder, MASTER)
+  (folder / "more").unlink()
+  facts = manifest.read(folder)
+  (folder / manifest.UNFINISHED).mkdir()
+  manifest.write(folder, facts, mac_key=bytes(32))
+  with pytest.raises(DataError, match="was not written with this key"):
+    export.disguise(request(), folder, MASTER)
+
+
+def test_a_directory_begun_by_an_older_djax_is_not_gone_on_with(tmp_path):
+  """Its records stand in the order of the source: half of them would be lost, half doubled."""
+  folder = tmp_path / "set"
+  with pytest.raises(Cut):
+    export.disguise(request(), folder, MASTER, progress=cut_after(1))
+  path = folder / manifest.UNFINISHED / "plan.json"
+  plan_of = json.loads(path.read_bytes())
+  plan_of["asked"]["version"] = 1
+  del plan_of["asked"]["id"], plan_of["asked"]["role"], plan_of["asked"]["request"]
+  path.write_text(json.dumps(plan_of))
+  with pytest.raises(UnsafeError, match="begun by an older djax"):
+    export.disguise(request(), folder, MASTER)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"asked": {}, "starts": {}}', "[" * 100_000])
+def test_a_plan_that_is_none_is_refused_in_one_line(tmp_path, content):
+  place = tmp_path / "set" / manifest.UNFINISHED
+  place.mkdir(parents=True)
+  (place / "plan.json").write_text(content)
+  with pytest.raises(DataError, match="must be the plan of an unfinished run") as caught:
+    export.disguise(request(), tmp_path / "set", MASTER)
+  assert "\n" not in str(caught.value)
 
 
 def test_nothing_is_written_among_other_files_or_into_the_source(tmp_path):
@@ -483,6 +591,27 @@ def test_a_folder_named_like_the_source_is_no_source(tmp_path, monkeypatch):
   (tmp_path / "digits").mkdir()
   export.disguise(request(), "digits/set", MASTER)
   datasets.verify(tmp_path / "digits" / "set")
+
+
+def test_a_directory_that_another_process_finished_meanwhile_is_not_written_over(
+  tmp_path, monkeypatch
+):
+  """Both found nothing there and drew an id; the other one has the lock first, and is done."""
+  folder = tmp_path / "set"
+  real = export._unfinished
+  first = []
+
+  def late(*args):
+    if not first:
+      first.append(None)
+      first.append(export.disguise(request(), folder, MASTER))
+    return real(*args)
+
+  monkeypatch.setattr(export, "_unfinished", late)
+  with pytest.raises(UnsafeError, match="finished by another process meanwhile"):
+    export.disguise(request(), folder, MASTER)
+  assert datasets.verify(folder).id == first[1].id
+  assert export.disguise(request(), folder, MASTER).id == first[1].id
 
 
 def test_two_processes_do_not_write_one_directory(tmp_path):
@@ -546,15 +675,16 @@ def test_a_label_outside_the_classes_stops_the_work(tmp_path, monkeypatch):
     def __init__(self, records):
       self._records = records
 
-    def read(self, start, stop):
-      found = self._records.read(start, stop)
+    def take(self, rows):
+      found = self._records.take(rows)
       return dataclasses.replace(found, labels=np.full_like(found.labels, 10))
 
-  job, _, _ = plan.make(request(), tmp_path / "set", MASTER)
+  job, facts, _, _ = plan.make(request(dataset_id=ID), tmp_path / "set", MASTER)
   monkeypatch.setattr(shards.sources, "open", lambda *a, **k: Wrong(real(*a, **k)))
   (tmp_path / "set" / manifest.UNFINISHED).mkdir(parents=True)
   with pytest.raises(DataError, match="below the 10 classes, got 10 among the records 0"):
-    shards.Worker(job, MASTER).run(shards.tasks(job)[0], lambda count: None)
+    secret = MASTER.data_set(ID, facts.spec)
+    shards.Worker(job, secret).run(shards.tasks(job)[0], lambda count: None)
   assert not list((tmp_path / "set").glob("*array_record*"))
 
 
@@ -587,7 +717,7 @@ def tiny_disk(folder, megabytes):
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_disk_that_fills_up_loses_nothing(tmp_path, monkeypatch, workers):
-  asked = Request("digits", RMT, originals_per_shard=100)
+  asked = Request("digits", RMT, originals_per_shard=100, dataset_id=ID)
   export.disguise(asked, tmp_path / "whole", MASTER)
   with tiny_disk(tmp_path / "disk", 4):
     folder = tmp_path / "disk" / "set"
@@ -608,7 +738,9 @@ def test_a_disk_that_fills_up_loses_nothing(tmp_path, monkeypatch, workers):
 
 
 def test_a_worker_that_dies_is_reported_and_nothing_is_lost(tmp_path):
-  asked = Request("digits", {**RMT, "noise_level": 25.0}, originals_per_shard=20)
+  asked = Request(
+    "digits", {**RMT, "noise_level": 25.0}, originals_per_shard=20, dataset_id=ID
+  )
   folder = tmp_path / "set"
   killed = []
 
@@ -644,22 +776,29 @@ def test_an_error_in_a_worker_arrives_as_it_is(tmp_path):
   labels = np.arange(40) % 4
   path = tmp_path / "a.npz"
   np.savez(path, train_images=images, train_labels=labels, test_images=images, test_labels=labels)
-  asked = Request(str(path), RMT, originals_per_shard=10)
-  job, _, _ = plan.make(asked, tmp_path / "set", MASTER)
+  asked = Request(str(path), RMT, originals_per_shard=10, dataset_id=ID)
+  job, facts, _, _ = plan.make(asked, tmp_path / "set", MASTER)
   (tmp_path / "set" / manifest.UNFINISHED).mkdir(parents=True)
   path.unlink()
   with pytest.raises(DataError, match="no such file"):
-    pool.run(job, MASTER, shards.tasks(job), workers=2, advance=lambda count: None)
+    secret = MASTER.data_set(ID, facts.spec)
+    pool.run(job, secret, shards.tasks(job), workers=2, advance=lambda count: None)
   assert not children()
 
 
 def test_the_key_is_in_no_argument_variable_or_file(tmp_path):
   spec = {"scheme": "rmt", "image_shape": [8, 8, 1], "block_size": 2, "noise_level": 25.0}
-  found, key = secrets_of(MASTER, spec)
-  for label in ("labels|10", "manifest", "source", "sealed", "sealed|nonce"):
-    found[label] = MASTER.subkey(label)
   full = schemes.from_spec(spec).spec.to_dict()
-  found["noise"] = MASTER.subkey(streams.label("noise", full, "train"))
+  secret = MASTER.data_set(ID, full)
+  found, key = secrets_of(secret, spec)
+  found["data set"] = found.pop("master")
+  found["master"] = keys.secret_bytes(MASTER)
+  for label in ("labels|10", "sealed|dataset", "sealed|dataset|nonce", "source"):
+    found[label] = secret.subkey(label)
+  for label in ("noise|dataset|train|1|0|0", "noise|dataset|test|1|0|0", "order|dataset|train|1438"):
+    found[label] = secret.subkey(label)
+  found["manifest"] = MASTER.owner().subkey("manifest|dataset")
+  found["ledger"] = MASTER.owner().subkey("ledger")
   seen = []
 
   def look(done, total):
@@ -674,13 +813,17 @@ def test_the_key_is_in_no_argument_variable_or_file(tmp_path):
 
   folder = tmp_path / "set"
   disguise = {name: spec[name] for name in ("scheme", "block_size", "noise_level")}
-  asked = Request("digits", disguise, originals_per_shard=400)
+  asked = Request("digits", disguise, originals_per_shard=400, dataset_id=ID)
   export.disguise(asked, folder, MASTER, workers=2, progress=look)
   assert {"cmdline", "environ"} <= set(seen)
   for name, blob in content(folder).items():
     assert not leaks(blob, found, key), name
   planted = found["manifest"].hex().encode()
   assert leaks(b"MAC " + planted, found, key)
+  with_ledger = Ledger(tmp_path / "k.ledger")
+  export.disguise(asked, folder, MASTER, ledger=with_ledger)
+  assert len(with_ledger.entries()) == 1
+  assert not leaks(with_ledger.path.read_bytes(), found, key)
   jobs = json.dumps(dataclasses.asdict(asked), default=str).encode()
   assert not leaks(jobs, found, key)
 
@@ -723,6 +866,29 @@ def test_memory_does_not_grow_with_the_data_set(tmp_path):
     shutil.rmtree(out)
     path.unlink()
   assert peaks[4] <= 1.1 * peaks[1], peaks
+
+
+@pytest.mark.parametrize("views", [{}, {"views": 3, "crop": 1}])
+def test_a_compressed_source_is_read_once_a_shard_and_not_once_a_chunk(
+  tmp_path, monkeypatch, views
+):
+  images = np.random.default_rng(0).integers(0, 256, (400, 8, 8), dtype=np.uint8)
+  labels = np.arange(400) % 4
+  path = tmp_path / "a.npz"
+  given = {"train_images": images, "train_labels": labels}
+  np.savez_compressed(path, **given, test_images=images[:8], test_labels=labels[:8])
+  monkeypatch.setattr(shards, "_CHUNK_BYTES", 20 * 4 * 64)  # 20 records
+  asked = Request(str(path), RMT, originals_per_shard=200, dataset_id=ID, **views)
+  job, facts, _, _ = plan.make(asked, tmp_path / "set", MASTER)
+  (tmp_path / "set" / manifest.UNFINISHED).mkdir(parents=True)
+  worker = shards.Worker(job, MASTER.data_set(ID, facts.spec))
+  opened, real = [], npz._Array._open
+  monkeypatch.setattr(npz._Array, "_open", lambda array: (opened.append(array), real(array)))
+  chunks = []
+  for task in shards.tasks(job):
+    worker.run(task, chunks.append)
+  assert len(chunks) >= 20 * (3 if views else 1)
+  assert len(opened) == len(shards.tasks(job)) == 3
 
 
 def test_threads_may_read_at_once(tmp_path):

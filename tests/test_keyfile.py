@@ -6,7 +6,9 @@ import json
 import os
 import pathlib
 import re
+import signal
 import stat
+import subprocess
 import sys
 import types
 
@@ -14,7 +16,8 @@ import pytest
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 
-from djax import keyfile, keys
+import djax
+from djax import files, keyfile, keys, passphrase
 from djax.errors import ConfigError, DjaxError, KeyFileError, UnsafeError, WrongPassphraseError
 
 SECRET = bytes(range(100, 132))
@@ -27,10 +30,11 @@ def cheap(monkeypatch):
   """Argon2id in a millisecond, and no passphrase from outside."""
   monkeypatch.setattr(keyfile, "_COST", keyfile._Cost(t=1, m=32, p=4))
   monkeypatch.delenv(keyfile.ENVIRONMENT, raising=False)
+  monkeypatch.setattr(passphrase, "_from_environment", None)
 
 
 @pytest.fixture(params=[PASSPHRASE, None], ids=["protected", "clear"])
-def passphrase(request):
+def words(request):
   return request.param
 
 
@@ -95,9 +99,9 @@ def refused(path, message, *, error=KeyFileError, inspected=True):
 # Round trips.
 
 
-def test_what_is_written_is_read(tmp_path, passphrase):
+def test_what_is_written_is_read(tmp_path, words):
   master = keys.generate()
-  keyfile.write(str(tmp_path / "key"), master, passphrase=passphrase)
+  keyfile.write(str(tmp_path / "key"), master, passphrase=words)
   back = keyfile.read(tmp_path / "key", passphrase=ask)
   assert back.read("perm|9", 32) == master.read("perm|9", 32)
   assert back.fingerprint == master.fingerprint
@@ -133,7 +137,7 @@ def test_inspect_asks_for_no_passphrase_and_hides_the_secret(path, clear):
     assert info.fingerprint == keys.Master(SECRET).fingerprint
     assert (info.version, info.expansion, info.protected) == (1, "djx1", protected)
     assert re.fullmatch(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ", info.created)
-    assert ENCODED not in repr(info) + repr(keyfile._parse(str(file)))
+    assert ENCODED not in repr(info) + repr(keyfile._parse(str(file), file))
 
 
 @pytest.mark.parametrize("text", ["größer 鍵", " spaces ", "a\tb", "\udcff", "x" * 5000])
@@ -179,10 +183,10 @@ def test_file_opens_by_the_document_alone():
 
 
 @pytest.mark.parametrize("umask", [0o000, 0o022, 0o077, 0o777])
-def test_mode_is_0600_under_any_umask(tmp_path, umask, passphrase):
+def test_mode_is_0600_under_any_umask(tmp_path, umask, words):
   before = os.umask(umask)
   try:
-    keyfile.write(tmp_path / "key", keys.Master(SECRET), passphrase=passphrase)
+    keyfile.write(tmp_path / "key", keys.Master(SECRET), passphrase=words)
   finally:
     os.umask(before)
   assert mode(tmp_path / "key") == 0o600
@@ -221,17 +225,128 @@ def test_an_empty_passphrase_is_not_set(tmp_path):
 @pytest.mark.parametrize("step", ["fchmod", "fsync"])
 def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch, failure, step):
   def fail(*args):
-    assert (tmp_path / "key").exists()
+    reached.append(sorted(entry.name for entry in tmp_path.iterdir()))
     raise failure
+
+  reached = []
 
   monkeypatch.setattr(os, step, fail)
   with pytest.raises(type(failure)):
     keyfile.write(tmp_path / "key", keys.Master(SECRET), passphrase=None)
+  # Written, and under no other name than the temporary one.
+  assert reached == [[".key.djax-partial"]]
   assert not list(tmp_path.iterdir())
+
+
+# One line per step of a write: what the folder held when the step was about to be made.
+STEPS = """
+import os, sys
+from djax import files, keyfile, keys
+
+die_at, names = int(sys.argv[2]), []
+
+def before(function):
+  def step(*args, **kwargs):
+    names.append(function.__name__)
+    if len(names) == die_at:
+      os.kill(os.getpid(), 9)
+    return function(*args, **kwargs)
+  return step
+
+folder = os.path.dirname(sys.argv[1])
+for name in ("fchmod", "fsync", "link", "unlink", "fstat"):
+  setattr(os, name, before(getattr(os, name)))
+keyfile._COST = keyfile._Cost(t=1, m=32, p=4)
+keyfile.write(sys.argv[1], keys.Master(bytes(range(100, 132))), passphrase="correct horse")
+print(*names)
+"""
+
+
+def in_a_child(path, die_at):
+  return subprocess.run(
+    [sys.executable, "-c", STEPS, str(path), str(die_at)],
+    cwd=pathlib.Path(djax.__file__).parent.parent,
+    capture_output=True,
+    text=True,
+    timeout=60,
+  )
+
+
+def test_a_write_killed_at_any_step_leaves_a_whole_key_or_none(tmp_path):
+  whole = in_a_child(tmp_path / "whole", 0)
+  assert whole.returncode == 0, whole.stderr
+  steps = whole.stdout.split()
+  assert {"fchmod", "fsync", "link", "unlink"} <= set(steps)
+  published = []
+  for die_at in range(1, len(steps) + 1):
+    key = tmp_path / str(die_at) / "key"
+    key.parent.mkdir()
+    killed = in_a_child(key, die_at)
+    assert killed.returncode == -signal.SIGKILL
+    published.append(key.exists())
+    if key.exists():
+      assert mode(key) == 0o600
+      assert keyfile.read(key, passphrase=ask).fingerprint == keys.Master(SECRET).fingerprint
+    # The same command again clears up and either writes, or keeps what is whole.
+    before = key.read_bytes() if key.exists() else None
+    again = in_a_child(key, 0)
+    assert [entry.name for entry in key.parent.iterdir()] == ["key"], steps[die_at - 1]
+    assert (again.returncode == 0) == (before is None)
+    assert keyfile.read(key, passphrase=ask)
+    assert before is None or key.read_bytes() == before
+  # The name appears with the link, and neither before nor after.
+  assert published == [number > steps.index("link") + 1 for number in range(1, len(steps) + 1)]
+
+
+def test_a_name_that_appears_meanwhile_is_not_overwritten(tmp_path, monkeypatch):
+  render = keyfile._render
+
+  def late(*args):
+    (tmp_path / "key").write_text("theirs")
+    return render(*args)
+
+  monkeypatch.setattr(keyfile, "_render", late)
+  with pytest.raises(UnsafeError, match="exists already and is never overwritten"):
+    keyfile.write(tmp_path / "key", keys.Master(SECRET), passphrase=None)
+  assert [entry.name for entry in tmp_path.iterdir()] == ["key"]
+  assert (tmp_path / "key").read_text() == "theirs"
+
+
+def test_two_that_write_one_key_file_do_not_mix(tmp_path):
+  with (
+    files.new_file(tmp_path / "key"),
+    pytest.raises(UnsafeError, match=r"key file .* is being written by another process"),
+  ):
+    keyfile.write(tmp_path / "key", keys.Master(SECRET), passphrase=None)
+
+
+def test_a_key_is_named_when_it_is_on_the_disk_and_the_folder_is_synced_after(
+  tmp_path, monkeypatch
+):
+  events = []
+
+  def note(name, function):
+    def noted(first, *args, **kwargs):
+      kind = name
+      if name == "fsync":
+        kind = "folder" if stat.S_ISDIR(os.fstat(first).st_mode) else "file"
+      events.append(kind)
+      return function(first, *args, **kwargs)
+
+    return noted
+
+  monkeypatch.setattr(keyfile, "_read", note("read", keyfile._read))
+  for name in ("fsync", "link"):
+    monkeypatch.setattr(os, name, note(name, getattr(os, name)))
+  keyfile.write(tmp_path / "key", keys.Master(SECRET), passphrase=None)
+  assert events[:2] == ["file", "read"]
+  assert events[-2:] == ["link", "folder"]
+  assert events.count("link") == 1
 
 
 def test_a_disk_that_changes_a_byte_is_noticed_and_leaves_nothing(tmp_path, monkeypatch):
   def spoil(descriptor):
+    assert not (tmp_path / "key").exists()
     os.pwrite(descriptor, b"x", 300)
 
   monkeypatch.setattr(os, "fsync", spoil)
@@ -241,7 +356,7 @@ def test_a_disk_that_changes_a_byte_is_noticed_and_leaves_nothing(tmp_path, monk
 
 
 def test_another_key_read_back_is_noticed_and_leaves_nothing(tmp_path, monkeypatch):
-  monkeypatch.setattr(keyfile, "read", lambda *args, **kwargs: keys.generate())
+  monkeypatch.setattr(keyfile, "_read", lambda *args, **kwargs: keys.generate())
   with pytest.raises(KeyFileError, match="read back as another key"):
     keyfile.write(tmp_path / "key", keys.Master(SECRET), passphrase=None)
   assert not list(tmp_path.iterdir())
@@ -322,9 +437,9 @@ def test_file_with_something_after_its_end(path):
   refused(path, "is damaged, it does not end with its checksum line")
 
 
-def test_every_flipped_byte_is_refused(tmp_path, passphrase):
+def test_every_flipped_byte_is_refused(tmp_path, words):
   file = tmp_path / "key"
-  keyfile.write(file, keys.Master(SECRET), passphrase=passphrase)
+  keyfile.write(file, keys.Master(SECRET), passphrase=words)
   whole = file.read_bytes()
   for i in range(len(whole)):
     file.write_bytes(whole[:i] + bytes([whole[i] ^ 1 << i % 8]) + whole[i + 1 :])
@@ -468,6 +583,29 @@ def test_passphrase_from_the_environment(monkeypatch, terminal):
   monkeypatch.setenv("DJAX_PASSPHRASE", "")
   with pytest.raises(KeyFileError, match="environment variable DJAX_PASSPHRASE: must not be empty"):
     keyfile.find_passphrase(None)()
+
+
+def test_the_environment_keeps_no_passphrase(tmp_path, clear, monkeypatch):
+  show = [sys.executable, "-c", "import os; print(os.environ.get('DJAX_PASSPHRASE'))"]
+  monkeypatch.setenv("DJAX_PASSPHRASE", "from there")
+  assert subprocess.check_output(show, text=True) == "from there\n"
+  find = keyfile.find_passphrase(None)
+  assert "DJAX_PASSPHRASE" not in os.environ
+  assert subprocess.check_output(show, text=True) == "None\n"
+  # It is remembered, by this function and by the next one.
+  assert find() == find() == keyfile.find_passphrase(None)() == "from there"
+  monkeypatch.setenv("DJAX_PASSPHRASE", "another")
+  assert find() == "another"
+  assert "DJAX_PASSPHRASE" not in os.environ
+  # Also where it is not what opens the key.
+  monkeypatch.setenv("DJAX_PASSPHRASE", "not needed")
+  keyfile.read(clear, passphrase=keyfile.find_passphrase(None))
+  assert "DJAX_PASSPHRASE" not in os.environ
+  monkeypatch.setenv("DJAX_PASSPHRASE", "not needed")
+  (tmp_path / "pass").write_text("in a file")
+  (tmp_path / "pass").chmod(0o600)
+  assert keyfile.find_passphrase(tmp_path / "pass")() == "in a file"
+  assert "DJAX_PASSPHRASE" not in os.environ
 
 
 def test_passphrase_from_a_terminal(terminal):

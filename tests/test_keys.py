@@ -19,8 +19,11 @@ from djax.errors import DataError
 
 VECTORS = pathlib.Path(__file__).parent / "vectors"
 SECRET = bytes(range(32))
+ID = "00112233445566778899aabbccddeeff"
+SPEC = {"scheme": "permutation", "image_shape": [8, 8, 1], "block_size": 4}
 NAMES = [
   "djx1",
+  "djx2",
   "export-v1",
   "keyfile-v1",
   "record-streams",
@@ -30,12 +33,19 @@ NAMES = [
   "sp800-38a",
 ]
 
-# A slow twin of docs/key-format.md, sections 2 to 6: hashlib, integers and Python floats only.
+# A slow twin of docs/key-format.md, sections 2 to 6 and 8: hashlib, integers and Python floats only.
 
 
-def twin_subkey(secret, label):
-  extracted = hmac.digest(b"djax/djx1/salt", secret, "sha256")
-  return hmac.digest(extracted, b"djx1|" + label.encode() + b"\x01", "sha256")
+def twin_subkey(secret, label, expansion="djx1"):
+  extracted = hmac.digest(f"djax/{expansion}/salt".encode(), secret, "sha256")
+  return hmac.digest(extracted, f"{expansion}|{label}".encode() + b"\x01", "sha256")
+
+
+def twin_data_set(secret, dataset_id, spec):
+  """The secret of a data set under djx2."""
+  text = json.dumps(spec, sort_keys=True, separators=(",", ":"))
+  spec_hash = hashlib.sha256(text.encode()).hexdigest()
+  return twin_subkey(secret, f"data set|{dataset_id}|{spec_hash}", "djx2")
 
 
 def twin_chacha20_block(key, counter):
@@ -58,14 +68,14 @@ def twin_chacha20_block(key, counter):
   return struct.pack("<16I", *((a + b) & 0xFFFFFFFF for a, b in zip(x, state, strict=True)))
 
 
-def twin_stream(secret, label, length):
-  key = twin_subkey(secret, label)
+def twin_stream(secret, label, length, expansion="djx1"):
+  key = twin_subkey(secret, label, expansion)
   blocks = [twin_chacha20_block(key, counter) for counter in range(-(-length // 64))]
   return b"".join(blocks)[:length]
 
 
-def twin_words(secret, label):
-  key = twin_subkey(secret, label)
+def twin_words(secret, label, expansion="djx1"):
+  key = twin_subkey(secret, label, expansion)
   for counter in range(1 << 32):
     yield from struct.unpack("<8Q", twin_chacha20_block(key, counter))
 
@@ -151,23 +161,27 @@ def twin_invertible(words, n):
   ]
 
 
-def twin_key(secret, spec):
-  """The key of a scheme as (perm, matrices by position and channel)."""
+def twin_key(secret, spec, expansion="djx1"):
+  """The key of a scheme as (perm, matrices by position and channel), or for aes (perm, keys)."""
   height, width, channels = spec["image_shape"]
   b = spec["block_size"]
   positions = math.ceil(height / b) * math.ceil(width / b)
   perm = None
   if spec.get("permute", True):
-    perm = twin_permutation(twin_words(secret, f"perm|{positions}"), positions)
+    words = twin_words(secret, f"perm|{positions}", expansion)
+    perm = twin_permutation(words, positions)
   if spec["scheme"] == "permutation":
     return perm, None
+  if spec["scheme"] == "aes":
+    names = range(positions) if spec["position_keys"] else ["all"]
+    return perm, [twin_stream(secret, f"aes|{name}", 16, expansion).hex() for name in names]
   n = b if spec.get("mix", "rows") == "rows" else b * b * channels
   kind, draw = "", twin_haar
   if spec.get("matrix") == "projection":
     kind, draw = "|projection", twin_invertible
   suffixes = [f"|channel{c}" for c in range(channels)] if spec.get("per_channel") else [""]
   return perm, [
-    draw(twin_words(secret, f"rmt|{position}|{n}{kind}{suffix}"), n)
+    draw(twin_words(secret, f"rmt|{position}|{n}{kind}{suffix}", expansion), n)
     for position in range(positions)
     for suffix in suffixes
   ]
@@ -207,6 +221,8 @@ def test_golden_vectors_hold(name):
 
 def changed(expect):
   """An answer that is off by one character, bit or index somewhere."""
+  if isinstance(expect, dict) and "tag" in expect:
+    return {**expect, "tag": changed(expect["tag"])}
   if isinstance(expect, dict):
     return {**expect, "perm": [1]}
   if isinstance(expect, list):
@@ -251,11 +267,27 @@ def test_golden_vectors_cover_what_keys_are_made_of():
   assert {spec["scheme"] for spec in specs} == {"permutation", "rmt"}
 
 
+def test_golden_vectors_cover_what_a_data_set_is_made_of():
+  asked = vectors("djx2")
+  calls = {name for name in selftest._CALLS if name.startswith("djx2-")}
+  assert {v["call"] for v in asked} == calls and len(calls) == 10
+  labels = {v["label"] for v in asked if v["call"] == "djx2-owner-subkey"}
+  assert labels == {"manifest|dataset", "manifest|request", "ledger"}
+  specs = [v["spec"] for v in asked if v["call"] == "djx2-scheme"]
+  assert {spec["scheme"] for spec in specs} == {"permutation", "rmt", "aes"}
+  assert {spec.get("mix") for spec in specs} >= {"rows", "block"}
+  assert {spec.get("matrix") for spec in specs} >= {"orthogonal", "projection"}
+  # No two vectors of one call and label have one answer: keys, ids and specs all enter.
+  for call in ("djx2-subkey", "djx2-stream"):
+    found = [json.dumps(v["expect"]) for v in asked if v["call"] == call]
+    assert len(set(found)) == len(found) > 0
+
+
 def test_golden_vectors_are_never_written_twice(tmp_path):
   shutil.copy(VECTORS / "make.py", tmp_path)
   (tmp_path / "djx1.json").write_text("kept")
   made = subprocess.run(
-    [sys.executable, tmp_path / "make.py", "djx1.json", "keyfile-v1.json"],
+    [sys.executable, tmp_path / "make.py", "djx1.json", "keyfile-v1.json", "djx2.json"],
     env={"PYTHONPATH": str(VECTORS.parent.parent), "JAX_PLATFORMS": "cpu"},
     capture_output=True,
     text=True,
@@ -264,6 +296,7 @@ def test_golden_vectors_are_never_written_twice(tmp_path):
   assert "FileExistsError" in made.stderr
   assert (tmp_path / "djx1.json").read_text() == "kept"
   assert not (tmp_path / "keyfile-v1.json").exists()
+  assert not (tmp_path / "djx2.json").exists()
 
 
 # The twin gives the golden vectors too, so the document alone suffices.
@@ -303,6 +336,42 @@ def test_the_twin_gives_every_golden_vector():
     if vector["call"] == "scheme":
       expect = (expect["perm"], expect["matrices"])
     assert twin_answer(vector) == expect, vector["name"]
+
+
+def twin_answer_of_a_data_set(vector):
+  """Answers to the vectors of djx2 that are about keys alone."""
+  master = bytes.fromhex(vector["secret"])
+  if vector["call"] == "djx2-owner-subkey":
+    return twin_subkey(master, f"owner|{vector['label']}", "djx2").hex()
+  secret = twin_data_set(master, vector["id"], vector["spec"])
+  if vector["call"] == "djx2-subkey":
+    return twin_subkey(secret, vector["label"], "djx2").hex()
+  if vector["call"] == "djx2-stream":
+    return twin_stream(secret, vector["label"], vector["length"], "djx2").hex()
+  if vector["call"] == "djx2-source":
+    heads = [*([name, part] for name, part in vector["splits"].items()), vector["image_size"]]
+    said = json.dumps(heads).encode()
+    for name, digest in zip(vector["names"], vector["hashes"], strict=True):
+      said += hashlib.sha256(name.encode()).digest() + bytes.fromhex(digest)
+    return hmac.digest(twin_subkey(secret, "source", "djx2"), said, "sha256").hex()
+  perm, matrices = twin_key(secret, vector["spec"], "djx2")
+  if vector["spec"]["scheme"] == "rmt":
+    matrices = bits(np.array(matrices).astype(np.float32))
+  return perm, matrices
+
+
+def test_the_twin_gives_every_golden_vector_about_the_keys_of_data_sets():
+  seen = set()
+  calls = ("owner-subkey", "subkey", "stream", "source", "scheme")
+  for vector in vectors("djx2"):
+    if vector["call"].removeprefix("djx2-") not in calls:
+      continue  # tests/test_streams.py and tests/test_sealed.py
+    seen.add(vector["call"])
+    expect = vector["expect"]
+    if vector["call"] == "djx2-scheme":
+      expect = (expect["perm"], expect.get("matrices", expect.get("aes_keys")))
+    assert twin_answer_of_a_data_set(vector) == expect, vector["name"]
+  assert len(seen) == len(calls)
 
 
 def test_the_twins_chacha20_is_that_of_the_rfc():
@@ -362,8 +431,16 @@ def test_repr_shows_the_fingerprint_only():
     assert "\\x" not in shown
 
 
-@pytest.mark.parametrize("master", [keys.generate(), keys.experiment(1)])
-def test_master_refuses_pickle_and_copy(master):
+@pytest.mark.parametrize(
+  "master",
+  [
+    keys.generate(),
+    keys.experiment(1),
+    keys.generate().owner(),
+    keys.generate().data_set(ID, SPEC),
+  ],
+)
+def test_secrets_refuse_pickle_and_copy(master):
   for take in (pickle.dumps, copy.copy, copy.deepcopy):
     with pytest.raises(TypeError, match="not pickled or copied"):
       take(master)
@@ -375,6 +452,12 @@ def test_scheme_key_hides_its_values_and_refuses_pickle_and_copy():
   for take in (pickle.dumps, copy.copy, copy.deepcopy):
     with pytest.raises(TypeError, match="not pickled or copied"):
       take(key)
+
+
+def test_repr_of_a_data_sets_secret_shows_nothing():
+  for streams in (keys.Master(SECRET).owner(), keys.Master(SECRET).data_set(ID, SPEC)):
+    assert repr(streams) == "Streams(djx2; secret hidden)"
+    assert keys.secret_bytes(streams).hex()[:8] not in f"{streams} {[streams]}"
 
 
 @pytest.mark.parametrize("secret", [b"", bytes(31), bytes(33), "0" * 32, bytearray(32)])
@@ -439,3 +522,55 @@ def test_a_stream_is_a_prefix_of_its_longer_self():
   master = keys.Master(SECRET)
   assert master.read("perm|9", 200)[:37] == master.read("perm|9", 37)
   assert master.read("perm|9", 0) == b""
+
+
+# Data sets.
+
+
+@pytest.mark.parametrize(
+  "wrong", ["", "0" * 31, "0" * 33, "0" * 31 + "G", "A" * 32, "0" * 32 + "\n", "٣" * 32]
+)
+def test_an_id_of_another_form_is_refused(wrong):
+  with pytest.raises(ValueError, match="dataset_id must be 32 hexadecimal digits in lower case"):
+    keys.Master(SECRET).data_set(wrong, SPEC)
+
+
+def test_new_ids_have_the_form_and_differ():
+  ids = {keys.new_id() for _ in range(50)}
+  assert len(ids) == 50
+  assert all(re.fullmatch("[0-9a-f]{32}", one) for one in ids)
+  keys.Master(SECRET).data_set(ids.pop(), SPEC)
+
+
+def test_spec_hash_knows_a_spec_by_its_content():
+  assert keys.spec_hash(dict(reversed(SPEC.items()))) == keys.spec_hash(SPEC)
+  assert keys.spec_hash(json.loads(json.dumps(SPEC))) == keys.spec_hash(SPEC)
+  assert keys.spec_hash({**SPEC, "image_shape": (8, 8, 1)}) == keys.spec_hash(SPEC)
+  assert keys.spec_hash({**SPEC, "block_size": 2}) != keys.spec_hash(SPEC)
+  text = '{"block_size":4,"image_shape":[8,8,1],"scheme":"permutation"}'
+  assert keys.spec_hash(SPEC) == hashlib.sha256(text.encode()).hexdigest()
+
+
+def test_data_sets_the_owner_and_the_key_share_no_stream():
+  """512 bytes a stream; of 4096 bits two streams differ in half, within eight standard deviations."""
+  master = keys.Master(SECRET)
+  every = [master, master.owner(), keys.Master(bytes(32)).data_set(ID, SPEC)]
+  every += [master.data_set(one, SPEC) for one in (ID, "0" * 32, ID[:-1] + "e")]
+  every += [master.data_set(ID, {**SPEC, name: 2}) for name in ("block_size", "new")]
+  # A label that spells out another's derivation is not that one.
+  labels = ["perm|64", "owner|perm|64", f"data set|{ID}|{keys.spec_hash(SPEC)}"]
+  streams = [
+    np.unpackbits(np.frombuffer(one.read(label, 512), np.uint8)) for one in every for label in labels
+  ]
+  for i, stream in enumerate(streams):
+    for other in streams[:i]:
+      assert 1792 < int((stream ^ other).sum()) < 2304
+
+
+def test_the_secret_of_a_data_set_does_not_give_another_one():
+  """What workers get: from it neither the master nor the secret of another data set follows by the same rules."""
+  master = keys.Master(SECRET)
+  one = keys.secret_bytes(master.data_set(ID, SPEC))
+  other = keys.secret_bytes(master.data_set("0" * 32, SPEC))
+  assert keys.secret_bytes(keys.Master(one).data_set("0" * 32, SPEC)) != other
+  assert len({one, other, SECRET, keys.secret_bytes(master.owner())}) == 3  # the owner's is the master

@@ -1,5 +1,6 @@
 """The training loop: it learns, resumes to the bit, stops cleanly, and refuses what would spoil a run."""
 
+import hashlib
 import itertools
 import json
 import os
@@ -15,12 +16,12 @@ import orbax.checkpoint as ocp
 import pytest
 
 import train
-from djax import keys, sources
-from djax.errors import ConfigError, DjaxError, KeyMismatchError
+from djax import foreign, keys, sources
+from djax.errors import ConfigError, DataError, DjaxError, KeyMismatchError
 from djax.sources import Images
 from train import __main__ as cli
 from train import config as config_lib
-from train import input_pipeline, loop, mixing, models, optimizers
+from train import input_pipeline, loop, mixing, models, optimizers, run_dir
 from train import state as state_lib
 
 
@@ -147,10 +148,11 @@ def test_a_stopped_run_resumes_to_the_same_bits(tmp_path, monkeypatch, number):
 
 
 def test_metrics_of_steps_that_were_lost_are_dropped(tmp_path):
-  (tmp_path / "metrics.jsonl").write_text('{"step": 4}\n{"step": 8}\n{"step": 12}\n{"st')
-  from train import run_dir
-
-  metrics = run_dir.Metrics(tmp_path, step=8)
+  kept = '{"step": 4}\n{"step": 8}\n'
+  (tmp_path / "metrics.jsonl").write_text(kept + '{"step": 12}\n{"st')
+  (tmp_path / "events").mkdir()
+  content = foreign.Content(len(kept), hashlib.sha256(kept.encode()).hexdigest())
+  metrics = run_dir.Metrics(tmp_path, step=8, kept=content)
   metrics.write(12, {"loss": 1.0})
   metrics.close()
   rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
@@ -167,7 +169,7 @@ def test_resuming_under_another_config_key_or_source_is_refused(tmp_path, capsys
     train.run(config, tmp_path, master=keys.generate())
   assert error.value.exit_code == 3
   (tmp_path / "config.json").write_text("{")
-  with pytest.raises(ConfigError, match="damaged"):
+  with pytest.raises(DataError, match=r"config\.json is damaged|must have|bytes"):
     train.run(config, tmp_path)
   assert sorted(p.relative_to(tmp_path) for p in tmp_path.rglob("*")) == before
 

@@ -90,6 +90,38 @@ def test_keygen_with_passphrase(tmp_path, way):
   assert made.stdout == f"{master.fingerprint}\n"
 
 
+def test_what_is_started_after_keygen_inherits_no_passphrase(tmp_path):
+  code = (
+    "import subprocess, sys\n"
+    "from djax.__main__ import main\n"
+    "show = [sys.executable, '-c', 'import os; print(os.environ.get(\"DJAX_PASSPHRASE\"))']\n"
+    "print(subprocess.check_output(show, text=True).strip())\n"
+    "assert main(['keygen', sys.argv[1]]) == 0\n"
+    "print(subprocess.check_output(show, text=True).strip())\n"
+    "assert main(['keygen', sys.argv[2]]) == 0\n"
+  )
+  keyfiles = (tmp_path / "a", tmp_path / "b")
+  done = run(*keyfiles, python=("-c", code), DJAX_PASSPHRASE="hidden words")
+  assert done.returncode == 0, done.stderr
+  before, first, after, second = done.stdout.splitlines()
+  assert (before, after) == ("hidden words", "None")
+  # It is remembered for the second key.
+  for file, fingerprint in zip(keyfiles, (first, second), strict=True):
+    assert keyfile.read(file, passphrase=lambda: "hidden words").fingerprint == fingerprint
+
+
+def test_names_that_would_drive_a_terminal_are_shown(tmp_path):
+  name = "\x1b]0;title\x07\x1b[1A\u202ekey\u2066"
+  shown = r"\x1b]0;title\x07\x1b[1A\u202ekey\u2066"
+  made = run("keygen", tmp_path / name, "--no-passphrase")
+  assert made.returncode == 0
+  assert made.stderr.startswith(f"djax: wrote {tmp_path}/{shown} without a passphrase")
+  assert not re.search(r"[^ -~\n]", made.stderr + made.stdout)
+  again = run("keygen", tmp_path / name, "--no-passphrase")
+  failed(again, 5, re.escape(f"{shown}: exists already"))
+  failed(run("show", tmp_path / f"{name}2"), 3, re.escape(f"{shown}2: does not exist"))
+
+
 def test_keygen_makes_another_key_each_time(tmp_path):
   made = [run("keygen", tmp_path / n, "--no-passphrase").stdout for n in "ab"]
   assert made[0] != made[1]
@@ -110,6 +142,10 @@ def test_keygen_refusals(tmp_path, clear):
   both = run("keygen", new, "--no-passphrase", "--passphrase-file", "x")
   failed(both, 2, "not allowed with argument")
   failed(run("keygen", tmp_path / "no" / "key", "--no-passphrase"), 1, "No such file or directory")
+  assert not new.exists()
+  (tmp_path / ".new.djax-partial").symlink_to(clear)
+  failed(run("keygen", new, "--no-passphrase"), 5, r"new\.djax-partial is in the way")
+  assert clear.read_bytes() == before
   assert not new.exists()
 
 
@@ -296,6 +332,7 @@ def test_selftest_runs_every_group():
   lines = done.stdout.splitlines()
   assert [line.split()[0] for line in lines] == [
     "djx1",
+    "djx2",
     "export-v1",
     "keyfile-v1",
     "record-streams",
@@ -342,7 +379,7 @@ def test_selftest_names_the_first_mismatch(copied, flag):
     assert json.loads(done.stdout)["djx1"]["mismatch"] == vector["name"]
   else:
     assert f"FAILED at {vector['name']!r}" in done.stdout
-    assert done.stdout.count("vectors ok") == 7
+    assert done.stdout.count("vectors ok") == 8
 
 
 def test_selftest_notices_changed_code(copied):

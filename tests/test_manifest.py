@@ -20,9 +20,9 @@ HASH = hashlib.sha256(b"").hexdigest()
 # What a writer that read only docs/format.md, section 2, would put down.
 EXAMPLE = {
   "format": "djax-disguised",
-  "version": 1,
+  "version": 2,
   "djax": "0.1.0",
-  "expansion": "djx1",
+  "expansion": "djx2",
   "key_fingerprint": "djx1-cjrs2kzflglpn4ve",
   "spec": {
     "scheme": "rmt",
@@ -43,7 +43,7 @@ EXAMPLE = {
   "classes": 2,
   "class_names": None,
   "labels": "permuted",
-  "views": {"count": 2, "crop": 2, "flip": True},
+  "views": {"count": 2, "crop": 2, "flip": True, "together": False},
   "splits": {
     "train": {
       "records": 6,
@@ -78,8 +78,15 @@ EXAMPLE = {
   },
   "files": {"README.md": HASH, "features.json": HASH, "dataset_info.json": HASH},
   "warnings": ["one", "zwei: größer"],
-  "sealed": "AAAA",
+  "sealed": "AAAA" * 4,
+  "id": "0123456789abcdef" * 2,
+  "role": "dataset",
+  "request": None,
 }
+# What a writer of version 1 put down.
+OLD = {name: value for name, value in EXAMPLE.items() if name not in ("id", "role", "request")}
+OLD |= {"version": 1, "expansion": "djx1", "views": {"count": 2, "crop": 2, "flip": True}}
+QUERY = {"query": {**EXAMPLE["splits"]["test"]}}
 
 
 def encoded(content, **options):
@@ -106,7 +113,7 @@ def example():
   """The example as a Manifest."""
   return Manifest(
     djax="0.1.0",
-    expansion="djx1",
+    expansion="djx2",
     key_fingerprint="djx1-cjrs2kzflglpn4ve",
     spec=EXAMPLE["spec"],
     disguised_shape=(8, 8, 3),
@@ -135,7 +142,8 @@ def example():
     },
     files=EXAMPLE["files"],
     warnings=("one", "zwei: größer"),
-    sealed="AAAA",
+    sealed="AAAA" * 4,
+    id=EXAMPLE["id"],
   )
 
 
@@ -149,12 +157,13 @@ def test_a_manifest_by_the_document_is_read(tmp_path):
   data = encoded(EXAMPLE, ensure_ascii=False)
   put(tmp_path, data)
   found = manifest.read(tmp_path)
-  manifest.authenticate(tmp_path, mac_key=KEY)
+  manifest.authenticate(found, mac_key=KEY, where=tmp_path)
+  assert found.raw == data
   assert found.sha256 == hashlib.sha256(data).hexdigest()
   assert found.block_size == 4
   expected = example()
   for field in dataclasses.fields(Manifest):
-    if field.name not in ("quantiser", "sha256"):
+    if field.name not in ("quantiser", "sha256", "raw", "mac"):
       assert getattr(found, field.name) == getattr(expected, field.name), field.name
   for name in ("offset", "scale"):
     values = getattr(found.quantiser, name)
@@ -189,7 +198,12 @@ def test_what_is_written_is_the_document_and_comes_back(tmp_path):
   [
     {"quantiser": None, "dtype": "float16", "error": Bounds(0.5, None, 0.0)},
     {"class_names": ("größer", "b"), "labels": "plain"},
-    {"splits": {"query": SplitFacts(1, 1, (Shard("a-b_c.0", 1, 5, HASH),))}, "warnings": ()},
+    {"warnings": (), "views": {**EXAMPLE["views"], "together": True}},
+    {
+      "splits": {"query": SplitFacts(1, 1, (Shard("a-b_c.0", 1, 500, HASH),))},
+      "role": "request",
+      "request": "f" * 32,
+    },
   ],
 )
 def test_other_manifests_come_back(tmp_path, change):
@@ -223,8 +237,6 @@ def test_read_finds_every_changed_byte_of_the_mac(tmp_path):
       damaged[place] ^= flip
       file.write_bytes(damaged)
       assert "MANIFEST" in refusal(tmp_path)
-      with pytest.raises(ManifestError):
-        manifest.authenticate(tmp_path, mac_key=KEY)
   for damaged in (b"", whole[:-1], whole[:77], whole + b"\n", whole + b" ", whole.upper()):
     file.write_bytes(damaged)
     assert "MANIFEST" in refusal(tmp_path)
@@ -257,26 +269,85 @@ def test_a_forger_who_mends_the_checksum_passes_read_and_fails_authenticate(tmp_
   (tmp_path / "MANIFEST.json").write_bytes(forged)
   mended = b"sha256 " + hashlib.sha256(forged + first).hexdigest().encode() + b"\n"
   (tmp_path / "MANIFEST.mac").write_bytes(first + mended)
-  assert manifest.read(tmp_path).source["name"] == "cifar"
-  line = refusal(tmp_path, lambda folder: manifest.authenticate(folder, mac_key=KEY))
-  assert "was not written with this key or was changed since" in line
+  facts = manifest.read(tmp_path)
+  assert facts.source["name"] == "cifar"
+  line = refusal(tmp_path, lambda folder: manifest.authenticate(facts, mac_key=KEY, where=folder))
+  assert f"{tmp_path / 'MANIFEST.json'} was not written with this key or was changed since" in line
 
 
 def test_another_key_does_not_authenticate(tmp_path):
   put(tmp_path, encoded(EXAMPLE))
-  manifest.authenticate(tmp_path, mac_key=KEY)
+  facts = manifest.read(tmp_path)
+  manifest.authenticate(facts, mac_key=KEY, where=tmp_path)
   for key in (bytes(32), KEY[:-1] + b"\x00", b""):
-    line = refusal(tmp_path, lambda folder, key=key: manifest.authenticate(folder, mac_key=key))
+    line = refusal(
+      tmp_path, lambda folder, key=key: manifest.authenticate(facts, mac_key=key, where=folder)
+    )
     assert "was not written with this key" in line
+
+
+def test_what_is_authenticated_is_what_was_parsed(tmp_path):
+  """Whatever lies there by then: the bytes are read once."""
+  put(tmp_path, encoded(EXAMPLE))
+  facts = manifest.read(tmp_path)
+  put(tmp_path, encoded({**EXAMPLE, "djax": "other"}), key=bytes(32))
+  other = manifest.read(tmp_path)
+  manifest.authenticate(facts, mac_key=KEY, where=tmp_path)
+  manifest.authenticate(other, mac_key=bytes(32), where=tmp_path)
+  for found, key in ((facts, bytes(32)), (other, KEY), (example(), KEY)):
+    with pytest.raises(ManifestError, match="was not written with this key"):
+      manifest.authenticate(found, mac_key=key, where=tmp_path)
+  (tmp_path / "MANIFEST.mac").unlink()
+  manifest.authenticate(facts, mac_key=KEY, where=tmp_path)
+
+
+def test_a_mac_of_one_role_is_none_of_the_other():
+  facts = example()
+  request = dataclasses.replace(facts, role=manifest.REQUEST)
+  old = dataclasses.replace(facts, version=1)
+  labels = [manifest.mac_label(x) for x in (facts, request, old)]
+  assert labels == ["manifest|dataset", "manifest|request", "manifest"]
+
+
+# Version 1.
+
+
+def test_a_manifest_of_version_1_is_read_and_written_as_it_was(tmp_path):
+  data = encoded(OLD, indent=1) + b"\n"
+  put(tmp_path, data)
+  facts = manifest.read(tmp_path)
+  manifest.authenticate(facts, mac_key=KEY, where=tmp_path)
+  assert (facts.version, facts.id, facts.role, facts.request) == (1, "", "dataset", None)
+  assert facts.views == {"count": 2, "crop": 2, "flip": True, "together": True}
+  again = facts.to_dict()
+  assert list(again) == list(OLD)
+  expected = copy.deepcopy(OLD)
+  expected["quantiser"] = {
+    name: [float(np.float32(x)) for x in values] for name, values in OLD["quantiser"].items()
+  }
+  assert json.loads(json.dumps(again)) == expected
+
+
+def test_the_role_of_version_1_follows_from_the_splits(tmp_path):
+  put(tmp_path, encoded({**OLD, "splits": QUERY}))
+  assert manifest.read(tmp_path).role == "request"
+  put(tmp_path, encoded({**OLD, "splits": {**QUERY, **OLD["splits"]}}))
+  assert "not as its format asks for" in refusal(tmp_path)
+
+
+def test_neither_version_passes_for_the_other(tmp_path):
+  for changes in ({**OLD, "version": 2}, {**EXAMPLE, "version": 1}):
+    put(tmp_path, encoded(changes))
+    assert "not as its format asks for" in refusal(tmp_path)
 
 
 # What is no manifest.
 
 
 def test_a_newer_version_says_so(tmp_path):
-  put(tmp_path, encoded({"format": "djax-disguised", "version": 2, "all": "else"}))
+  put(tmp_path, encoded({"format": "djax-disguised", "version": 3, "all": "else"}))
   line = refusal(tmp_path)
-  assert "format version 2, this djax reads up to 1. Install a newer djax." in line
+  assert "format version 3, this djax reads up to 2. Install a newer djax." in line
 
 
 def test_missing_files_and_directories(tmp_path):
@@ -287,16 +358,15 @@ def test_missing_files_and_directories(tmp_path):
   (tmp_path / "MANIFEST.mac").unlink()
   assert "MANIFEST.mac must exist" in refusal(tmp_path)
   (tmp_path / "MANIFEST.mac").mkdir()
-  assert "MANIFEST.mac must be readable" in refusal(tmp_path)
+  assert "MANIFEST.mac must be a regular file, is a folder" in refusal(tmp_path)
   (tmp_path / "file").write_text("")
-  assert "must be readable" in refusal(tmp_path / "file")
+  assert "must be reached through folders" in refusal(tmp_path / "file")
 
 
 def test_an_unfinished_directory_says_so(tmp_path):
   (tmp_path / ".unfinished").mkdir()
   line = refusal(tmp_path)
-  assert "It is unfinished: give the same `djax disguise` command again." in line
-  assert "It is unfinished" in refusal(tmp_path, lambda f: manifest.authenticate(f, mac_key=KEY))
+  assert "It is unfinished: re-run the `djax disguise` command." in line
 
 
 def test_the_manifest_appears_last(tmp_path, monkeypatch):
@@ -470,16 +540,13 @@ def same_kind(value, other):
 
 
 def test_a_value_of_another_type_is_refused_wherever_a_reader_relies_on_it(tmp_path):
-  free = {"noise_level", "permute", "matrix", "mix", "per_channel", "noise_place"}
   for path in paths(EXAMPLE):
-    if path[-1] in free:  # the scheme checks its own
-      continue
     at = EXAMPLE
     for name in path:
       at = at[name]
     for value in ("text", 3, 1.5, True, [7], {"a": 1}):
-      nullable = at is None and path == ("class_names",) and value == ["a"]
-      if same_kind(at, value) or nullable:
+      whole = path == ("spec", "noise_level") and value == 3  # 25 is not 25.0
+      if same_kind(at, value) and not whole:
         continue
       put(tmp_path, encoded(changed(path, value)))
       refusal(tmp_path)
@@ -517,16 +584,54 @@ def test_a_value_of_another_type_is_refused_wherever_a_reader_relies_on_it(tmp_p
     (("quantiser", "scale"), [1, 1, 1, 1e-60]),
     (("quantiser", "offset"), [[0, 0], [0, 0]]),
     (("quantiser", "offset"), [0, 0, 0, 1e300]),
-    (("quantiser", "offset"), [0, 0, 0, float("nan")]),
     (("quantiser", "offset"), ["0", "0", "0", "0"]),
     (("error", "stored"), None),
-    (("error", "noise"), float("inf")),
+    (("quantiser", "offset"), [0, 0, 0]),
+    (("error", "noise"), 1e15),
     (("views", "flip"), 1),
+    (("views", "together"), None),
+    (("key_fingerprint",), "djx1-cjrs2kzflglpn4v\x1b"),
+    (("id",), "0123456789ABCDEF" * 2),
+    (("role",), "request"),
+    (("role",), "model"),
+    (("request",), "f" * 32),
+    (("sealed",), "AAA"),
+    (("sealed",), "AAAA" * 4 + "\n"),
+    (("classes",), 5),
+    (("classes",), 2**31),
+    (("class_names",), ["a", "b", "c"]),
+    (("warnings",), [""] * 257),
+    (("splits", "train", "shards", 0, "bytes"), 4 * 192 - 1),
+    (("splits", "train", "shards", 0, "bytes"), 2**48),
+    (("splits", "test", "shards", 0, "file"), "disguised-train.array_record-00000-of-00002"),
+    (("splits", "test", "shards", 0, "file"), "README.md"),
+    (("splits", "test", "shards", 0, "file"), "MANIFEST.json"),
+    (("files", "MANIFEST.mac"), HASH),
+    (("dtype",), "float16"),  # beside a quantiser
+    (("spec", "permute"), 1),
+    (("spec", "noise_level"), 25),
+    (("spec", "noise_level"), 1e300),
+    (("spec", "matrix"), "o" * 10_000),
+    (("spec", "scheme"), "plain"),
+    (("spec", "scheme"), "instahide"),
+    (("spec", "image_shape"), [5, 8]),
+    (("spec", "image_shape"), [5, 8, 4]),
+    (("disguised_shape",), [2**40] * 3),
+    (("spec", "image_shape"), [2**16 + 1, 8, 3]),
   ],
 )
 def test_facts_that_cannot_be_are_refused(tmp_path, path, value):
   put(tmp_path, encoded(changed(path, value)))
   assert "not as its format asks for" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize(
+  "path", [("error", "noise"), ("quantiser", "offset", 0), ("spec", "noise_level"), ("classes",)]
+)
+def test_what_is_no_number_is_refused(tmp_path, path, value):
+  put(tmp_path, encoded(changed(path, value)))
+  assert "MANIFEST.json is no manifest of djax" in refusal(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -541,10 +646,9 @@ def test_file_names_that_lead_elsewhere_are_refused(tmp_path, name):
 
 
 def test_every_field_is_needed(tmp_path):
-  free = {"noise_level", "permute", "matrix", "mix", "per_channel", "noise_place"}
   seen = set()
   for path in paths(EXAMPLE):
-    if not isinstance(path[-1], str) or path[-1] in free:
+    if not isinstance(path[-1], str):
       continue
     content = copy.deepcopy(EXAMPLE)
     of = content
@@ -556,7 +660,7 @@ def test_every_field_is_needed(tmp_path):
     put(tmp_path, encoded(content))
     assert "MANIFEST.json" in refusal(tmp_path)
     seen.add(path[-1])
-  assert {"version", "sealed", "restored", "sha256", "block_size", "scale"} <= seen
+  assert {"version", "sealed", "restored", "sha256", "block_size", "scale", "mix", "id"} <= seen
 
 
 def test_fields_it_does_not_know_are_ignored(tmp_path):
@@ -566,12 +670,73 @@ def test_fields_it_does_not_know_are_ignored(tmp_path):
     (),
     ("quantiser",),
     ("error",),
+    ("source",),
+    ("views",),
     ("splits", "train"),
     ("splits", "train", "shards", 0),
   ]
   for place in places:
     put(tmp_path, encoded(changed((*place, "later"), {"any": [1]})))
     assert manifest.read(tmp_path).to_dict() == expected
-  for place in ("spec", "source", "views"):  # kept as they are
-    put(tmp_path, encoded(changed((place, "later"), 5)))
-    assert manifest.read(tmp_path).to_dict()[place] == {**EXAMPLE[place], "later": 5}
+  put(tmp_path, encoded(changed(("spec", "later"), 5)))  # it would decide how images are disguised
+  assert "has no parameter 'later'" in refusal(tmp_path)
+
+
+# What is asked is checked before the work is done.
+
+
+def planned(**changes):
+  """Facts as they are before the shards are written."""
+  facts = example()
+  splits = {n: dataclasses.replace(x, shards=()) for n, x in facts.splits.items()}
+  start = {"splits": splits, "files": {}, "quantiser": None}
+  return dataclasses.replace(facts, **{**start, **changes})
+
+
+def test_check_takes_what_read_takes(tmp_path):
+  manifest.check(example())
+  manifest.check(planned())
+  put(tmp_path, encoded(OLD))
+  manifest.check(manifest.read(tmp_path))
+
+
+@pytest.mark.parametrize(
+  ("change", "words"),
+  [
+    ({"id": "short"}, "manifest.id is out of form"),
+    ({"splits": {"test set": SplitFacts(1, 1, ())}}, "a name in manifest.splits"),
+    ({"splits": {"query": SplitFacts(1, 1, ())}}, "role is not that of the splits"),
+    ({"request": "f" * 32}, "request is not the id of a request"),
+    ({"classes": 70_000}, "classes is more"),
+    ({"key_fingerprint": "mine"}, "key_fingerprint"),
+    ({"spec": {**EXAMPLE["spec"], "noise_level": 1e300}}, "larger options"),
+    ({"spec": {**EXAMPLE["spec"], "noise_level": 25}}, "not as its scheme writes it"),
+    ({"splits": {"train": SplitFacts(7, 2, ())}}, "views of a part only"),
+  ],
+)
+def test_check_refuses_what_read_would(change, words):
+  with pytest.raises(ValueError, match=words):
+    manifest.check(planned(**change))
+
+
+def test_what_nobody_could_read_is_refused_before_and_when_it_is_written(tmp_path):
+  """The quantiser has two numbers a block position."""
+  spec = {**EXAMPLE["spec"], "image_shape": [1024, 1024, 3], "block_size": 2}
+  large = {"spec": spec, "disguised_shape": (1024, 1024, 3)}
+  manifest.check(planned(**large, dtype="float16"))
+  with pytest.raises(ValueError, match=r"MANIFEST\.json must have at most 8388608 bytes"):
+    manifest.check(planned(**large))
+  rng = np.random.default_rng(0)
+  steps = [rng.uniform(0.1, 300, 1024 * 1024 // 4).astype(np.float32) for _ in range(2)]
+  (tmp_path / ".unfinished").mkdir()
+  with pytest.raises(ManifestError, match=r"cannot be written: MANIFEST\.json must have at most"):
+    manifest.write(tmp_path, planned(**large, quantiser=Quantiser(*steps)), mac_key=KEY)
+  assert [entry.name for entry in tmp_path.iterdir()] == [".unfinished"]
+
+
+def test_the_room_of_the_quantiser_is_not_underestimated(tmp_path):
+  rng = np.random.default_rng(1)
+  bits = rng.integers(1, 0x7F000000, 4 * 4096, dtype=np.uint32).view(np.float32)
+  largest = bits[np.isfinite(bits) & (bits > 0)][:4096]
+  text = json.dumps([-float(x) for x in largest], indent=1)
+  assert len(text) / len(largest) + 2 <= manifest._NUMBER_BYTES  # it stands two levels deeper

@@ -19,7 +19,7 @@ from test_loop import assert_same_state, params, tiny
 import train
 from djax import datasets, keys, manifest, picture, quantise, schemes, sources
 from djax.errors import ConfigError, DataError, KeyMismatchError
-from djax.owner import export
+from djax.owner import export, query
 from djax.owner.plan import Request
 from train import __main__ as cli
 from train import config as config_lib
@@ -228,8 +228,17 @@ def test_a_damaged_shard_is_named_and_exits_4(tmp_path, capsys, folder, gb):
   flags = [f"--config.{field}={value}" for field, value in config_lib.leaves(config)]
   assert cli.main([f"--workdir={tmp_path / 'run'}", *flags]) == 4
   line = capsys.readouterr().err.splitlines()[-1]
-  assert name in line and f"python -m djax verify {tmp_path / 'damaged'}" in line
-  assert not (tmp_path / "run" / "result.json").exists()
+  assert f"{tmp_path / 'damaged'}: {name} is damaged. Take the files from a good copy." in line
+  assert not (tmp_path / "run").exists()
+
+
+def test_a_shard_that_no_batch_asks_for_is_hashed_too(tmp_path, folder):
+  """What is wrong with a split is found before anything is written, not hours later."""
+  damage(folder, tmp_path / "damaged")
+  config = config_for(tmp_path / "damaged", "data.memory_gb=0", "data.train_split=train[:10]")
+  with pytest.raises(DataError, match="00001-of-00004 is damaged"):
+    train.run(config, tmp_path / "run")
+  assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("gb", [0, 4])
@@ -237,7 +246,7 @@ def test_a_label_outside_the_classes_is_refused(tmp_path, folder, gb):
   shutil.copytree(folder, tmp_path / "set")
   facts = dataclasses.replace(manifest.read(folder), classes=7)
   (tmp_path / "set" / manifest.UNFINISHED).mkdir()
-  manifest.write(tmp_path / "set", facts, mac_key=MASTER.subkey(manifest.MAC_LABEL))
+  manifest.write(tmp_path / "set", facts, mac_key=bytes(32))
   with pytest.raises(DataError, match=r"label [789], .*7 classes"):
     train.run(config_for(tmp_path / "set", f"data.memory_gb={gb}"), tmp_path / "run")
 
@@ -307,7 +316,8 @@ def loaded(workdir, overrides, *request):
 
 
 def test_training_and_answering_never_load_code_that_could_hold_a_key(tmp_path, folder):
-  write(tmp_path / "request", splits={"query": "test[:5]"})
+  asked = query.Query(sources.load("digits", "test[:5]").images, tuple("abcde"))
+  query.request(asked, manifest.read(folder), MASTER, tmp_path / "request")
   ours = [f"data.disguised_dir={folder}", "disguise.scheme=plain", "data.memory_gb=0"]
   assert loaded(tmp_path / "outsourced", ours, tmp_path / "request") == ["grain"]
   # Its twin shows that the search finds such code.

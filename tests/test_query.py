@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 import types
 
@@ -8,7 +9,7 @@ from PIL import Image
 
 from djax import datasets, keys, manifest, quantise, sources
 from djax.errors import ConfigError, DataError, KeyMismatchError, ManifestError, UnsafeError
-from djax.owner import disguiser, export, query, restore, sealed
+from djax.owner import disguiser, export, query, restore, sealed, streams
 from djax.owner.plan import Request
 from train import predict
 
@@ -58,6 +59,26 @@ def run(exact, tmp_path, monkeypatch):
   network = types.SimpleNamespace(classes=10, facts=facts, probabilities=probabilities)
   monkeypatch.setattr(predict, "load", lambda workdir: network)
   return folder
+
+
+def in_turn(data, split="train"):
+  """Returns images and labels as stored, in the order of the source."""
+  records = data.splits[split]
+  order = streams.of(data.manifest, MASTER).order(split, len(records), 1)
+  return records.read(np.argsort(order))
+
+
+def order_of(facts):
+  """Returns which image stands at each place of a request."""
+  return streams.of(facts, MASTER).order("query", facts.splits["query"].records, 1)
+
+
+def noisy(images, facts):
+  """Returns images disguised as those of a request, before they are stored."""
+  secret = MASTER.data_set(facts.id, facts.spec)
+  alone = {"count": 1, "crop": 0, "flip": False, "together": True}
+  of_request = streams.Current(secret, role="request", views=alone)
+  return disguiser.Disguiser(facts.spec, of_request).images(images, "query", [0] * len(images))
 
 
 def of(images, names=None):
@@ -132,7 +153,7 @@ def test_floats_are_taken_where_the_source_had_floats(tmp_path):
   found = query.read([tmp_path / "x.npy"], data.manifest)
   assert found.images.dtype == np.float32
   stored, _ = query.disguised(found, data.manifest, MASTER)
-  np.testing.assert_array_equal(stored, data.splits["train"].read(np.arange(80))[0])
+  np.testing.assert_array_equal(stored, in_turn(data)[0])
   np.save(tmp_path / "bad.npy", np.full((1, 8, 8), 256.0))
   with pytest.raises(DataError, match=r"numbers in 0\.\.255"):
     query.read([tmp_path / "bad.npy"], data.manifest)
@@ -184,7 +205,7 @@ def test_what_does_not_fit_is_refused_by_name(exact, tmp_path, name, content, me
 
 def test_images_are_disguised_as_those_of_the_data_set(exact):
   stored, cut = query.disguised(of(DIGITS.images), exact.manifest, MASTER)
-  np.testing.assert_array_equal(stored, exact.splits["train"].read(np.arange(80))[0])
+  np.testing.assert_array_equal(stored, in_turn(exact)[0])
   assert cut == 0
 
 
@@ -196,7 +217,7 @@ def test_an_image_has_one_noise_wherever_it_stands(stepped, monkeypatch):
   monkeypatch.setattr(query, "_CHUNK", 9)
   np.testing.assert_array_equal(query.disguised(of(DIGITS.images), facts, MASTER)[0], stored)
   # Another noise than in the training set, and one of its own for each image.
-  assert (stored != stepped.splits["train"].read(np.arange(80))[0]).mean() > 0.9
+  assert (stored != in_turn(stepped)[0]).mean() > 0.9
   black = np.zeros((2, 8, 8, 1), np.uint8)
   black[1, 0, 0] = 1
   a, b = query.disguised(of(black), facts, MASTER)[0]
@@ -208,7 +229,7 @@ def test_values_outside_the_quantisers_range_are_counted(stepped):
   assert facts.dtype == "uint8" and facts.quantiser is not None
   bright = np.full((3, 8, 8, 1), 255, np.uint8)
   stored, cut = query.disguised(of(bright), facts, MASTER)
-  values = disguiser.Disguiser(facts.spec, MASTER).images(bright, "query", [0, 0, 0])
+  values = noisy(bright, facts)
   expected = 0
   for image in values:
     for row in range(8):
@@ -234,7 +255,7 @@ def test_answers_carry_the_names_of_classes(run, exact):
     assert (row.file, row.name, row.probability) == (name, str(label), 0.82)
     assert row.probabilities[label] == 0.82
     assert sum(row.probabilities) == pytest.approx(1)
-  ids = exact.splits["train"].read(np.arange(5, 25))[1]
+  ids = in_turn(exact)[1][5:25]
   assert (ids != DIGITS.labels[5:25]).any()  # or the mapping back would not show
 
 
@@ -255,9 +276,7 @@ def test_quantised_images_reach_the_network_dequantised(stepped, monkeypatch):
   network = types.SimpleNamespace(facts=facts, probabilities=probabilities)
   monkeypatch.setattr(predict, "load", lambda workdir: network)
   query.ask(of(DIGITS.images), "run", stepped.manifest, MASTER)
-  values = disguiser.Disguiser(stepped.manifest.spec, MASTER).images(
-    DIGITS.images, "query", [0] * 80
-  )
+  values = noisy(DIGITS.images, stepped.manifest)
   assert given[0].dtype == np.float32
   inside = np.sort(np.abs(given[0] - values).ravel())[:-20]  # but for the few that were cut
   assert inside.max() <= stepped.manifest.error.stored
@@ -281,13 +300,16 @@ def asked(stepped, tmp_path_factory):
 
 def test_a_request_is_a_disguised_set_of_its_own(asked, stepped):
   folder, written, cut = asked
-  datasets.verify(folder, mac_key=MASTER.subkey(manifest.MAC_LABEL))
+  datasets.verify(folder)
   data = datasets.open(folder)
   assert data.manifest.sha256 == written.sha256
+  assert restore.authenticated(folder, MASTER, role="request").sha256 == written.sha256
+  assert (written.role, written.id) == ("request", stepped.manifest.id)
+  assert written.request not in (None, written.id)
   assert list(data.splits) == ["query"]
   images, labels = data.splits["query"].read(np.arange(6))
   expected, expected_cut = query.disguised(of(DIGITS.images[:6]), stepped.manifest, MASTER)
-  np.testing.assert_array_equal(images, expected)
+  np.testing.assert_array_equal(images, expected[order_of(written)])
   assert cut == expected_cut
   assert labels.tolist() == [0] * 6
   same = ("spec", "dtype", "disguised_shape", "key_fingerprint", "classes", "labels", "warnings")
@@ -303,7 +325,8 @@ def test_a_request_hides_the_names_of_files(asked):
   assert len(list(folder.iterdir())) == 6
   for path in folder.iterdir():
     assert b"Jane" not in path.read_bytes(), path
-  content = sealed.unseal(written.sealed, MASTER)
+  content = sealed.box_of(written, MASTER).unseal(written.sealed)
+  assert "canaries" not in content
   assert content["names"][5] == "patients/Jane Doe 5.png"
   assert content["class_names"] == list("0123456789")
 
@@ -323,10 +346,26 @@ def test_a_request_overwrites_nothing_and_leaves_no_half(stepped, tmp_path, monk
   assert [path.name for path in tmp_path.iterdir()] == ["there"]
 
 
+def test_two_requests_share_noise_and_not_their_order(stepped, tmp_path):
+  """An image that is asked about twice is disguised alike; where it stands says nothing."""
+  images = of(DIGITS.images[:40])
+  first, _ = query.request(images, stepped.manifest, MASTER, tmp_path / "a")
+  second, _ = query.request(images, stepped.manifest, MASTER, tmp_path / "b")
+  assert first.request != second.request and first.id == second.id
+  assert (order_of(first) != order_of(second)).any()
+  assert (order_of(first) != np.arange(40)).any()
+  stored = [
+    datasets.open(tmp_path / name).splits["query"].read(np.argsort(order_of(facts)))[0]
+    for name, facts in (("a", first), ("b", second))
+  ]
+  np.testing.assert_array_equal(*stored)
+
+
 def answer(asked, **changes):
-  ids = disguiser.label_permutation(MASTER, 10)
+  ids = streams.of(asked[1], MASTER).labels(10)
   rows = np.full((6, 10), 0.05)
   rows[np.arange(6), ids[DIGITS.labels[:6]]] = 0.55
+  rows = rows[order_of(asked[1])]
   content = {"format": "djax-answers", "version": 1, "request": asked[1].sha256, "run": {}}
   return {**content, "probabilities": rows.tolist(), **changes}
 
@@ -348,16 +387,22 @@ def rows(change):
   ("changes", "message"),
   [
     ({"request": "0" * 64}, "answers another request than"),
-    ({"format": "other"}, "must be djax-answers of version 1, got 'other' 1"),
-    ({"version": 2}, "got 'djax-answers' 2"),
-    ({"probabilities": [[0.1] * 10] * 5}, r"must be \(6, 10\), got \(5, 10\)"),
-    ({"probabilities": [[0.5] * 2] * 6}, r"must be \(6, 10\), got \(6, 2\)"),
-    ({"probabilities": rows([0.5, 0.5])}, "must be numbers, 6 x 10"),
-    ({"probabilities": rows(["x"] * 10)}, "must be numbers, 6 x 10"),
-    ({"probabilities": {"a": 1}}, "must be numbers, 6 x 10"),
+    ({"request": None}, "answers another request than"),
+    ({"format": "other"}, "must be djax-answers of version 1, got another format"),
+    ({"version": 2}, "must be djax-answers of version 1, got another format"),
+    ({"probabilities": [[0.1] * 10] * 5}, "must be 6 lists of 10 numbers"),
+    ({"probabilities": [[0.5] * 2] * 6}, "must be 6 lists of 10 numbers"),
+    ({"probabilities": rows([0.5, 0.5])}, "must be 6 lists of 10 numbers"),
+    ({"probabilities": rows("0123456789")}, "must be 6 lists of 10 numbers"),
+    ({"probabilities": {"a": 1}}, "must be 6 lists of 10 numbers"),
+    ({"probabilities": rows(["x"] * 10)}, r"must lie in 0\.\.1 and sum to 1"),
+    ({"probabilities": rows([None] + [0.0] * 8 + [1.0])}, r"must lie in 0\.\.1 and sum to 1"),
+    ({"probabilities": rows([[1.0]] + [0.0] * 9)}, r"must lie in 0\.\.1 and sum to 1"),
+    ({"probabilities": rows([True] + [False] * 9)}, r"must lie in 0\.\.1 and sum to 1"),
+    ({"probabilities": rows([10**39] + [0.0] * 9)}, r"must lie in 0\.\.1 and sum to 1"),
     ({"probabilities": rows([0.2] * 10)}, r"must lie in 0\.\.1 and sum to 1"),
     ({"probabilities": rows([-0.1, 1.1] + [0.0] * 8)}, r"must lie in 0\.\.1 and sum to 1"),
-    ({"probabilities": rows([float("nan")] * 10)}, r"must lie in 0\.\.1 and sum to 1"),
+    ({"probabilities": rows([0.1002] * 10)}, r"must lie in 0\.\.1 and sum to 1"),
   ],
 )
 def test_answers_that_do_not_fit_are_refused(asked, tmp_path, changes, message):
@@ -366,7 +411,30 @@ def test_answers_that_do_not_fit_are_refused(asked, tmp_path, changes, message):
     query.answers(asked[0], tmp_path / "a.json", MASTER)
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", "null", "[" * 100_000, "\xff"])
+def test_probabilities_rounded_on_their_way_are_taken(asked, tmp_path):
+  rounded = [[0.333, 0.333, 0.333] + [0] * 7, [1] + [0] * 9, *([[0.1] * 10] * 4)]
+  (tmp_path / "a.json").write_text(json.dumps(answer(asked, probabilities=rounded)))
+  found = query.answers(asked[0], tmp_path / "a.json", MASTER)
+  given = sorted(tuple(sorted(row.probabilities)) for row in found.rows)
+  assert given == sorted(tuple(sorted(map(float, row))) for row in rounded)
+
+
+@pytest.mark.parametrize(
+  "content",
+  [
+    "",
+    "[]",
+    "{}",
+    "null",
+    "[" * 100_000,
+    "\xff",
+    '{"format": "djax-answers", "version": 1, "request": "", "probabilities": [[NaN]]}',
+    '{"format": "djax-answers", "version": 1, "request": "", "probabilities": [[1e999]]}',
+    '{"format": "djax-answers", "version": 1, "request": "", "probabilities": [[1' + "0" * 400 + "]]}",
+    '{"format": "djax-answers", "format": "djax-answers", "version": 1, "request": "", "probabilities": []}',
+  ],
+  ids=range(10),
+)
 def test_files_that_are_no_answers_are_refused(asked, tmp_path, content):
   (tmp_path / "a.json").write_text(content, "latin-1")
   with pytest.raises(DataError, match=r"a\.json: is no answer of python -m train\.answer"):
@@ -377,7 +445,29 @@ def test_answers_need_their_request_and_key(asked, exact, tmp_path):
   (tmp_path / "a.json").write_text(json.dumps(answer(asked)))
   with pytest.raises(KeyMismatchError):
     query.answers(asked[0], tmp_path / "a.json", keys.Master(bytes(32)))
-  with pytest.raises(DataError, match=r"b\.json: cannot be read"):
+  with pytest.raises(DataError, match=r"b\.json must exist"):
     query.answers(asked[0], tmp_path / "b.json", MASTER)
-  with pytest.raises(DataError, match="must be a request, with the single split query"):
+  with pytest.raises(DataError, match="must be a request, is a dataset"):
     query.answers(exact.path, tmp_path / "a.json", MASTER)
+
+
+def test_answers_pin_their_request_where_one_is_expected(asked, tmp_path):
+  (tmp_path / "a.json").write_text(json.dumps(answer(asked)))
+  query.answers(asked[0], tmp_path / "a.json", MASTER, expect=asked[1].sha256)
+  with pytest.raises(ManifestError, match="must have the manifest 000"):
+    query.answers(asked[0], tmp_path / "a.json", MASTER, expect="0" * 64)
+
+
+def test_answers_are_read_through_the_door(asked, tmp_path):
+  (tmp_path / "a.json").write_text(json.dumps(answer(asked)))
+  (tmp_path / "link.json").symlink_to(tmp_path / "a.json")
+  os.mkfifo(tmp_path / "pipe.json")
+  with (tmp_path / "huge.json").open("wb") as file:
+    file.truncate(10 << 30)
+  for name, message in (
+    ("link.json", "is a symbolic link"),
+    ("pipe.json", "is a pipe"),
+    ("huge.json", "must have at most"),
+  ):
+    with pytest.raises(DataError, match=message):
+      query.answers(asked[0], tmp_path / name, MASTER)

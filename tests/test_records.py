@@ -177,81 +177,135 @@ def test_the_writer_writes_what_the_serialiser_would(path):
   reader.close()
 
 
-class Counted:
-  """Features that count the records TFDS had to parse."""
-
-  def __init__(self, features):
-    self.parsed = 0
-    self.to_json = features.to_json
-    self._features = features
-
-  def deserialize_example_np(self, data):
-    self.parsed += 1
-    return self._features.deserialize_example_np(data)
+@pytest.fixture
+def parsed(monkeypatch):
+  """Counts the records whose layout had to be looked at."""
+  found, real = [], records._layout
+  monkeypatch.setattr(records, "_layout", lambda data: found.append(1) or real(data))
+  return found
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "uint8"])
 @pytest.mark.parametrize("shape", [(1, 1, 1), (4, 6, 3), (12, 8, 1), (1, 16_345, 1)])
-def test_the_parser_finds_what_tfds_finds_and_asks_it_once_a_label(dtype, shape):
+@pytest.mark.parametrize("kind", [bytes, memoryview])
+def test_the_parser_finds_what_tfds_finds_and_looks_once_a_label(parsed, dtype, shape, kind):
   features = records.features(shape, dtype, 70_000)
-  counted = Counted(features)
-  parse = records.Parser(counted, shape, np.dtype(dtype), 70_000)
+  parse = records.Parser(shape, np.dtype(dtype), 70_000)
   rng = np.random.default_rng(0)
   for label in (*LABELS, *LABELS):
     data = slow_record(features, rng.integers(0, 256, shape).astype(dtype), label)
+    assert len(data) <= parse.longest
     expected = features.deserialize_example_np(data)
     image = np.empty(shape, dtype)
-    assert parse(data, image) == label == expected["label"]
+    assert parse(kind(data), image) == label == expected["label"]
     np.testing.assert_array_equal(image, expected["image"])
-  assert counted.parsed == len(LABELS)
+  # Labels that are none of a class are not remembered: there are 2^64 of them.
+  alien = sum(not 0 <= label < 70_000 for label in LABELS)
+  assert len(parsed) == len(LABELS) + alien
 
 
-def test_records_laid_out_otherwise_are_parsed_by_tfds():
-  """Of the right length, and even with the right image in the right place; features the other way round."""
-  features = records.features(SHAPE, "uint8", 10)
-  counted = Counted(features)
-  parse = records.Parser(counted, SHAPE, np.dtype("uint8"), 10)
+def message(*content):
+  """A protobuf message of fields with a length: number, then bytes."""
+  pairs = zip(content[::2], content[1::2], strict=True)
+  return b"".join(bytes([n << 3 | 2]) + number(len(x)) + x for n, x in pairs)
+
+
+def number(value):
+  found = b""
+  while value > 127:
+    found, value = found + bytes([value & 127 | 128]), value >> 7
+  return found + bytes([value])
+
+
+def example(image, label, *, names=(b"image", b"label"), packed=True, turned=False, more=b""):
+  """Serialises an Example by the document alone."""
+  value = message(1, number(label)) if packed else b"\x08" + number(label)
+  entries = [
+    message(1, names[0], 2, message(1, message(1, image))),
+    message(1, names[1], 2, message(3, value)),
+  ]
+  return message(1, b"".join(message(1, e) for e in entries[:: -1 if turned else 1]) + more)
+
+
+def test_the_two_features_may_stand_in_either_order(parsed):
+  """An early writer left it to chance. Each has its own place in what is remembered, or none."""
   images, image = arrays("uint8")[0], np.empty(SHAPE, np.uint8)
-  before, after = records.Frames(features).around(images[0].nbytes, 3)
-  usual = before + images[0].tobytes() + after
-  assert parse(usual, image) == 3
-  # The outermost field has a tag of one byte and a length of one; then come the two entries.
-  ((_, content),) = fields(usual)
-  head, entry = usual[: len(usual) - len(content)], len(content) - len(after)
-  turned = head + content[entry:] + content[:entry]
-  assert len(turned) == len(usual) and turned != usual
-  for count in (2, 3):
-    image[:] = 0
-    assert parse(turned, image) == 3
-    np.testing.assert_array_equal(image, images[0])
-    assert counted.parsed == count  # it is never taken for the rule
-  for place in (0, len(usual) - 1):
-    damaged = bytearray(usual)
-    damaged[place] ^= 1
-    if place:
-      assert parse(bytes(damaged), image) == 2
-    else:
-      with pytest.raises(Exception, match=r"."):
-        parse(bytes(damaged), image)
+  parse = records.Parser(SHAPE, np.dtype("uint8"), 10)
+  usual, other = (example(images[i].tobytes(), 3, turned=bool(i)) for i in (0, 1))
+  assert len(usual) == len(other)
+  for _ in range(3):
+    for data, expected in ((usual, images[0]), (other, images[1])):
+      image[:] = 0
+      assert parse(data, image) == 3
+      np.testing.assert_array_equal(image, expected)
+  assert len(parsed) == 1 + 3
 
 
-def test_features_of_another_writer_are_left_to_tfds():
-  import tensorflow_datasets as tfds
+@pytest.mark.parametrize(
+  "change",
+  [
+    {"names": (b"image", b"image")},
+    {"names": (b"label", b"image")},
+    {"names": (b"image", b"labels")},
+    {"names": (b"", b"label")},
+    {"packed": False},
+    {"label": 1 << 64},
+    {"more": message(1, message(1, b"image", 2, message(1, message(1, b"x"))))},
+    {"more": message(1, message(1, b"extra", 2, message(1, message(1, b"x"))))},
+    {"more": message(2, b"")},
+    {"more": b"\x0a"},
+    {"more": b"\x0a\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01"},
+    {"more": b"\x0a" + b"\xff" * 20},
+    {"image": b"short"},
+    {"image": bytes(4 * 6 * 3 + 1)},
+    {"image": b""},
+  ],
+)
+def test_records_laid_out_otherwise_are_refused(change):
+  parse, image = records.Parser(SHAPE, np.dtype("uint8"), 10), np.full(SHAPE, 7, np.uint8)
+  given = {"image": bytes(4 * 6 * 3), "label": 3, **change}
+  data = example(given.pop("image"), given.pop("label"), **given)
+  for _ in range(2):
+    with pytest.raises(ValueError, match=r"."):
+      parse(data, image)
+  assert (image == 7).all()
+  whole = example(bytes(4 * 6 * 3), 3)
+  for stop in range(len(whole)):
+    with pytest.raises(ValueError, match=r"."):
+      parse(whole[:stop], image)
+    with pytest.raises(ValueError, match=r"."):
+      parse(whole + whole[: stop + 1], image)
+  assert parse(whole, image) == 3
 
-  features = tfds.features.FeaturesDict(
-    {
-      "image": tfds.features.Tensor(shape=SHAPE, dtype=np.float32, encoding="zlib"),
-      "label": tfds.features.ClassLabel(num_classes=5),
-    }
-  )
-  counted = Counted(features)
-  parse = records.Parser(counted, SHAPE, np.dtype("float32"), 5)
-  images, labels = arrays("float32")
-  for given, label in zip(images, labels.tolist(), strict=True):
-    image = np.empty(SHAPE, np.float32)
-    assert parse(features.serialize_example({"image": given, "label": label}), image) == label
-    np.testing.assert_array_equal(image, given)
-  assert counted.parsed == len(images)
+
+def test_every_changed_byte_is_refused_or_read_as_tfds_reads_it():
+  """The old way to read is the oracle: what is taken must be what it takes."""
+  features = records.features(SHAPE, "uint8", 10)
+  images, image = arrays("uint8")[0], np.empty(SHAPE, np.uint8)
+  whole = slow_record(features, images[0], 3)
+  taken = refused = 0
+  for place in range(len(whole)):
+    for flip in (1, 2, 8, 0x40, 0x80):
+      damaged = bytearray(whole)
+      damaged[place] ^= flip
+      for parse in (records.Parser(SHAPE, np.dtype("uint8"), 10), known(whole)):
+        try:
+          label = parse(bytes(damaged), image)
+        except ValueError:
+          refused += 1
+          continue
+        taken += 1
+        expected = features.deserialize_example_np(bytes(damaged))
+        assert label == expected["label"]
+        np.testing.assert_array_equal(image, expected["image"])
+  assert taken > 2 * 5 * images[0].nbytes and refused > 100
+
+
+def known(data):
+  """A parser that has seen a record."""
+  parse = records.Parser(SHAPE, np.dtype("uint8"), 10)
+  parse(data, np.empty(SHAPE, np.uint8))
+  return parse
 
 
 def test_the_same_records_are_the_same_bytes_in_every_process(tmp_path):
@@ -302,7 +356,7 @@ def test_a_full_disk_is_one_line_and_leaves_no_file(tmp_path, limit):
   line, left = output(start(FULL, out, limit, 20)).splitlines()
   assert line == (
     f"DjaxError: {out} must be writable and have room for the disguised images, got: write() failed: "
-    "File too large. Make room and give the same command again: what is whole is kept."
+    "File too large. Make room and re-run the command: what is whole is kept."
   )
   assert left == "[]"
 

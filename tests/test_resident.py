@@ -16,7 +16,7 @@ from test_secrets import leaks, secrets_of
 
 import train
 from djax import keys
-from train import inputs, loop, models, optimizers, resident
+from train import evaluate, inputs, loop, models, optimizers, resident
 from train import state as state_lib
 from train.input_pipeline import Feed, Pipeline
 
@@ -49,7 +49,7 @@ def setting(*overrides):
   assert pipeline.steps_per_epoch == PER_EPOCH
   model = models.create(config.model, classes=10, spec=given.spec)
   optimizer = optimizers.create(config.optimizer, PER_EPOCH, 2 * PER_EPOCH)
-  mean, scale = loop._statistics(model, pipeline, given.disguised_shape)
+  mean, scale = evaluate.statistics(model, pipeline, given.disguised_shape)
   # On the host: what is donated is gone.
   state = jax.device_get(state_lib.initial(model, optimizer, jax.random.key(0), mean, scale))
   return Setting(pipeline, functools.partial(loop.update, model, optimizer, loop.Recipe(10)), state)

@@ -1,22 +1,29 @@
+import contextlib
 import dataclasses
 import hashlib
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import threading
 import zipfile
 
 import numpy as np
 import pytest
 
-from djax import datasets, keys, manifest, sources
+from djax import datasets, files, keys, manifest, sources
 from djax.errors import (
   ConfigError,
+  DataError,
   DjaxError,
   KeyMismatchError,
   ManifestError,
   NotInvertibleError,
   UnsafeError,
 )
-from djax.owner import export, restore, streams
+from djax.owner import export, query, restore, streams
 from djax.owner.plan import Request
 
 MASTER = keys.Master(bytes(range(90, 122)))
@@ -31,8 +38,12 @@ def disguised(folder, disguise, source="digits", splits=SPLITS, **options):
 
 
 def gathered(data, split, chunk=32):
+  """Returns images and labels in the order of the source."""
   pieces = list(restore.originals(data, MASTER, split, chunk=chunk))
-  return tuple(np.concatenate(arrays) for arrays in zip(*pieces, strict=True))
+  indices, images, labels = (np.concatenate(arrays) for arrays in zip(*pieces, strict=True))
+  assert sorted(indices.tolist()) == list(range(len(indices)))
+  back = np.argsort(indices)
+  return images[back], labels[back]
 
 
 @pytest.fixture(scope="module")
@@ -88,13 +99,18 @@ def test_bytes_come_back_as_they_were_and_load_again(tmp_path, disguise):
     np.testing.assert_array_equal(back.labels, was.labels)
     assert back.class_names == was.class_names
     _, stored = data.splits[split].read(np.arange(len(was.labels)))
-    assert (stored != was.labels).any()  # they had been permuted
+    (whole,) = restore.originals(data, MASTER, split, chunk=1000)
+    assert (stored != was.labels[whole.indices]).any()  # they had been permuted
+    assert (whole.indices != np.arange(len(was.labels))).mean() > 0.8  # so had the records
+    np.testing.assert_array_equal(whole.labels, was.labels[whole.indices])
 
 
 def test_plain_labels_come_back_too(tmp_path):
   data = disguised(tmp_path / "data", RMT, plain_labels=True)
   was = sources.load("digits", SPLITS["test"])
-  np.testing.assert_array_equal(data.splits["test"].read(np.arange(30))[1], was.labels)
+  (whole,) = restore.originals(data, MASTER, "test", chunk=1000)
+  stored = data.splits["test"].read(np.arange(30))[1]
+  np.testing.assert_array_equal(stored, was.labels[whole.indices])
   np.testing.assert_array_equal(gathered(data, "test")[1], was.labels)
 
 
@@ -120,9 +136,9 @@ def test_the_bound_in_the_manifest_holds_and_means_something(tmp_path, options, 
   worst = 0
   for split, part in SPLITS.items():
     was = sources.load("digits", part).images
-    subkey = MASTER.subkey(streams.label("noise", facts.spec, split))
     count = int(np.prod(facts.disguised_shape))
-    drawn = streams.uniforms(subkey, was, range(len(was)), count=count).astype(np.float64)
+    of = streams.of(facts, MASTER)
+    drawn = of.noise(was, was, split, range(len(was)), 0, count).astype(np.float64)
     noise = noise_level * (drawn.reshape(-1, *facts.disguised_shape)[:, :8, :8] - 0.5)
     assert abs(noise).max() <= facts.error.noise
     worst = max(worst, np.abs(gathered(data, split)[0] - was - noise).max())
@@ -156,17 +172,19 @@ def test_only_view_0_comes_back(tmp_path):
 @pytest.mark.parametrize("chunk", [1, 7, 90, 1000])
 def test_the_size_of_chunks_changes_nothing(noisy, chunk):
   pieces = list(restore.originals(noisy, MASTER, "train", chunk=chunk))
-  assert max(len(labels) for _, labels in pieces) == min(chunk, 90)
+  # A chunk lies in one shard: the split has three, of 40, 40 and 10 records.
+  expected = [min(chunk, of - start) for of in (40, 40, 10) for start in range(0, of, chunk)]
+  assert [len(piece.labels) for piece in pieces] == expected
   for mine, other in zip(gathered(noisy, "train", chunk), gathered(noisy, "train"), strict=True):
     np.testing.assert_allclose(mine, other, atol=1e-4)
 
 
 def test_files_are_written_chunk_by_chunk(noisy, tmp_path, monkeypatch):
   restore.to_npz(noisy, MASTER, tmp_path / "one.npz")
-  monkeypatch.setattr(restore, "_CHUNK_BYTES", 7 * 4 * 64)
+  monkeypatch.setattr(restore, "_CHUNK_BYTES", 8 * 4 * 64)
   seen = []
   restore.to_npz(noisy, MASTER, tmp_path / "many.npz", progress=lambda *x: seen.append(x))
-  assert seen[:3] == [(7, 120), (14, 120), (21, 120)] and seen[-1] == (120, 120)
+  assert seen[:3] == [(8, 120), (16, 120), (24, 120)] and seen[-1] == (120, 120)
   assert (tmp_path / "one.npz").read_bytes() == (tmp_path / "many.npz").read_bytes()
   with zipfile.ZipFile(tmp_path / "many.npz") as archive:
     assert archive.testzip() is None
@@ -277,18 +295,132 @@ def mend(folder):
   (folder / manifest.MAC_FILE).write_bytes(first + f"sha256 {digest}\n".encode())
 
 
-@pytest.mark.parametrize(("write", "name"), WRITERS)
-def test_a_manifest_that_was_tampered_with_is_refused(copied, tmp_path, write, name):
-  path = copied.path / manifest.FILE
+def tamper(folder):
+  """Changes a manifest, and leaves it damaged."""
+  path = folder / manifest.FILE
   facts = json.loads(path.read_bytes())
   facts["warnings"] = []
   path.write_text(json.dumps(facts))
-  refused(write, copied, MASTER, tmp_path / name, ManifestError, "checksum does not hold")
+
+
+@pytest.mark.parametrize(("write", "name"), WRITERS)
+def test_a_manifest_that_was_tampered_with_is_refused(copied, tmp_path, write, name):
+  tamper(copied.path)
+  with pytest.raises(ManifestError, match="checksum does not hold"):
+    datasets.open(copied.path)
   mend(copied.path)
   datasets.verify(copied.path)  # without the key it goes unseen
-  refused(write, copied, MASTER, tmp_path / name, ManifestError, "was not written with this key")
+  forged = datasets.open(copied.path)
+  refused(write, forged, MASTER, tmp_path / name, ManifestError, "was not written with this key")
   with pytest.raises(ManifestError, match="was not written with this key"):
-    restore.originals(copied, MASTER, "train", chunk=1)
+    restore.originals(forged, MASTER, "train", chunk=1)
+  with pytest.raises(ManifestError, match="was not written with this key"):
+    restore.authenticated(copied.path, MASTER)
+
+
+@pytest.mark.parametrize(("write", "name"), WRITERS)
+def test_what_was_authenticated_is_used_and_not_what_lies_there_since(
+  copied, tmp_path, write, name
+):
+  """Nothing is read twice, so a manifest exchanged after it was read has no effect, forged or not."""
+  write(copied, MASTER, tmp_path / f"a{name}")
+  other = disguised(tmp_path / "other", {"scheme": "permutation", "block_size": 4})
+  for file in (manifest.FILE, manifest.MAC_FILE):
+    shutil.copyfile(other.path / file, copied.path / file)
+  assert datasets.open(tmp_path / "other").manifest.sha256 == other.manifest.sha256
+  write(copied, MASTER, tmp_path / f"b{name}")
+  assert files_of(tmp_path / f"b{name}") == files_of(tmp_path / f"a{name}")
+  tamper(copied.path)
+  write(copied, MASTER, tmp_path / f"c{name}")
+  assert files_of(tmp_path / f"c{name}") == files_of(tmp_path / f"a{name}")
+
+
+def test_a_manifest_exchanged_while_it_is_read_is_never_taken(noisy, tmp_path):
+  """Two directories that are swapped in a loop: what comes back is the one or the other, whole and authenticated."""
+  forged = tmp_path / "forged"
+  shutil.copytree(noisy.path, forged)
+  tamper(forged)
+  mend(forged)
+  link, taken, stop = tmp_path / "link", [], threading.Event()
+  link.symlink_to(noisy.path)
+
+  def swap():
+    turn = 0
+    while not stop.is_set():
+      turn += 1
+      (tmp_path / "next").symlink_to(noisy.path if turn % 2 else forged)
+      os.replace(tmp_path / "next", link)
+
+  thread = threading.Thread(target=swap)
+  thread.start()
+  try:
+    outcomes = {"taken": 0, "refused": 0}
+    for _ in range(1000):
+      try:
+        taken.append(restore.authenticated(link, MASTER))
+        outcomes["taken"] += 1
+      except ManifestError:
+        outcomes["refused"] += 1
+  finally:
+    stop.set()
+    thread.join()
+  assert min(outcomes.values()) > 10  # both were met
+  assert {facts.sha256 for facts in taken} == {noisy.manifest.sha256}
+  assert all(facts.warnings == noisy.manifest.warnings for facts in taken)
+
+
+@pytest.mark.parametrize(("write", "name"), WRITERS)
+def test_a_shard_exchanged_after_it_was_verified_is_not_used(
+  copied, tmp_path, monkeypatch, write, name
+):
+  """An authentic shard of another data set, of the same length: put there once every byte was verified."""
+  other = disguised(tmp_path / "other", {**RMT, "noise_level": 25.0}, originals_per_shard=40)
+  real = datasets.verify
+
+  def verify_then_swap(*args, **options):
+    found = real(*args, **options)
+    for mine, theirs in zip(
+      datasets.shards(copied.manifest), datasets.shards(other.manifest), strict=True
+    ):
+      assert mine.bytes == theirs.bytes
+      shutil.copyfile(other.path / theirs.file, copied.path / mine.file)
+    return found
+
+  monkeypatch.setattr(datasets, "verify", verify_then_swap)
+  refused(write, copied, MASTER, tmp_path / name, DataError, "its SHA-256 is not the recorded one")
+
+
+@pytest.mark.parametrize(("write", "name"), WRITERS)
+def test_a_shard_exchanged_while_it_is_read_changes_nothing(copied, tmp_path, write, name):
+  write(copied, MASTER, tmp_path / f"a{name}")
+  shards = [copied.path / shard.file for shard in datasets.shards(copied.manifest)]
+  seen = []
+
+  def swap(done, total):
+    # The shard that is being read: written over in place, and its name given to another file.
+    seen.append(done)
+    first = shards[0]
+    if done <= 40 and first.exists():
+      first.write_bytes(bytes(first.stat().st_size))
+      first.unlink()
+
+  with monkeypatched_chunks(7):
+    write(copied, MASTER, tmp_path / f"b{name}", progress=swap)
+  assert len(seen) > 10
+  assert files_of(tmp_path / f"b{name}") == files_of(tmp_path / f"a{name}")
+
+
+@contextlib.contextmanager
+def monkeypatched_chunks(originals):
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(restore, "_CHUNK_BYTES", originals * 4 * 64)
+    yield
+
+
+def files_of(path):
+  """Returns every file below a path, or the file itself, by relative name."""
+  every = path.rglob("*") if path.is_dir() else [path]
+  return {str(x.relative_to(path)): x.read_bytes() for x in every if x.is_file()}
 
 
 @pytest.mark.parametrize(("write", "name"), WRITERS)
@@ -339,7 +471,7 @@ def test_an_interrupted_restore_leaves_nothing(noisy, tmp_path, write, name):
 
   with pytest.raises(KeyboardInterrupt):
     write(noisy, MASTER, tmp_path / name, progress=stop)
-  assert len(there) == 1 and there[0].startswith(f"{name}.") and there[0].endswith(".tmp")
+  assert there == [files.temporary_of(tmp_path / name).name]
   assert not list(tmp_path.iterdir())
 
 
@@ -348,10 +480,125 @@ def test_what_appears_meanwhile_is_not_overwritten(noisy, tmp_path, write, name)
   def other(done, total):
     (tmp_path / name).write_text("mine")
 
-  with pytest.raises(UnsafeError, match="appeared meanwhile"):
+  with pytest.raises(UnsafeError, match="exists and is not overwritten"):
     write(noisy, MASTER, tmp_path / name, progress=other)
   assert [path.name for path in tmp_path.iterdir()] == [name]
   assert (tmp_path / name).read_text() == "mine"
+
+
+@pytest.mark.parametrize("umask", [0, 0o022, 0o777])
+@pytest.mark.parametrize(("write", "name"), WRITERS)
+def test_originals_are_for_the_owner_alone_whatever_the_umask(
+  noisy, tmp_path, write, name, umask
+):
+  seen = set()
+
+  def look(done, total):
+    for path in tmp_path.rglob("*"):
+      seen.add((path.is_dir(), path.stat().st_mode & 0o777))
+
+  before = os.umask(umask)
+  try:
+    with monkeypatched_chunks(30):
+      write(noisy, MASTER, tmp_path / name, progress=look)
+  finally:
+    os.umask(before)
+  look(0, 0)
+  assert seen == ({(False, 0o600)} if name.endswith("npz") else {(False, 0o600), (True, 0o700)})
+
+
+KILLED = """
+import os, signal, sys
+from djax import datasets, keys
+from djax.owner import restore
+restore._CHUNK_BYTES = 10 * 4 * 64
+def progress(done, total):
+  if done >= 60:
+    os.kill(os.getpid(), signal.SIGKILL)
+write = restore.to_npz if sys.argv[2].endswith(".npz") else restore.to_folder
+write(datasets.open(sys.argv[1]), keys.Master(bytes(range(90, 122))), sys.argv[2], progress=progress)
+"""
+
+
+@pytest.mark.parametrize(("write", "name"), WRITERS)
+def test_what_a_killed_restore_leaves_is_private_and_the_next_call_clears_it(
+  noisy, tmp_path, write, name
+):
+  target = tmp_path / name
+  done = subprocess.run([sys.executable, "-c", KILLED, str(noisy.path), str(target)])
+  assert done.returncode == -signal.SIGKILL
+  (left,) = tmp_path.iterdir()
+  assert left == files.temporary_of(target)
+  for path in (left, *left.rglob("*")):
+    assert path.stat().st_mode & 0o077 == 0, path
+  if left.is_dir():
+    assert len(list(left.rglob("*.png"))) >= 50
+  write(noisy, MASTER, target)
+  assert list(tmp_path.iterdir()) == [target]
+  write(noisy, MASTER, tmp_path / f"again{name}")
+  assert files_of(target) == files_of(tmp_path / f"again{name}")
+
+
+@pytest.mark.parametrize(("write", "name"), WRITERS)
+def test_a_disk_that_fills_up_leaves_nothing_and_ends_in_one_line(
+  noisy, tmp_path, monkeypatch, write, name
+):
+  """Also in the file in which the records are put in order: written through a memory map, it would end the process."""
+  monkeypatch.setattr(restore, "_check_room", lambda *_: None)
+  with tiny_disk(tmp_path / "disk", 1):
+    ballast = tmp_path / "disk" / "ballast"
+    ballast.write_bytes(bytes((1 << 20) - 4096))
+    for _ in range(2):
+      with pytest.raises(OSError, match="No space left on device"):
+        write(noisy, MASTER, tmp_path / "disk" / name)
+      assert list((tmp_path / "disk").iterdir()) == [ballast]
+    ballast.unlink()
+    write(noisy, MASTER, tmp_path / "disk" / name)
+
+
+@contextlib.contextmanager
+def tiny_disk(folder, megabytes):
+  folder.mkdir()
+  mounted = subprocess.run(
+    ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(folder)],
+    capture_output=True,
+    check=False,
+  )
+  if mounted.returncode:
+    pytest.skip("needs the right to mount a tmpfs")
+  try:
+    yield
+  finally:
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@pytest.mark.parametrize(("write", "name"), WRITERS)
+def test_another_manifest_than_the_one_expected_is_refused(noisy, tmp_path, write, name):
+  write(noisy, MASTER, tmp_path / name, expect=noisy.manifest.sha256.upper())
+  with pytest.raises(ManifestError, match=f"must have the manifest {'0' * 64}, has"):
+    write(noisy, MASTER, tmp_path / f"b{name}", expect="0" * 64)
+  assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_a_role_is_authenticated_with_the_rest(noisy, tmp_path):
+  images = sources.load("digits", "test[:3]").images
+  asked = query.Query(images, ("a", "b", "c"))
+  facts, _ = query.request(asked, noisy.manifest, MASTER, tmp_path / "request")
+  assert (facts.role, facts.id) == ("request", noisy.manifest.id)
+  assert restore.authenticated(tmp_path / "request", MASTER, role="request").sha256 == facts.sha256
+  with pytest.raises(ManifestError, match="must be a dataset, is a request"):
+    restore.authenticated(tmp_path / "request", MASTER)
+  with pytest.raises(ManifestError, match="must be a request, is a dataset"):
+    restore.authenticated(noisy.path, MASTER, role="request")
+  for write, name in WRITERS:
+    with pytest.raises(ManifestError, match="must be a dataset, is a request"):
+      write(datasets.open(tmp_path / "request"), MASTER, tmp_path / name)
+  # Under the subkey of the one role, the other one's manifest is a forgery.
+  swapped = manifest.read(noisy.path)
+  key = MASTER.owner().subkey("manifest|request")
+  with pytest.raises(ManifestError, match="was not written with this key"):
+    manifest.authenticate(swapped, mac_key=key, where=noisy.path)
+  assert restore.mac_key(swapped, MASTER) == MASTER.owner().subkey("manifest|dataset")
 
 
 def test_authenticated_returns_the_manifest_of_a_run_directory(noisy, tmp_path):

@@ -9,21 +9,35 @@ import pytest
 from scipy import stats
 
 from djax import keys, samplers
-from djax.owner import disguiser, streams
+from djax.manifest import Manifest
+from djax.owner import streams
 
 VECTORS = json.loads(
   (pathlib.Path(__file__).parent / "vectors" / "record-streams.json").read_text()
 )
 SECRET = bytes(range(32))
 SPEC = {"scheme": "rmt", "image_shape": [4, 5, 2], "block_size": 2, "noise_level": 25.0}
+ID = "00112233445566778899aabbccddeeff"
+ALONE = {"count": 1, "crop": 0, "flip": False, "together": True}
+VIEWS = {"count": 3, "crop": 2, "flip": True, "together": False}
 
 
-# A slow twin of docs/key-format.md, sections 2, 3 and 7: hashlib, integers and Python floats only.
+# A slow twin of docs/key-format.md, sections 2, 3, 7 and 8: hashlib, integers and Python floats only.
 
 
-def twin_subkey(secret, label):
-  extracted = hmac.digest(b"djax/djx1/salt", secret, "sha256")
-  return hmac.digest(extracted, b"djx1|" + label.encode() + b"\x01", "sha256")
+def twin_subkey(secret, label, expansion="djx1"):
+  extracted = hmac.digest(f"djax/{expansion}/salt".encode(), secret, "sha256")
+  return hmac.digest(extracted, f"{expansion}|{label}".encode() + b"\x01", "sha256")
+
+
+def twin_spec_hash(spec):
+  text = json.dumps(spec, sort_keys=True, separators=(",", ":"))
+  return hashlib.sha256(text.encode()).hexdigest()
+
+
+def twin_data_set(master, dataset_id=ID, spec=SPEC):
+  """The secret of a data set under djx2."""
+  return twin_subkey(master, f"data set|{dataset_id}|{twin_spec_hash(spec)}", "djx2")
 
 
 def twin_block(key, counter, nonce):
@@ -40,22 +54,46 @@ def twin_block(key, counter, nonce):
   return struct.pack("<16I", *((a + b) % 2**32 for a, b in zip(x, start, strict=True)))
 
 
+def twin_stream(key, length):
+  return b"".join(twin_block(key, i, bytes(12)) for i in range(-(-length // 64)))[:length]
+
+
 def twin_label(purpose, spec, split):
-  text = json.dumps(spec, sort_keys=True, separators=(",", ":"))
-  return f"{purpose}|{hashlib.sha256(text.encode()).hexdigest()[:16]}|{split}"
+  return f"{purpose}|{twin_spec_hash(spec)[:16]}|{split}"
 
 
-def twin_uniforms(secret, purpose, spec, split, pixels, index, view, count):
+def twin_record(key, pixels, index, view, count):
+  """What is drawn for a record under a subkey."""
   place = struct.pack("<QI", index, view)
   nonce = hashlib.sha256(place + hashlib.sha256(pixels).digest()).digest()[:12]
-  key = twin_subkey(secret, twin_label(purpose, spec, split))
   stream = b"".join(twin_block(key, i, nonce) for i in range(-(-count // 16)))
   return [(word >> 8) * 2.0**-24 for word in struct.unpack_from(f"<{count}I", stream)]
 
 
-def twin_label_permutation(secret, classes):
-  key = twin_subkey(secret, f"labels|{classes}")
-  stream = b"".join(twin_block(key, i, bytes(12)) for i in range(2 + classes // 4))
+def twin_uniforms(secret, purpose, spec, split, pixels, index, view, count):
+  key = twin_subkey(secret, twin_label(purpose, spec, split))
+  return twin_record(key, pixels, index, view, count)
+
+
+def twin_how(views):
+  return f"{views['count']}|{views['crop']}|{1 if views['flip'] else 0}"
+
+
+def twin_order(secret, role, own_id, split, originals, views, together):
+  """docs/format.md, section 1: place by place, the smallest word that is left."""
+  name = f"order|{role}|{own_id}" if own_id else f"order|{role}"
+  count = originals if together else originals * views
+  key = twin_subkey(secret, f"{name}|{split}|{count}", "djx2")
+  words = struct.unpack(f"<{count}Q", twin_stream(key, 8 * count))
+  order = [place for _, place in sorted(zip(words, range(count), strict=True))]
+  if together:
+    order = [original * views + view for original in order for view in range(views)]
+  return order
+
+
+def twin_label_permutation(secret, classes, expansion="djx1"):
+  key = twin_subkey(secret, f"labels|{classes}", expansion)
+  stream = twin_stream(key, 64 * (2 + classes // 4))
   words = iter(struct.unpack(f"<{len(stream) // 8}Q", stream))
   perm = list(range(classes))
   for i in range(classes - 1, 0, -1):
@@ -175,6 +213,151 @@ def test_images_and_indices_must_be_as_many():
     drawn(originals(3), [0, 1])
 
 
+# djx2: what a data set draws.
+
+
+def data_set(*, dataset_id=ID, spec=SPEC, master=SECRET):
+  return keys.Master(master).data_set(dataset_id, spec)
+
+
+def current(*, role="dataset", views=ALONE, own_id=None, **of):
+  return streams.Current(data_set(**of), role=role, views=views, own_id=own_id)
+
+
+@pytest.mark.parametrize("label", ["perm|64", "rmt|0|4", "sealed|dataset", ""])
+def test_subkeys_and_streams_of_a_data_set_equal_the_twin(label):
+  secret = twin_data_set(SECRET)
+  assert keys.secret_bytes(data_set()) == secret
+  assert data_set().subkey(label) == twin_subkey(secret, label, "djx2")
+  stream = twin_stream(twin_subkey(secret, label, "djx2"), 200)
+  assert data_set().read(label, 200) == stream
+  owner = keys.Master(SECRET).owner()
+  assert owner.subkey(label) == twin_subkey(SECRET, f"owner|{label}", "djx2")
+
+
+@pytest.mark.parametrize("role", ["dataset", "request"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+@pytest.mark.parametrize("views", [ALONE, VIEWS])
+def test_noise_and_views_equal_the_twin(role, dtype, views):
+  given, images = originals(dtype=dtype), originals(dtype=dtype)[::-1].copy()
+  indices = [0, 7, 2**40 + 1]
+  drawn_from, secret = current(role=role, views=views), twin_data_set(SECRET)
+  noise = drawn_from.noise(given, images, "test", indices, 2, 40)
+  shifts = drawn_from.views(given, "test", indices, 2)
+  how = f"{role}|test|{twin_how(views)}"
+  form = "<f4" if dtype == np.float32 else "u1"
+  for row in range(3):
+    key = twin_subkey(secret, f"noise|{how}", "djx2")
+    pixels = images[row].astype(form).tobytes()
+    assert noise[row].tolist() == twin_record(key, pixels, indices[row], 2, 40)
+    key = twin_subkey(secret, f"views|{how}", "djx2")
+    pixels = given[row].astype(form).tobytes()
+    assert shifts[row].tolist() == twin_record(key, pixels, indices[row], 2, 3)
+
+
+@pytest.mark.parametrize("classes", [2, 3, 10, 100])
+def test_labels_of_a_data_set_equal_the_twin(classes):
+  expected = twin_label_permutation(twin_data_set(SECRET), classes, "djx2")
+  assert current().labels(classes).tolist() == expected
+  # Those of the key would be every data set's.
+  old = streams.Old(SPEC, keys.Master(SECRET)).labels(100)
+  assert current().labels(100).tolist() != old.tolist()
+
+
+@pytest.mark.parametrize("together", [False, True])
+@pytest.mark.parametrize(("originals", "views"), [(1, 1), (7, 1), (50, 1), (20, 3), (1, 5)])
+def test_order_equals_the_twin(together, originals, views):
+  for role, own_id in (("dataset", None), ("request", "f" * 32)):
+    how = {**VIEWS, "count": views, "together": together}
+    found = current(role=role, own_id=own_id, views=how).order("train", originals, views)
+    secret = twin_data_set(SECRET)
+    assert found.dtype == np.int64
+    expected = twin_order(secret, role, own_id, "train", originals, views, together)
+    assert found.tolist() == expected
+    assert sorted(expected) == list(range(originals * views))
+
+
+def test_order_keeps_equal_words_in_their_own_order(monkeypatch):
+  monkeypatch.setattr(keys.Streams, "read", lambda self, label, count: bytes(count))
+  assert current().order("train", 6, 1).tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def test_views_side_by_side_move_as_one():
+  order = current(views={**VIEWS, "together": True}).order("train", 40, 3)
+  assert (order[::3] % 3 == 0).all()
+  assert (order[1::3] == order[::3] + 1).all() and (order[2::3] == order[::3] + 2).all()
+  assert (np.diff(order[::3]) != 3).mean() > 0.8
+  apart = current(views=VIEWS).order("train", 40, 3) // 3
+  assert (apart[1:] == apart[:-1]).mean() < 0.2
+
+
+def noises(**changes):
+  """What a record draws, under changed circumstances."""
+  images = changes.pop("images", originals(1))
+  where = {"split": "train", "index": 5, "view": 1, **changes.pop("where", {})}
+  given = changes.pop("given", originals(1))
+  drawn_from = current(**{"views": VIEWS, **changes})
+  return drawn_from.noise(given, images, where["split"], [where["index"]], where["view"], 40)
+
+
+def test_noise_of_a_data_set_changes_with_all_that_makes_a_record():
+  one_pixel = originals(1)
+  one_pixel[0, 3, 4, 1] ^= 1
+  variants = {
+    "itself": noises(),
+    "id": noises(dataset_id="0" * 32),
+    "option": noises(spec={**SPEC, "noise_level": 50.0}),
+    "key": noises(master=bytes(32)),
+    "role": noises(role="request"),
+    "number of views": noises(views={**VIEWS, "count": 2}),
+    "crop": noises(views={**VIEWS, "crop": 1}),
+    "flip": noises(views={**VIEWS, "flip": False}),
+    "split": noises(where={"split": "test"}),
+    "index": noises(where={"index": 6}),
+    "view": noises(where={"view": 2}),
+    "pixel of the view": noises(images=one_pixel),
+    "dtype": noises(images=originals(1).astype(np.float32)),
+  }
+  seen = {}
+  for name, found in variants.items():
+    for other, before in seen.items():
+      assert (found == before).sum() <= 2, (name, other)
+    seen[name] = found
+  # The original is not what the noise is added to; how views are laid out changes no record.
+  np.testing.assert_array_equal(noises(given=one_pixel), variants["itself"])
+  np.testing.assert_array_equal(noises(views={**VIEWS, "together": True}), variants["itself"])
+  # A request's own id gives it another order, not another noise: an image is not asked about twice with two.
+  np.testing.assert_array_equal(noises(role="request", own_id="a" * 32), variants["role"])
+
+
+def test_of_takes_the_derivation_from_the_manifest():
+  master = keys.Master(SECRET)
+  fields = {name: None for name in Manifest.__dataclass_fields__}
+  fields |= {"spec": SPEC, "views": VIEWS}
+  old = streams.of(Manifest(**{**fields, "version": 1, "id": ""}), master)
+  assert old.read("perm|4", 40) == master.read("perm|4", 40)
+  assert old.order("train", 4, 2).tolist() == list(range(8))
+  facts = {**fields, "version": 2, "id": ID}
+  new = streams.of(Manifest(**{**facts, "role": "dataset", "request": None}), master)
+  assert new.read("perm|4", 40) == data_set().read("perm|4", 40)
+  expected = current(views=VIEWS).order("train", 40, 3)
+  assert new.order("train", 40, 3).tolist() == expected.tolist()
+  asked = streams.of(Manifest(**{**facts, "role": "request", "request": "b" * 32}), master)
+  assert asked.read("perm|4", 40) == new.read("perm|4", 40)
+  expected = current(role="request", own_id="b" * 32, views=VIEWS).order("query", 40, 3)
+  assert asked.order("query", 40, 3).tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("images_differ", [False, True])
+def test_old_noise_is_of_the_original_whatever_the_view_shows(images_differ):
+  """As docs/key-format.md, section 7, has it: directories of version 1 hold such noise."""
+  given = originals()
+  images = given[::-1].copy() if images_differ else given
+  old = streams.Old(SPEC, keys.Master(SECRET))
+  found = old.noise(given, images, "train", range(3), 1, 40)
+  np.testing.assert_array_equal(found, drawn(given, range(3), view=1))
+
+
 def is_uniform(values):
   """Whether values pass for uniform on [0, 1) in steps of 2^-24; a true sampler fails once in 10^6 seeds.
 
@@ -254,7 +437,54 @@ def test_golden_uniforms_hold_for_the_module_and_the_twin(vector):
 def test_golden_label_permutations_hold_for_the_module_and_the_twin(vector):
   master = keys.Master(bytes.fromhex(vector["secret"]))
   assert vector["label"] == f"labels|{vector['n']}"
-  assert disguiser.label_permutation(master, vector["n"]).tolist() == vector["expect"]
+  assert streams.Old(SPEC, master).labels(vector["n"]).tolist() == vector["expect"]
   words = samplers.Words(master.read, vector["label"])
   assert samplers.permutation(words, vector["n"]).tolist() == vector["expect"]
   assert twin_label_permutation(bytes.fromhex(vector["secret"]), vector["n"]) == vector["expect"]
+
+
+# Golden vectors of djx2; the rest of them are in tests/test_keys.py and tests/test_sealed.py.
+
+
+def djx2(*calls):
+  path = pathlib.Path(__file__).parent / "vectors" / "djx2.json"
+  return [v for v in json.loads(path.read_text())["vectors"] if v["call"] in calls]
+
+
+def twin_secret(vector):
+  secret = bytes.fromhex(vector["secret"])
+  return twin_data_set(secret, vector["id"], vector["spec"])
+
+
+@pytest.mark.parametrize("vector", djx2("djx2-noise", "djx2-views"), ids=lambda v: v["name"])
+def test_the_twin_gives_the_golden_record_streams(vector):
+  purpose = vector["call"].removeprefix("djx2-")
+  label = f"{purpose}|{vector['role']}|{vector['split']}|{twin_how(vector['views'])}"
+  key = twin_subkey(twin_secret(vector), label, "djx2")
+  pixels = bytes.fromhex(vector["image" if purpose == "noise" else "original"])
+  found = twin_record(key, pixels, vector["index"], vector["view"], len(vector["expect"]))
+  assert [x.hex() for x in found] == vector["expect"]
+
+
+@pytest.mark.parametrize("vector", djx2("djx2-order"), ids=lambda v: v["name"])
+def test_the_twin_gives_the_golden_orders(vector):
+  views = vector["views"]
+  names = (vector["role"], vector.get("request"), vector["split"])
+  found = twin_order(
+    twin_secret(vector), *names, vector["originals"], views["count"], views["together"]
+  )
+  assert found == vector["expect"]
+
+
+@pytest.mark.parametrize("vector", djx2("djx2-labels"), ids=lambda v: v["name"])
+def test_the_twin_gives_the_golden_label_permutations(vector):
+  found = twin_label_permutation(twin_secret(vector), vector["classes"], "djx2")
+  assert found == vector["expect"]
+
+
+def test_golden_vectors_cover_both_roles_and_all_that_is_drawn():
+  for calls in (("djx2-noise",), ("djx2-views",), ("djx2-order",)):
+    assert {v["role"] for v in djx2(*calls)} == {"dataset", "request"}
+  assert {v["dtype"] for v in djx2("djx2-noise")} == {"uint8", "<f4"}
+  assert {v["views"]["together"] for v in djx2("djx2-order")} == {False, True}
+  assert {v["classes"] for v in djx2("djx2-labels")} >= {2, 10, 100}

@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from djax import escape
 from djax.errors import ConfigError, nearest
 from train import terminal
 
@@ -23,6 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Exit code: 0 ok, 1 failed, 2 usage or config, 3 key, 4 data, 5 refused for safety, 143/130 after a signal.
   """
   given = sys.argv[1:] if argv is None else list(argv)
+  escape.never_fail(sys.stdout)
   return terminal.guarded(lambda: _main(given), place="the run directory")
 
 
@@ -53,7 +55,7 @@ def _main(argv: list[str]) -> int:
     master = keyfile.read(flags.key, passphrase=keyfile.find_passphrase(flags.passphrase_file))
   stem = Path(flags.config).stem
   workdir = Path(flags.workdir or f"runs/{time.strftime('%Y%m%d-%H%M%S')}_{stem}")
-  print(f"run directory: {workdir}", file=sys.stderr)
+  print(f"run directory: {escape.for_terminal(str(workdir))}", file=sys.stderr)
 
   import train
 
@@ -146,7 +148,8 @@ def _summary(result: dict, workdir: Path) -> str:
   else:
     lines.append(f"originals and disguises  {picture}  (shows originals: keep it)")
   lines.append(f"everything else          {workdir}")
-  return "\n".join(lines)
+  # The fingerprint is that of the directory's manifest, which nobody authenticates here.
+  return "\n".join(map(escape.for_terminal, lines))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ probability for each label id; what the ids mean only the owner knows.
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +13,8 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from djax.errors import ConfigError, DataError, KeyMismatchError, UnsafeError
+from djax import files
+from djax.errors import ConfigError, DataError, KeyMismatchError
 from train import terminal
 
 __all__ = ["answer", "main"]
@@ -52,15 +52,10 @@ def _main(argv: list[str]) -> int:
     return 0
   flags = parser.parse_args(argv)
   out = Path(flags.out).expanduser()
-  _check_new(out)
+  files.check_new(out)
   found = answer(flags.run, flags.request)
-  temporary = out.with_name(out.name + ".tmp")
-  try:
-    temporary.write_text(json.dumps(found, allow_nan=False) + "\n")
-    _check_new(out)
-    os.replace(temporary, out)
-  finally:
-    temporary.unlink(missing_ok=True)
+  with files.new_file(out) as file:
+    file.write(json.dumps(found, allow_nan=False).encode() + b"\n")
   terminal.say(f"answered {len(found['probabilities'])} images: {out}")
   return 0
 
@@ -124,11 +119,6 @@ def _check_same(run: str | Path, ours: dict[str, Any], request: Any) -> None:
     raise ConfigError(
       f"the request must be disguised as the images of {run} were: {shown}. Ask its owner for such a request."
     )
-
-
-def _check_new(path: Path) -> None:
-  if path.exists():
-    raise UnsafeError(f"{path} exists and is not overwritten. Give another --out.")
 
 
 if __name__ == "__main__":

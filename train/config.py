@@ -14,11 +14,58 @@ from ml_collections import ConfigDict
 
 import configs
 from configs import base
-from djax import schemes
+from djax import foreign, schemes
 from djax.errors import ConfigError, DataError, nearest
 from djax.sources import Images
 
-__all__ = ["check", "check_data", "leaves", "load", "make_scheme", "override", "shipped", "twin"]
+__all__ = [
+  "check",
+  "check_data",
+  "check_stored",
+  "from_json",
+  "leaves",
+  "load",
+  "make_scheme",
+  "override",
+  "shipped",
+  "twin",
+]
+
+_SEED = 2**63 - 1  # the largest that JAX takes
+_LONGEST_TEXT, _LONGEST_NAME = 4096, 64  # characters
+_ANY = float("-inf")  # where the scheme itself says what is too small
+# Of a field, the least and the greatest value: far above what has a use, they keep made-up configs from filling memory.
+_BOUNDS: dict[str, tuple[float, float]] = {
+  "seed": (0, _SEED),
+  "data.image_size": (0, 1 << 14),
+  "data.memory_gb": (0, 1e6),
+  "disguise.block_size": (_ANY, 1 << 14),
+  "disguise.noise_level": (_ANY, 1e6),
+  "disguise.unit_pixels": (_ANY, 1 << 14),
+  "disguise.k": (_ANY, 1 << 10),
+  "disguise.public_k": (_ANY, 1 << 10),
+  "disguise.patch": (_ANY, 1 << 10),
+  "disguise.hidden": (_ANY, 1 << 14),
+  "disguise.depth": (_ANY, 64),
+  "disguise.experiment_seed": (0, _SEED),
+  "augment.views": (1, 1 << 14),
+  "augment.test_views": (1, 1 << 14),
+  "augment.crop": (0, 1 << 14),
+  "augment.rotate": (0, 360),
+  "augment.scale": (0, 10),
+  "augment.shear": (0, 1 << 10),
+  "augment.mixup": (0, 1e6),
+  "model.width": (1, 1 << 14),
+  "model.depth": (1, 64),
+  "model.patch": (0, 1 << 10),
+  "model.stem_rank": (0, 1 << 12),
+  "optimizer.learning_rate": (0, 1e6),
+  "optimizer.warmup_epochs": (0, 1e5),
+  "optimizer.weight_decay": (0, 1e6),
+  "train.epochs": (1, 10**5),
+  "train.batch_size": (1, 1 << 20),
+  "train.checkpoint_every_steps": (1, 10**9),
+}
 
 
 def shipped() -> list[str]:
@@ -103,8 +150,46 @@ def override(config: ConfigDict, assignments: Sequence[str]) -> None:
     (config[group] if group else config)[field] = value
 
 
+def from_json(data: bytes) -> ConfigDict:
+  """Reads a config back that a run directory holds; ``check_stored`` is the next step.
+
+  Args:
+    data: the bytes of ``config.json``.
+
+  Raises:
+    ConfigError: if they are no fields in groups.
+  """
+  try:
+    value = foreign.parse_json(data)
+  except ValueError as error:
+    raise ConfigError(f"config.json must be JSON: {error}.") from None
+  if not isinstance(value, dict):
+    raise ConfigError("config.json must hold fields in groups, it does not.")
+  _check_fields(value, groups=True)
+  return ConfigDict(value)
+
+
 def check(config: ConfigDict) -> None:
   """Refuses a config that has other fields than ``configs/base.py``, or values that cannot work.
+
+  Args:
+    config: the config.
+
+  Raises:
+    ConfigError: with the first thing that is wrong.
+  """
+  check_stored(config)
+  pattern = config.optimizer.no_decay
+  try:
+    re.compile(pattern)
+  except re.error as error:
+    raise ConfigError(
+      f"config.optimizer.no_decay must be a regular expression such as (bias|scale)$, got {pattern!r}: {error}."
+    ) from None
+
+
+def check_stored(config: ConfigDict) -> None:
+  """Does what ``check`` does, for a config from somewhere else: its regular expression is not compiled.
 
   Args:
     config: the config.
@@ -125,31 +210,15 @@ def check(config: ConfigDict) -> None:
       raise ConfigError(
         f"config.{name} must be {_type_name(default)} such as {_shown(default)}, got {given[name]!r}."
       )
-  for name, low in {
-    "seed": 0,
-    "data.image_size": 0,
-    "data.memory_gb": 0,
-    "disguise.experiment_seed": 0,
-    "augment.views": 1,
-    "augment.test_views": 1,
-    "augment.crop": 0,
-    "augment.mixup": 0,
-    "model.width": 1,
-    "model.depth": 1,
-    "model.patch": 0,
-    "model.stem_rank": 0,
-    "optimizer.warmup_epochs": 0,
-    "optimizer.weight_decay": 0,
-    "train.epochs": 1,
-    "train.batch_size": 1,
-    "train.checkpoint_every_steps": 1,
-  }.items():
-    if not given[name] >= low:
-      raise ConfigError(f"config.{name} must be at least {low}, got {given[name]}.")
   if not given["optimizer.learning_rate"] > 0:
     raise ConfigError(
       f"config.optimizer.learning_rate must be above 0, got {given['optimizer.learning_rate']}."
     )
+  for name, (low, high) in _BOUNDS.items():
+    if not given[name] >= low:
+      raise ConfigError(f"config.{name} must be at least {low}, got {given[name]}.")
+    if not given[name] <= high:
+      raise ConfigError(f"config.{name} must be at most {high}, got {given[name]}.")
   for name in (
     "model.dropout",
     "optimizer.momentum",
@@ -165,13 +234,6 @@ def check(config: ConfigDict) -> None:
       f"{given['disguise.scheme']!r}. Start from --config=outsourced."
     )
   _check_augment(config)
-  try:
-    re.compile(given["optimizer.no_decay"])
-  except re.error as error:
-    raise ConfigError(
-      f"config.optimizer.no_decay must be a regular expression such as (bias|scale)$, got "
-      f"{given['optimizer.no_decay']!r}: {error}."
-    ) from None
   from train.models import MODELS, STEMS
 
   choices_of: dict[str, Collection[str]] = {
@@ -263,6 +325,19 @@ def make_scheme(
     return schemes.from_spec({"scheme": name, "image_shape": image_shape, **options})
   except ValueError as error:
     raise ConfigError(f"config.disguise: {error}") from error
+
+
+def _check_fields(value: dict[str, Any], *, groups: bool) -> None:
+  """Refuses what is no number, truth value or text, nor an object of them."""
+  for name, field in value.items():
+    if not name.isidentifier() or len(name) > _LONGEST_NAME:
+      raise ConfigError("config.json holds a field whose name is none.")
+    if groups and isinstance(field, dict):
+      _check_fields(field, groups=False)
+    elif type(field) not in (bool, int, float, str):
+      raise ConfigError(f"config.json: {name} must be a number, true, false or a text.")
+    elif isinstance(field, str) and len(field) > _LONGEST_TEXT:
+      raise ConfigError(f"config.json: {name} must have at most {_LONGEST_TEXT} characters.")
 
 
 def _check_augment(config: ConfigDict) -> None:

@@ -145,9 +145,7 @@ class Inputs:
     return train, test
 
 
-def owned(
-  config: ConfigDict, master: "Master | None", *, dataset_id: str | None = None
-) -> Inputs:
+def owned(config: ConfigDict, master: "Master | None", *, dataset_id: str | None = None) -> Inputs:
   """Loads originals and the scheme that disguises them.
 
   Args:
@@ -162,6 +160,7 @@ def owned(
   """
   from djax import schemes, sources
 
+  _check_id(config, master)
   data = config.data
   train, test = (
     sources.load(data.source, split, data_dir=data.data_dir, image_size=data.image_size)
@@ -229,6 +228,19 @@ def owned(
     originals=(train, test),
     other_key=other_key if fingerprint else None,
   )
+
+
+def _check_id(config: ConfigDict, master: "Master | None") -> None:
+  """Refuses an id of another form, or one that no key goes with."""
+  given = config.disguise.dataset_id
+  if given and not re.fullmatch(r"[0-9a-f]{32}", given):
+    raise ConfigError(
+      f"config.disguise.dataset_id must be empty or 32 hexadecimal digits in lower case, got {given!r}."
+    )
+  if given and (master is None or master.experiment_seed is not None):
+    raise ConfigError(
+      "config.disguise.dataset_id goes with --key: an experiment has none, its key is public and the same in every run."
+    )
 
 
 def disguised(

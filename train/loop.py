@@ -1,6 +1,7 @@
 """The training loop: steps, mesh, evaluation. It gets its inputs ready made; it makes no key."""
 
 import functools
+import io
 import math
 import signal
 import time
@@ -13,16 +14,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import orbax.checkpoint as ocp
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from djax import audit, picture
+from djax import audit, files, picture
 from djax.errors import ConfigError, DjaxError
+from train import evaluate as evaluate_lib
 from train import mixing, models, optimizers, resident, run_dir, terminal
 from train import state as state_lib
 from train.input_pipeline import Batch, Feed, Pipeline
-from train.inputs import STATISTICS_RECORDS, Inputs
+from train.inputs import Inputs
 from train.state import State
 
 __all__ = ["Recipe", "Stopped", "TrainingError", "data_mesh", "fit", "single_steps", "update"]
@@ -75,6 +76,8 @@ def fit(config: ConfigDict, workdir: str | Path, inputs: Inputs) -> dict[str, An
 
   Raises:
     ConfigError: if the batch does not fit the devices or the data, or ``workdir`` holds another run.
+    DataError: if the run in ``workdir`` is damaged.
+    UnsafeError: if another process trains there.
     TrainingError: if the loss is no longer finite.
     Stopped: on SIGTERM or SIGINT, after a checkpoint.
   """
@@ -84,21 +87,26 @@ def fit(config: ConfigDict, workdir: str | Path, inputs: Inputs) -> dict[str, An
   model = models.create(config.model, classes=inputs.classes, spec=inputs.spec)
   recipe = _recipe(config, model, inputs)
   _check_shapes(model, inputs.disguised_shape)
+  with run_dir.locked(workdir):
+    return _fit(config, workdir, inputs, mesh, model, recipe)
+
+
+def _fit(
+  config: ConfigDict, workdir: Path, inputs: Inputs, mesh: Mesh, model: nn.Module, recipe: Recipe
+) -> dict[str, Any]:
+  """Does what ``fit`` does, in a directory that is locked."""
   run_dir.open_run(workdir, config, inputs.facts, copies=inputs.copies)
-  if not config.disguise.acknowledge and (known := audit.lookup(inputs.spec)):
-    terminal.say(f"warning: {known}")
 
   rng = jax.random.key(config.seed)
   pipeline = functools.partial(Pipeline, mesh=mesh, batch_size=config.train.batch_size)
   train, test = pipeline(inputs.train), pipeline(inputs.test)
-  _preview(workdir, inputs, test)
 
   steps = config.train.epochs * train.steps_per_epoch
   optimizer = optimizers.create(config.optimizer, train.steps_per_epoch, steps)
   log_probabilities = jax.jit(
     lambda state, images: jax.nn.log_softmax(state_lib.forward(model, state, images))
   )
-  evaluate = functools.partial(_evaluate, log_probabilities)
+  evaluate = functools.partial(evaluate_lib.accuracy_and_loss, log_probabilities)
 
   chunks = functools.partial(
     resident.chunks if resident.fits(train) else single_steps,
@@ -111,7 +119,7 @@ def fit(config: ConfigDict, workdir: str | Path, inputs: Inputs) -> dict[str, An
   )
   with state_lib.checkpoints(workdir) as checkpoints:
     fresh = checkpoints.latest_step() is None
-    mean, scale = _statistics(model, train, inputs.disguised_shape)
+    mean, scale = evaluate_lib.statistics(model, train, inputs.disguised_shape)
     state = state_lib.initial(
       model,
       optimizer,
@@ -119,10 +127,16 @@ def fit(config: ConfigDict, workdir: str | Path, inputs: Inputs) -> dict[str, An
       mean,
       scale,
       averaged=recipe.ema > 0,
-      estimates=_estimates(model, train) if fresh else {},
+      estimates=evaluate_lib.estimates(model, train) if fresh else {},
     )
     state = jax.device_put(state, NamedSharding(mesh, PartitionSpec()))
+    # Up to here nothing was written to a run that was there before.
     state, seconds = state_lib.restore(checkpoints, state)
+    state_lib.remove_unfinished(workdir)
+    run_dir.note_environment(workdir)
+    if not config.disguise.acknowledge and (known := audit.lookup(inputs.spec)):
+      terminal.say(f"warning: {known}")
+    _preview(workdir, inputs, test)
     state, seconds = _train(
       config,
       workdir,
@@ -138,7 +152,7 @@ def fit(config: ConfigDict, workdir: str | Path, inputs: Inputs) -> dict[str, An
 
   def misused(feeds: tuple[Feed, Feed]) -> float:
     other_train, other_test = (pipeline(feed) for feed in feeds)
-    mean, scale = _statistics(model, other_train, inputs.disguised_shape)
+    mean, scale = evaluate_lib.statistics(model, other_train, inputs.disguised_shape)
     return evaluate(state._replace(mean=mean, scale=scale), other_test, views=1)[0]
 
   result = {
@@ -174,7 +188,7 @@ def _train(
   chunks: Callable[[State], Iterator[tuple[State, Any]]],
   per_epoch: int,
   test_accuracy: Callable[[State], float],
-  checkpoints: ocp.CheckpointManager,
+  checkpoints: state_lib.Checkpoints,
   seconds: float,
   inputs: Inputs,
 ) -> tuple[State, float]:
@@ -183,7 +197,8 @@ def _train(
   stop = config.train.epochs * per_epoch
   if start:
     terminal.say(f"resumed after step {start} of {stop}")
-  metrics = run_dir.Metrics(workdir, step=start)
+  record = checkpoints.record
+  metrics = run_dir.Metrics(workdir, step=start, kept=record.metrics if record else None)
   clock = time.perf_counter() - seconds
   losses: list[Any] = []
   key = inputs.key_fingerprint
@@ -310,33 +325,6 @@ def update(
   )
 
 
-def _evaluate(
-  log_probabilities: Callable, state: State, pipeline: Pipeline, *, views: int
-) -> tuple[float, float]:
-  """Returns accuracy in 0..1 and mean loss over every record, by the mean log-probabilities of its views."""
-  right = loss = 0.0
-  batches = zip(*(pipeline.all_records(view=view) for view in range(views)), strict=True)
-  for every in batches:
-    found = np.stack([log_probabilities(state, batch.images) for batch in every]).sum(0, np.float64)
-    labels, mask = np.asarray(every[0].labels), np.asarray(every[0].mask)
-    right += float(mask @ (found.argmax(-1) == labels))
-    loss -= float(mask @ found[np.arange(len(labels)), labels]) / views
-  return right / len(pipeline), loss / len(pipeline)
-
-
-def _estimates(model: Any, train: Pipeline) -> dict[str, Any]:
-  """Returns what the network takes from all views of the training images before the first step."""
-  if not hasattr(model, "estimate"):
-    return {}
-
-  def images() -> Iterator[np.ndarray]:
-    for view in range(train.feed.views):
-      for batch in train.all_records(view=view):
-        yield np.asarray(batch.images)[np.asarray(batch.mask) > 0]
-
-  return model.estimate(images())
-
-
 def _recipe(config: ConfigDict, model: nn.Module, inputs: Inputs) -> Recipe:
   """Reads the recipe of a config, and refuses what does not go with the network."""
   augment = config.augment
@@ -353,20 +341,6 @@ def _recipe(config: ConfigDict, model: nn.Module, inputs: Inputs) -> Recipe:
     cutout=augment.cutout,
     block_size=inputs.spec.get("block_size", config.disguise.block_size),
   )
-
-
-def _statistics(model: nn.Module, pipeline: Pipeline, shape: tuple[int, ...]) -> tuple[Any, Any]:
-  """Returns mean image and spread of the first training images: all that standardisation needs."""
-  if not models.standardised(model):
-    return jnp.zeros(shape, jnp.float32), jnp.ones((), jnp.float32)
-  batches = [
-    np.asarray(batch.images)[np.asarray(batch.mask) > 0]
-    for batch in pipeline.all_records(limit=STATISTICS_RECORDS)
-  ]
-  images = np.concatenate(batches)
-  mean = images.mean(axis=0, dtype=np.float64)
-  scale = np.sqrt(np.mean((images - mean) ** 2)) or 1.0
-  return jnp.asarray(mean, jnp.float32), jnp.asarray(scale, jnp.float32)
 
 
 def _finite_mean(losses: list[Any], step: int, workdir: Path) -> float:
@@ -412,4 +386,6 @@ def _preview(workdir: Path, inputs: Inputs, test: Pipeline) -> None:
   rows = {"disguised": disguised}
   if inputs.originals is not None:
     rows = {"originals": inputs.originals[1].images[:shown], **rows}
-  picture.sheet(rows, title=title).save(workdir / "preview.png")
+  content = io.BytesIO()
+  picture.sheet(rows, title=title).save(content, "png")
+  files.replace(workdir / "preview.png", content.getvalue())

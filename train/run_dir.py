@@ -1,33 +1,75 @@
 """The run directory: config, environment, public facts of the disguise, metrics, result. Never a key."""
 
+import contextlib
 import importlib.metadata
 import json
 import os
 import platform
-import shutil
+import re
+import stat
+import struct
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 
-from djax.errors import ConfigError, DjaxError, KeyMismatchError
+from djax import files, foreign, form, schemes
+from djax.errors import ConfigError, DataError, DjaxError, KeyMismatchError
+from djax.foreign import Content
+from train import checksums
 from train import config as config_lib
 
-__all__ = ["Metrics", "open_run", "write_json"]
+__all__ = ["Metrics", "facts_from", "locked", "note_environment", "open_run", "write_json"]
 
 _PACKAGES = ("djax", "jax", "jaxlib", "flax", "optax", "numpy", "orbax-checkpoint", "grain")
 # Where the data lie and are held may change; disguise.json says which they are.
 _FREE = ("data.disguised_dir", "data.memory_gb", "disguise.acknowledge")
+_COPY_BYTES = 8 << 20
+_GIT_SECONDS = 10
+_SHOWN = 8  # fields that differ
+_LOCK = ".lock"
+_FOLDERS = (checksums.CHECKPOINTS, checksums.FOLDER, "events")
+_MOST_CLASSES, _LONGEST_SIDE = 1 << 16, 1 << 14
+_NAME, _TEXT = re.compile(r"[a-z][a-z0-9_]{0,40}"), re.compile(r"[ -~]{1,200}")
+_FACTS = {
+  "spec": dict,
+  "disguised_shape": [1],
+  "classes": 1,
+  "labels": {"plain", "permuted"},
+  "key_fingerprint": (None, _TEXT),
+  "source_sha256": _TEXT,
+}
+
+
+@contextlib.contextmanager
+def locked(workdir: Path) -> Iterator[None]:
+  """Makes a run directory if need be, and keeps other trainers out of it.
+
+  The lock goes with the process that holds it; its file stays.
+
+  Args:
+    workdir: the directory.
+
+  Raises:
+    UnsafeError: if another process trains there.
+    DjaxError: if the directory cannot be written.
+  """
+  with contextlib.ExitStack() as stack:
+    with _writable(workdir):
+      workdir.mkdir(parents=True, exist_ok=True)
+      busy = f"another process trains in {workdir}. Wait for it, or give another --workdir."
+      stack.enter_context(files.working_lock(workdir / _LOCK, busy=busy))
+    yield
 
 
 def open_run(
   workdir: Path, config: ConfigDict, disguise: dict[str, Any], *, copies: Sequence[Path] = ()
 ) -> None:
-  """Makes a run directory, or checks that the one there belongs to the same run.
+  """Makes a run directory, or checks that the one there belongs to the same run; then it changes nothing.
 
   Args:
     workdir: the directory.
@@ -38,61 +80,104 @@ def open_run(
   Raises:
     ConfigError: if the directory holds a run of another config or source.
     KeyMismatchError: if it holds a run with another key.
+    DataError: if the run there is damaged.
     DjaxError: if the directory cannot be written.
   """
-  try:
+  with _writable(workdir):
     workdir.mkdir(parents=True, exist_ok=True)
-    if (workdir / "config.json").exists():
-      _check_same(workdir, config, disguise)
-    else:
-      for path in copies:
-        shutil.copyfile(path, workdir / path.name)
-      write_json(workdir / "disguise.json", disguise)
-      write_json(workdir / "config.json", config.to_dict())
+    record = checksums.newest(workdir)
+    if record is not None or os.path.lexists(workdir / checksums.CONFIG):
+      _check_same(workdir, config, disguise, record)
+    for name in _FOLDERS:
+      _own_folder(workdir / name)
+    if os.path.lexists(workdir / checksums.CONFIG):
+      return
+    for path in copies:
+      data = foreign.read(path.parent, path.name, limit=_COPY_BYTES)
+      files.replace(workdir / path.name, data)
+    write_json(workdir / checksums.FACTS, disguise)
+    write_json(workdir / checksums.CONFIG, config.to_dict())
+
+
+def note_environment(workdir: Path) -> None:
+  """Writes ``environment.json``: versions, devices and the revision of the code.
+
+  Args:
+    workdir: the run directory.
+
+  Raises:
+    DjaxError: if the directory cannot be written.
+  """
+  with _writable(workdir):
     write_json(workdir / "environment.json", _environment())
-  except OSError as error:
-    raise DjaxError(
-      f"the run directory must be writable, got {error.strerror} for {workdir}. Give another --workdir."
-    ) from error
 
 
 def write_json(path: Path, value: Any) -> None:
-  """Writes JSON under a temporary name, then renames it into place.
+  """Writes JSON so that under its name there is always a whole file; a link of that name is not followed.
 
   Args:
     path: the file.
     value: JSON types.
+
+  Raises:
+    OSError: if it cannot be written; the old file is still there.
   """
-  temporary = path.with_name(path.name + ".tmp")
-  try:
-    temporary.write_text(json.dumps(value, indent=2) + "\n")
-    os.replace(temporary, path)
-  except OSError:
-    temporary.unlink(missing_ok=True)
-    raise
+  files.replace(path, (json.dumps(value, indent=2) + "\n").encode())
+
+
+def facts_from(data: bytes) -> dict[str, Any]:
+  """Reads ``disguise.json`` of a run that comes from somewhere else.
+
+  Args:
+    data: the bytes of the file.
+
+  Returns:
+    The public facts of the disguise, as ``Inputs.facts`` has them.
+
+  Raises:
+    ValueError: if they are damaged, or no scheme makes images of that shape.
+  """
+  facts = foreign.parse_json(data)
+  form.check(facts, _FACTS, checksums.FACTS)
+  for name, value in facts.items():
+    form.check(name, _NAME, "the name of a fact")
+    if name not in _FACTS:
+      _check_value(name, value)
+  if facts["classes"] > _MOST_CLASSES:
+    raise ValueError(f"classes must be at most {_MOST_CLASSES}, got {facts['classes']}")
+  for name, value in facts["spec"].items():
+    form.check(name, _NAME, "a name in spec")
+    if isinstance(value, list) and len(value) <= 4:
+      form.check(value, [0], f"spec.{name}")
+    else:
+      _check_value(f"spec.{name}", value)
+  shape = tuple(facts["disguised_shape"])
+  if len(shape) != 3 or max(shape) > _LONGEST_SIDE:
+    raise ValueError(f"disguised_shape must be three numbers of at most {_LONGEST_SIDE}")
+  made = tuple(schemes.from_spec(facts["spec"]).spec.disguised_shape)
+  if made != shape:
+    raise ValueError(f"disguised_shape must be {list(made)} by its spec, got {list(shape)}")
+  return facts
 
 
 class Metrics:
   """Appends metrics to ``metrics.jsonl`` and to a TensorBoard event file.
 
   Args:
-    workdir: the run directory.
-    step: steps already done; later lines of an interrupted run are dropped.
+    workdir: the run directory, with a folder ``events``.
+    step: steps already done.
+    kept: what ``metrics.jsonl`` held by then; what an interrupted run added is dropped.
+
+  Raises:
+    DataError: if ``metrics.jsonl`` begins with anything else.
   """
 
-  def __init__(self, workdir: Path, *, step: int):
-    # The record writer by itself: tensorboardX's SummaryWriter works in a thread, where a full disk cannot be caught.
-    from tensorboardX.record_writer import RecordWriter
-
-    self._path = workdir / "metrics.jsonl"
-    kept = [row for row in _rows(self._path) if row["step"] <= step]
-    temporary = self._path.with_name("metrics.jsonl.tmp")
-    temporary.write_text("".join(json.dumps(row) + "\n" for row in kept))
-    os.replace(temporary, self._path)
+  def __init__(self, workdir: Path, *, step: int, kept: Content | None = None):
+    self._path = workdir / checksums.METRICS
+    files.replace(self._path, b"" if kept is None else checksums.beginning(workdir, kept))
     folder = workdir / "events"
-    folder.mkdir(exist_ok=True)
     stamp = f"{time.time():.0f}.{len(list(folder.iterdir()))}"
-    self._events = RecordWriter(str(folder / f"events.out.tfevents.{stamp}"))
+    self._events = _new(folder / f"events.out.tfevents.{stamp}")
     self._event(file_version="brain.Event:2")
     self._event(step=step + 1, session_log={"status": "START"})
 
@@ -103,8 +188,11 @@ class Metrics:
       step: steps done.
       values: metrics by name.
     """
-    with self._path.open("a") as file:
+    flags = os.O_WRONLY | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0)
+    with os.fdopen(os.open(self._path, flags), "a") as file:
       file.write(json.dumps({"step": step, **values}) + "\n")
+      file.flush()
+      os.fsync(file.fileno())
     tags = [{"tag": name, "simple_value": value} for name, value in values.items()]
     self._event(step=step, summary={"value": tags})
 
@@ -115,18 +203,62 @@ class Metrics:
   def _event(self, **fields: Any) -> None:
     from tensorboardX.proto.event_pb2 import Event
 
-    self._events.write(Event(wall_time=time.time(), **fields).SerializeToString())
+    self._events.write(_framed(Event(wall_time=time.time(), **fields).SerializeToString()))
     self._events.flush()
 
 
-def _check_same(workdir: Path, config: ConfigDict, disguise: dict[str, Any]) -> None:
-  """Refuses to go on with a run of another config, source or key."""
+@contextlib.contextmanager
+def _writable(workdir: Path) -> Iterator[None]:
+  """Says in one line that a run directory cannot be written."""
   try:
-    old_config = ConfigDict(json.loads((workdir / "config.json").read_text()))
-    old = json.loads((workdir / "disguise.json").read_text())
-  except (ValueError, FileNotFoundError) as error:
-    raise ConfigError(
-      f"{workdir} must hold a whole run to go on with, got a damaged config.json or disguise.json. "
+    yield
+  except OSError as error:
+    raise DjaxError(
+      f"the run directory must be writable, got {error.strerror} for {workdir}. Give another --workdir."
+    ) from error
+
+
+def _own_folder(path: Path) -> None:
+  """Makes a folder; what is a link is not written through."""
+  with contextlib.suppress(FileExistsError):
+    path.mkdir()
+  if not stat.S_ISDIR(path.lstat().st_mode):
+    raise DataError(f"{path} must be a folder, it is not. Give another --workdir.")
+
+
+def _new(path: Path) -> Any:
+  """Makes a file for writing; what stands under its name is neither followed nor opened."""
+  flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
+  return os.fdopen(os.open(path, flags, 0o666), "wb")
+
+
+def _framed(data: bytes) -> bytes:
+  """Frames a record of an event file. tensorboardX would open the file by its name, a link of that name included."""
+  from tensorboardX.record_writer import masked_crc32c
+
+  length = struct.pack("<Q", len(data))
+  sums = (struct.pack("<I", masked_crc32c(part)) for part in (length, data))
+  return b"".join((length, next(sums), data, next(sums)))
+
+
+def _check_value(where: str, value: Any) -> None:
+  """Refuses what is no number of usual size, truth value, short text or null."""
+  if value is None or isinstance(value, bool):
+    return
+  form.check(value, _TEXT if isinstance(value, str) else float, where)
+
+
+def _check_same(
+  workdir: Path, config: ConfigDict, disguise: dict[str, Any], record: checksums.Record | None
+) -> None:
+  """Refuses to go on with a run of another config, source or key, or a damaged one."""
+  try:
+    old_config = config_lib.from_json(_stored(workdir, checksums.CONFIG, record))
+    old = foreign.parse_json(_stored(workdir, checksums.FACTS, record))
+    form.check(old, {"key_fingerprint": (None, _TEXT)}, checksums.FACTS)
+  except ValueError as error:
+    raise DataError(
+      f"{workdir} must hold a whole run to go on with, got a damaged config.json or disguise.json ({error}). "
       "Give another --workdir."
     ) from error
   before, now = dict(config_lib.leaves(old_config)), dict(config_lib.leaves(config))
@@ -137,7 +269,8 @@ def _check_same(workdir: Path, config: ConfigDict, disguise: dict[str, Any]) -> 
   ]
   if changed:
     raise ConfigError(
-      f"{workdir} holds a run of another config ({'; '.join(changed)}). Give another --workdir, or the old config."
+      f"{workdir} holds a run of another config ({'; '.join(changed[:_SHOWN])}). Give another --workdir, or the old "
+      "config."
     )
   if old["key_fingerprint"] != disguise["key_fingerprint"]:
     raise KeyMismatchError(
@@ -151,32 +284,38 @@ def _check_same(workdir: Path, config: ConfigDict, disguise: dict[str, Any]) -> 
     )
 
 
-def _rows(path: Path) -> list[dict[str, Any]]:
-  """Reads metrics back, up to a line that a killed run left half written."""
-  rows: list[dict[str, Any]] = []
-  if path.exists():
-    for line in path.read_text().splitlines():
-      try:
-        rows.append(json.loads(line))
-      except ValueError:
-        break
-  return rows
+def _stored(workdir: Path, name: str, record: checksums.Record | None) -> bytes:
+  """Reads a file of a run: as recorded, or as it is where no checkpoint is finished yet."""
+  if record is None:
+    return foreign.read(workdir, name, limit=checksums.LIMITS[name])
+  return checksums.checked(workdir, record, name)
 
 
 def _environment() -> dict[str, Any]:
   """Returns versions, devices and the revision of the code."""
-  revision = subprocess.run(
-    ["git", "rev-parse", "HEAD"],
-    cwd=Path(__file__).parent,
-    capture_output=True,
-    text=True,
-    check=False,
-  )
   return {
     "python": platform.python_version(),
     "platform": platform.platform(),
     "cpus": os.cpu_count(),
     "devices": [device.device_kind for device in jax.devices()],
     "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
-    "revision": revision.stdout.strip() or None,
+    "revision": _revision(),
   }
+
+
+def _revision() -> str | None:
+  """Returns the commit of the code, or None without one, or without git. The passphrase is none of git's business."""
+  environment = {name: v for name, v in os.environ.items() if name != "DJAX_PASSPHRASE"}
+  try:
+    done = subprocess.run(
+      ["git", "rev-parse", "HEAD"],
+      cwd=Path(__file__).parent,
+      env=environment,
+      capture_output=True,
+      text=True,
+      check=False,
+      timeout=_GIT_SECONDS,
+    )
+  except (OSError, subprocess.SubprocessError):
+    return None
+  return done.stdout.strip() or None

@@ -1,8 +1,15 @@
-"""The state of a run: how it is made, applied to images, saved and restored."""
+"""The state of a run: how it is made, applied to images, saved and restored.
 
+A checkpoint is a folder that Orbax writes, with all that training needs, and one plain file with what answering needs:
+the network alone. It is finished when its checksums are recorded.
+"""
+
+import contextlib
 import functools
+import math
 import shutil
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,11 +19,29 @@ import jax.numpy as jnp
 import optax
 import orbax.checkpoint as ocp
 
-from djax.errors import DjaxError
+from djax import foreign
+from djax.errors import DataError, DjaxError
+from train import checksums, weights
 
-__all__ = ["State", "checkpoints", "forward", "initial", "restore", "save"]
+__all__ = [
+  "Checkpoints",
+  "Network",
+  "State",
+  "checkpoints",
+  "forward",
+  "initial",
+  "limit",
+  "logits",
+  "network",
+  "remove_unfinished",
+  "restore",
+  "save",
+]
 
 _SPARE_BYTES = 1 << 20
+_KEPT = 2  # checkpoints
+# A checkpoint holds the network as such and, for the optimizer, up to four times: with averages and two moments.
+_TIMES_NETWORK, _SPARE_CHECKPOINT_BYTES = 8, 16 << 20
 
 
 class State(NamedTuple):
@@ -39,6 +64,36 @@ class State(NamedTuple):
   opt_state: Any
   mean: jax.Array
   scale: jax.Array
+
+
+class Network(NamedTuple):
+  """What classifies images: a part of a ``State``.
+
+  Attributes:
+    params: float32 parameters, or their average in a run that keeps one.
+    batch_stats: as in ``State``, and so ``mean`` and ``scale``.
+  """
+
+  params: Any
+  batch_stats: Any
+  mean: jax.Array
+  scale: jax.Array
+
+
+class Checkpoints(NamedTuple):
+  """The finished checkpoints of a run directory.
+
+  Attributes:
+    workdir: the run directory.
+    record: of the newest, as it was when the directory was opened; None where there was none.
+  """
+
+  workdir: Path
+  record: checksums.Record | None
+
+  def latest_step(self) -> int | None:
+    """Returns the step of the newest checkpoint, or None."""
+    return None if self.record is None else self.record.step
 
 
 def initial(
@@ -83,10 +138,29 @@ def forward(model: nn.Module, state: State, images: jax.Array) -> jax.Array:
     state: its parameters and statistics.
     images: float32 ``[B, H, W, C]``, disguised.
   """
-  params = state.average or state.params
-  variables = {"params": params, "batch_stats": state.batch_stats}
-  logits: Any = model.apply(variables, (images - state.mean) / state.scale, train=False)
-  return logits
+  return logits(model, network(state), images)
+
+
+def network(state: State) -> Network:
+  """Returns the part of a state that classifies images.
+
+  Args:
+    state: of a run.
+  """
+  return Network(state.average or state.params, state.batch_stats, state.mean, state.scale)
+
+
+def logits(model: nn.Module, network: Network, images: jax.Array) -> jax.Array:
+  """Returns float32 logits ``[B, K]`` outside of training.
+
+  Args:
+    model: the network's module.
+    network: its parameters and statistics.
+    images: float32 ``[B, H, W, C]``, disguised.
+  """
+  variables = {"params": network.params, "batch_stats": network.batch_stats}
+  found: Any = model.apply(variables, (images - network.mean) / network.scale, train=False)
+  return found
 
 
 def _updated(stats: Mapping[str, Any], estimates: Mapping[str, Any]) -> dict[str, Any]:
@@ -101,31 +175,52 @@ def _updated(stats: Mapping[str, Any], estimates: Mapping[str, Any]) -> dict[str
   return found
 
 
-def checkpoints(workdir: Path) -> ocp.CheckpointManager:
-  """Opens the checkpoints of a run directory, the two newest of which are kept.
+@contextlib.contextmanager
+def checkpoints(workdir: Path) -> Iterator[Checkpoints]:
+  """Opens the checkpoints of a run directory; changes nothing in it.
 
   Args:
     workdir: the run directory, absolute.
+
+  Yields:
+    What ``save`` and ``restore`` take.
+
+  Raises:
+    DataError: if the newest record is damaged, or the run was made by a djax that kept no checksums.
   """
-  options = ocp.CheckpointManagerOptions(max_to_keep=2, create=True)
-  return ocp.CheckpointManager(workdir / "checkpoints", options=options)
+  yield Checkpoints(workdir, checksums.newest(workdir))
 
 
-def save(manager: ocp.CheckpointManager, step: int, state: State, seconds: float) -> None:
-  """Writes a checkpoint.
+def remove_unfinished(workdir: Path) -> None:
+  """Removes checkpoints that were never finished, and whatever else lies beside the finished ones.
 
   Args:
-    manager: from ``checkpoints``.
+    workdir: the run directory; nobody else writes to it.
+  """
+  finished = set(map(str, checksums.recorded(workdir)))
+  for entry in (workdir / checksums.CHECKPOINTS).iterdir():
+    if entry.name not in finished:
+      _remove(entry)
+
+
+def save(checkpoints: Checkpoints, step: int, state: State, seconds: float) -> None:
+  """Writes a checkpoint and records it; of the finished ones, the two newest are kept.
+
+  Args:
+    checkpoints: from ``checkpoints``.
     step: steps done.
     state: what to write.
     seconds: spent on training so far.
 
   Raises:
     DjaxError: if the disk has no room for it.
+    OSError: if it cannot be written.
   """
+  workdir = checkpoints.workdir
+  folder = workdir / checksums.CHECKPOINTS / str(step)
   # Looked at first: what Orbax's threads print when a disk is full hides the one line that helps.
-  needed = 2 * sum(leaf.nbytes for leaf in jax.tree.leaves(state)) + _SPARE_BYTES
-  free = shutil.disk_usage(manager.directory).free
+  needed = 2 * _nbytes(state) + _nbytes(network(state)) + _SPARE_BYTES
+  free = shutil.disk_usage(workdir).free
   if free < needed:
     raise DjaxError(
       f"the run directory needs {needed / 1e6:.1f} MB free for the next checkpoint, got {free / 1e6:.1f} MB. "
@@ -134,25 +229,99 @@ def save(manager: ocp.CheckpointManager, step: int, state: State, seconds: float
   args = ocp.args.Composite(
     state=ocp.args.StandardSave(state._asdict()), meta=ocp.args.JsonSave({"seconds": seconds})
   )
-  manager.save(step, args=args, force=True)
+  with _orbax() as orbax:
+    orbax.save(folder, args=args)
+  (folder / checksums.NETWORK).write_bytes(weights.dump(network(state)))
+  checksums.write(workdir, step)
+  for old in checksums.recorded(workdir)[:-_KEPT]:
+    checksums.forget(workdir, old)
+    _remove(workdir / checksums.CHECKPOINTS / str(old))
 
 
-def restore(manager: ocp.CheckpointManager, state: State) -> tuple[State, float]:
-  """Reads the newest checkpoint.
+def restore(checkpoints: Checkpoints, state: State) -> tuple[State, float]:
+  """Reads the newest finished checkpoint, once all that its record names is as it was.
+
+  Security: checksums tell damage, not who wrote the run. What Orbax and TensorStore do with files that somebody made
+  for them, with checksums that fit, is up to them; to answer questions, ``train.predict`` needs neither.
 
   Args:
-    manager: from ``checkpoints``.
+    checkpoints: from ``checkpoints``.
     state: shapes, dtypes and shardings to restore to: arrays, or ``jax.ShapeDtypeStruct``.
 
   Returns:
     State and seconds spent on it; the state given and 0 where there is no checkpoint.
+
+  Raises:
+    DataError: if anything is missing, damaged or of another run.
   """
-  step = manager.latest_step()
-  if step is None:
+  workdir, record = checkpoints
+  if record is None:
     return state, 0.0
+  folder = f"{checksums.CHECKPOINTS}/{record.step}"
+  copied = {
+    name: content
+    for name, content in record.checkpoint.items()
+    if name != f"{folder}/{checksums.NETWORK}"
+  }
+  checksums.verify(workdir, record, limit=limit(weights.size(network(state))), apart_from=copied)
   abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, state._asdict())
-  restored = manager.restore(
-    step,
-    args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract), meta=ocp.args.JsonRestore()),
-  )
-  return State(**restored["state"]), restored["meta"]["seconds"]
+  args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), meta=ocp.args.JsonRestore())
+  with foreign.private_copies(workdir, copied) as copies, _orbax() as orbax:
+    hook = _without_late_reports()
+    try:
+      restored = orbax.restore(copies / folder, args=args)
+      found, seconds = State(**restored["state"]), float(restored["meta"]["seconds"])
+      sound = int(found.step) == record.step and math.isfinite(seconds) and seconds >= 0
+      sys.unraisablehook = hook
+    except Exception as error:  # Orbax, TensorStore and msgpack each have their own
+      raise DataError(
+        f"{workdir / folder} must be a checkpoint of this run, it cannot be read ({type(error).__name__}). "
+        "Take the run from a good copy."
+      ) from error
+  if not sound:
+    raise DataError(
+      f"{workdir / folder} must be a checkpoint of step {record.step}, it is not. Take the run from a good copy."
+    )
+  return found, seconds
+
+
+def limit(network_bytes: int) -> int:
+  """Returns how many bytes a checkpoint may have.
+
+  Args:
+    network_bytes: size of the plain file of its network.
+  """
+  return _TIMES_NETWORK * network_bytes + _SPARE_CHECKPOINT_BYTES
+
+
+def _orbax() -> ocp.Checkpointer:
+  """Returns what writes and reads a checkpoint, in one go: it is hashed right after."""
+  return ocp.Checkpointer(ocp.CompositeCheckpointHandler())
+
+
+def _without_late_reports() -> Any:
+  """Drops what Orbax's threads and coroutines report late, after a failure; returns the hook before."""
+  before = sys.unraisablehook
+
+  def hook(report: Any) -> None:
+    code = getattr(report.object, "cr_code", None)
+    if "Event loop is closed" in str(report.exc_value) or "orbax" in getattr(
+      code, "co_filename", ""
+    ):
+      return
+    before(report)
+
+  sys.unraisablehook = hook
+  return before
+
+
+def _nbytes(tree: Any) -> int:
+  return sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
+
+
+def _remove(path: Path) -> None:
+  """Removes a file, a link or a folder."""
+  if path.is_dir() and not path.is_symlink():
+    shutil.rmtree(path)
+  else:
+    path.unlink(missing_ok=True)

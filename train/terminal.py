@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from djax.errors import DjaxError
+from djax.escape import for_terminal
 
 __all__ = ["guarded", "progress", "say", "signals"]
 
@@ -98,16 +99,20 @@ def progress(total: int, done: int, label: str) -> Iterator[Callable[[], None]]:
   from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
   columns = (
-    TextColumn("{task.description}"),
+    TextColumn("{task.description}", markup=False),
     BarColumn(),
     MofNCompleteColumn(),
     TimeRemainingColumn(),
   )
   with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-    task = bar.add_task(label, total=total, completed=done)
+    task = bar.add_task(for_terminal(label), total=total, completed=done)
     yield lambda: bar.advance(task)
 
 
 def say(text: str) -> None:
-  """Prints a line of talk to stderr; stdout is for results."""
-  print(text, file=sys.stderr, flush=True)
+  """Prints a line of talk to stderr; stdout is for results.
+
+  Args:
+    text: the line; parts of it may come from files that nobody vouches for.
+  """
+  print(for_terminal(text), file=sys.stderr, flush=True)

@@ -33,6 +33,8 @@ _CHANNELS_ALIKE = 0.95
 _RIDGE = 0.1  # least variance of noise, beside that of the image, that the inverse covariance takes for granted
 _LAYERS = 24
 _CLIMBS = 24
+_AGREE = 2
+_TILT = 0.03  # of the flat start towards a random permutation, in units of its values
 _TRIED = 8  # of the moves at a step, the likeliest first
 _SAME = 1e-5
 
@@ -171,33 +173,66 @@ def _layers(m: statistics.Moments, layout: statistics.Layout) -> np.ndarray:
 def _climb(
   disguised: np.ndarray, model: np.ndarray, layout: statistics.Layout, rng: np.random.Generator
 ) -> tuple[np.ndarray, int]:
-  """Climbs from many starts until two agree; returns the best permutation and how many led to it."""
+  """Climbs from many starts until two agree; returns the best permutation and how many led to its score."""
   positions = layout.positions
   identity = np.eye(positions, dtype=np.float32)
   flat = np.full((positions, positions), 1 / positions, np.float32)
   best, top, reached = np.arange(positions), -np.inf, 0
+  # Of a score, of which the product of norms is the bound: less is rounding, which is another on every processor.
+  least = _SAME * float(np.linalg.norm(disguised) * np.linalg.norm(model))
+
+  def climb(at: np.ndarray) -> np.ndarray:
+    return _exchange(disguised, model, _assign(disguised, model, at), least)
+
   for start in range(_CLIMBS):
-    at: np.ndarray = flat
-    if start != 1:
-      guess = identity[rng.permutation(positions)] if start else _by_neighbours(disguised, model)
-      at = (guess + flat) / 2
-    perm = _assign(disguised, model, at)
+    # A position and its mirror image are alike to the model, so from ``flat`` the first slope has pairs of equal
+    # values, and rounding takes some from the one image and some from the other. A tilt, the same for all positions,
+    # decides between them. A larger one decides more than that: far from ``flat`` climbs end low.
+    guess = identity[rng.permutation(positions)] if start else _by_neighbours(disguised, model)
+    perm = climb(flat + (_TILT / positions if start else 0.5) * (guess - flat))
     score, better = _score(disguised, model, perm), True
     # Images are much like their mirrors, so a climb may end with part of the grid mirrored, or moved, against the rest.
     while better:
       moved = [move[perm] for move in _moves(layout)]
       moved.sort(key=lambda other: -_score(disguised, model, other))
-      found = [_assign(disguised, model, identity[other]) for other in moved[:_TRIED]]
+      found = [climb(identity[other]) for other in moved[:_TRIED]]
       scores = [_score(disguised, model, other) for other in found]
-      better = max(scores) > score + _SAME * abs(score)
+      better = max(scores) > score + least
       if better:
         perm, score = found[int(np.argmax(scores))], max(scores)
-    if score > top + _SAME * abs(top) or start == 0:
+    if score > top + least:
       best, top, reached = perm, score, 0
-    reached += score >= top - _SAME * abs(top)
-    if reached == 2:
+    reached += score >= top - least
+    if reached == _AGREE:
       break
   return best, reached
+
+
+def _exchange(
+  disguised: np.ndarray, model: np.ndarray, perm: np.ndarray, least: float
+) -> np.ndarray:
+  """Exchanges two positions, the best two first, until no exchange raises the score by more than ``least``.
+
+  Let ``B`` be the model as ``perm`` places it. An exchange of ``p`` and ``q`` makes it ``X B X`` with ``X = I - u u'``
+  and ``u = e_p - e_q``, so the score ``sum(A * B)`` rises by ``(u' A u) (u' B u) - u' (A B' + A' B) u``. The slope that
+  ``_assign`` follows is the second term alone. Neighbours are strong in ``A`` and ``B``, and there the first one decides.
+  """
+  spread = _spread(disguised)
+  while True:
+    placed = model[:, perm][:, :, perm]
+    slope = disguised @ placed.swapaxes(1, 2) + disguised.swapaxes(1, 2) @ placed
+    gain = (spread * _spread(placed)).sum(0) - _spread(slope.sum(0))
+    p, q = np.unravel_index(np.argmax(gain), gain.shape)
+    if not gain[p, q] > least:
+      return perm
+    perm = perm.copy()
+    perm[[p, q]] = perm[[q, p]]
+
+
+def _spread(m: np.ndarray) -> np.ndarray:
+  """Returns ``u' M u`` with ``u = e_p - e_q`` for all ``p`` and ``q``, of matrices ``[..., P, P]``."""
+  own = np.diagonal(m, axis1=-2, axis2=-1)
+  return own[..., :, None] + own[..., None, :] - m - m.swapaxes(-1, -2)
 
 
 def _moves(layout: statistics.Layout) -> list[np.ndarray]:

@@ -1,7 +1,6 @@
 """The report card: ``audit.json`` with all numbers, ``audit.html`` for a person. One file, no script, no request."""
 
 import base64
-import html
 import io
 import json
 from collections.abc import Mapping, Sequence
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from djax import escape, files
 from djax.audit import judge
 from djax.audit.runner import Outcome
 
@@ -67,14 +67,19 @@ dt { font-weight: 600; margin-top: .5rem } dd { margin-left: 0 }
 
 
 def write(folder: Path, outcome: Outcome) -> None:
-  """Writes ``audit.json`` and ``audit.html``.
+  """Writes ``audit.json`` and ``audit.html``, readable by their owner alone: the page shows originals.
 
   Args:
     folder: exists, and is empty.
     outcome: of the audit.
   """
-  (folder / FACTS).write_text(json.dumps(outcome.facts, indent=1, allow_nan=False) + "\n")
-  (folder / PAGE).write_text(page(outcome))
+  texts = {
+    FACTS: json.dumps(outcome.facts, indent=1, allow_nan=False) + "\n",
+    PAGE: page(outcome),
+  }
+  for name, text in texts.items():
+    with files.private(folder / name) as file:
+      file.write(text.encode())
 
 
 def page(outcome: Outcome) -> str:
@@ -107,7 +112,7 @@ def page(outcome: Outcome) -> str:
 </head>
 <body>
 <h1>Audit: {_text(spec["scheme"])} on {_text(setting["source"])}</h1>
-<p class="soft">{_text(options)}. Images of {_text(shape)}. djax {_text(facts["djax"])}, seed {facts["seed"]},
+<p class="soft">{_text(options)}. Images of {_text(shape)}. djax {_text(facts["djax"])}, seed {_text(facts["seed"])},
 {facts["seconds"]:.0f} s. Key: {_text(setting["key"])}.</p>
 <p class="note"><strong>This page shows originals: keep it on your machine.</strong></p>
 <div class="levels">{"".join(_level(n, found) for n, found in facts["levels"].items())}</div>
@@ -210,7 +215,7 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> str:
   )
   lines = []
   for row in rows:
-    name = f'<td title="{_text(row["title"])}">{_text(row["name"])}</td><td class="n">{row["level"]}</td>'
+    name = f'<td title="{_text(row["title"])}">{_text(row["name"])}</td><td class="n">{_text(row["level"])}</td>'
     for run in row["runs"]:
       found = run["scores"]
       pairs = "" if run["pairs"] is None else run["pairs"]
@@ -223,7 +228,9 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> str:
         f"{run['seconds']:.1f}",
       )
       cells = "".join(f'<td class="n">{number}</td>' for number in numbers)
-      lines.append(f'<tr>{name}<td class="n">{pairs}</td>{_chip(run["verdict"])}{cells}</tr>')
+      lines.append(
+        f'<tr>{name}<td class="n">{_text(pairs)}</td>{_chip(run["verdict"])}{cells}</tr>'
+      )
       for warning in run["diagnostics"].get("warnings", ()):
         lines.append(f'<tr><td></td><td colspan="9" class="soft why">{_text(warning)}</td></tr>')
     if row["status"] == "failed":
@@ -235,7 +242,7 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> str:
 def _refused(rows: Sequence[Mapping[str, Any]]) -> str:
   """Lists the attacks that do not apply."""
   items = "".join(
-    f"<li>{_text(row['name'])}, level {row['level']}: {_text(row['reason'])}</li>"
+    f"<li>{_text(row['name'])}, level {_text(row['level'])}: {_text(row['reason'])}</li>"
     for row in rows
     if row["status"] == "refused"
   )
@@ -247,7 +254,8 @@ def _chip(verdict: str) -> str:
 
 
 def _mark(verdict: str) -> str:
-  return verdict.split()[0]
+  """Returns the class of a verdict in the style sheet."""
+  return _text(verdict.split()[0])
 
 
 def _threshold(name: str) -> str:
@@ -285,4 +293,4 @@ def _strip(caption: str, images: np.ndarray, facts: Mapping[str, Any]) -> str:
 
 
 def _text(value: Any) -> str:
-  return html.escape(str(value))
+  return escape.for_html(str(value))

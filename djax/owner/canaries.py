@@ -1,7 +1,11 @@
 """Planted queries: images of known classes among those that are asked about.
 
-The rented machine cannot tell them from the others: they are disguised alike and stand anywhere among them. Answers
-that were invented, or given to other images than they belong to, are right on them no more often than a guess.
+The rented machine cannot tell them from the others by how they are disguised or where they stand. Answers that were
+invented, or given to other images than they belong to, are right on them no more often than a guess. What they do not
+show is a few answers changed among many.
+
+They must be images that the cloud does not hold: one of the training set looks, noise apart, as its record there, which
+gives away that it is planted, and its label id with it.
 """
 
 import random
@@ -57,7 +61,8 @@ def read(source: str, facts: Manifest, names: tuple[str, ...], *, image_size: in
     image_size: to which images of a folder are resized.
 
   Raises:
-    DataError: for images of another shape or dtype, or a class that the data set does not have.
+    DataError: for images of another shape or dtype, a class that the data set does not have, or too few to tell answers
+      from guesses.
   """
   parts = [sources.load(source, split, image_size=image_size) for split in ("train", "test")]
   unknown = sorted(set(parts[0].class_names) - set(names))
@@ -74,7 +79,13 @@ def read(source: str, facts: Manifest, names: tuple[str, ...], *, image_size: in
   number_of = np.array([names.index(name) for name in parts[0].class_names], np.int32)
   labels = number_of[np.concatenate([part.labels for part in parts])]
   chosen = random.SystemRandom().sample(range(len(labels)), min(_MOST, len(labels)))
-  return Canaries(images[chosen].astype(dtype), labels[chosen])
+  planted = Canaries(images[chosen].astype(dtype), labels[chosen])
+  if judge(planted.labels.tolist(), planted.labels.tolist()).suspicious:
+    raise DataError(
+      f"canaries: {len(chosen)} images of these classes are too few to tell answers from guesses. Give at least 10, of "
+      "several classes."
+    )
+  return planted
 
 
 def judge(expected: list[int], given: list[int]) -> Outcome:
@@ -84,8 +95,11 @@ def judge(expected: list[int], given: list[int]) -> Outcome:
   class, and as many right answers as there are come about with the upper tail of a binomial distribution.
 
   Args:
-    expected: class numbers.
-    given: class numbers answered.
+    expected: class numbers, at least one.
+    given: class numbers answered, as many.
+
+  Returns:
+    The outcome. Suspicious are also answers of a network that is right no more often than a guess.
   """
   from scipy.stats import binom
 

@@ -67,27 +67,29 @@ def disguise(
     DjaxError: if the disk has too little room, or the ledger cannot be written.
   """
   folder = Path(out).expanduser()
-  request = dataclasses.replace(
-    request, dataset_id=request.dataset_id or _begun_id(folder) or keys.new_id()
-  )
+  begun = _begun_id(folder)
+  request = dataclasses.replace(request, dataset_id=request.dataset_id or begun or keys.new_id())
   job, facts, roots, hashes = plan.make(request, folder, master)
   _check_place(folder, roots)
-  known = None
-  if ledger is not None:
-    known = ledger.planned(facts, hashes, master)
-    for line in ledger.warnings(known):
-      say(line)
   whole = _already_whole(folder, facts, master)
+  entry = None
+  if ledger is not None:
+    entry = ledger.planned(facts, hashes, master)
+    if begun is None:
+      for line in ledger.warnings(entry):
+        say(line)
   if whole is None:
     with _unfinished(folder, job, facts):
       whole = _work(job, facts, master, workers, progress)
-  if ledger is not None and known is not None:
-    ledger.enter(known, whole)
+  if ledger is not None and entry is not None:
+    ledger.enter(entry, whole)
   return whole
 
 
 def _begun_id(folder: Path) -> str | None:
   """Returns the id of what an earlier call left in the directory, unfinished or whole."""
+  if not folder.is_dir():
+    return None
   if (folder / manifest.FILE).exists():
     return manifest.read(folder).id
   begun = _plan_of(folder)
@@ -163,6 +165,11 @@ def _unfinished(folder: Path, job: Job, facts: Manifest) -> Iterator[None]:
   place.mkdir(parents=True, exist_ok=True)
   busy = f"{folder} is being written by another process. Wait for it, or stop it."
   with files.working_lock(place / "lock", busy=busy):
+    if (folder / manifest.FILE).exists():  # between our look and our lock
+      shutil.rmtree(place)
+      raise UnsafeError(
+        f"{folder} was finished by another process meanwhile. Re-run the command to check it."
+      )
     asked = json.loads(json.dumps({"asked": _asked(facts), "starts": dict(job.starts_of)}))
     begun = _plan_of(folder)
     if begun is not None:

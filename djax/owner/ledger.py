@@ -1,31 +1,35 @@
 """The owner's ledger: which data sets were disguised with a key, in a file beside it. Never secret, optional to lose.
 
 An authentic directory may be an old one, or one of another source: a MAC does not tell. The ledger does. It is a text
-file of one JSON object a line, only ever added to. The source is noted as a sketch: of the keyed hashes of its files
-the 64 smallest, so that the share of files that two sources have in common can be told, and a guess of a file cannot be
-confirmed without the key (Broder 1997, doi:10.1109/SEQUEN.1997.666900: the bottom-k sketch).
+file of one JSON object a line; whole lines are only ever added. The source is noted as a sketch: of the keyed hashes of
+its files the 256 smallest, so that the share of files that two sources have in common can be estimated, and a guess of a
+file cannot be confirmed without the key (Broder 1997, doi:10.1109/SEQUEN.1997.666900: the bottom-k sketch). A share below
+one in a hundred may go unseen, and a file that was changed in a byte is another one.
 """
 
 import contextlib
 import dataclasses
 import datetime
+import errno
 import hashlib
 import hmac
 import json
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from djax import files, foreign, form
-from djax.errors import DjaxError, UnsafeError
+from djax.errors import DataError, DjaxError, UnsafeError
 from djax.keys import Master
 from djax.manifest import Manifest
 
 __all__ = ["Entry", "Ledger", "Standing", "beside"]
 
 _MOST_BYTES = 64 << 20
-_SKETCH = 64
+_SKETCH = 256
+_HASH_DIGITS = 16
+_MOVE = "Move it away to start a new one, or give disguise --no-ledger: nothing is lost but what it knows."
 _FORM = {
   "date": str,
   "fingerprint": str,
@@ -34,6 +38,7 @@ _FORM = {
   "source": str,
   "sketch": [str],
   "spec": dict,
+  "asked": str,
 }
 
 
@@ -49,6 +54,7 @@ class Entry:
     source: its public name.
     sketch: of its files.
     spec: of the scheme.
+    asked: SHA-256, in hex, of all that was asked for: two data sets of one id must not differ in it.
   """
 
   date: str
@@ -58,6 +64,7 @@ class Entry:
   source: str
   sketch: tuple[str, ...]
   spec: dict[str, Any]
+  asked: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +72,7 @@ class Standing:
   """What the ledger says of a directory.
 
   Attributes:
-    known: whether it is entered; None where there is no ledger to ask.
+    known: whether it is entered; None where there is no ledger to ask, or an empty one.
     date: when it was entered.
     newer: a later data set of the same source, or None.
   """
@@ -110,30 +117,28 @@ class Ledger:
     self.path = path
 
   def entries(self) -> list[Entry]:
-    """Reads all entries, from the oldest to the newest. A line that a killed process left half written is skipped.
+    """Reads all entries, from the oldest to the newest. What a killed process left of a last line is skipped.
 
     Raises:
-      DataError: if the file is no regular file, too large, or damaged elsewhere than in a last line.
+      DataError: if the file is no regular file, too large, not readable, or damaged.
     """
     try:
       data = foreign.read(self.path.parent, self.path.name, limit=_MOST_BYTES)
     except foreign.MissingFileError:
       return []
-    lines = data.split(b"\n")
+    except foreign.ForeignFileError as error:
+      raise DataError(f"the ledger cannot be read: {error} {_MOVE}") from None
+    *lines, last = data.split(b"\n")
     found = []
-    for number, line in enumerate(lines):
-      if not line:
-        continue
+    for number, line in enumerate(lines, 1):
       try:
         found.append(_parsed(line))
       except ValueError as error:
-        # What a kill left is closed by the next entry, so it may stand anywhere; it never ends as an object does.
-        if number == len(lines) - 1 or not line.endswith(b"}"):
-          continue
-        raise foreign.ForeignFileError(
-          f"{self.path} must hold one data set a line, line {number + 1} is damaged ({error}). Move it away to start "
-          "a new one: nothing is lost but what it knows."
+        raise DataError(
+          f"{self.path} must hold one data set a line, line {number} is damaged ({error}). {_MOVE}"
         ) from None
+    with contextlib.suppress(ValueError):
+      found.append(_parsed(last))
     return found
 
   def planned(self, facts: Manifest, hashes: Sequence[str], master: Master) -> Entry:
@@ -145,7 +150,8 @@ class Ledger:
       master: the owner's key.
 
     Raises:
-      UnsafeError: if the id was given to a data set of other parameters.
+      DataError: as ``entries``.
+      UnsafeError: if the id was given to a data set of another source or other parameters.
       DjaxError: if the ledger cannot be written.
     """
     entry = Entry(
@@ -156,10 +162,11 @@ class Ledger:
       source=facts.source["name"],
       sketch=_sketch(hashes or [f"name:{facts.source['name']}"], master),
       spec=dict(facts.spec),
+      asked=_asked(facts),
     )
     for other in self.entries():
       same = (other.fingerprint, other.id) == (entry.fingerprint, entry.id)
-      if same and (other.spec, other.sketch) != (entry.spec, entry.sketch):
+      if same and other.asked != entry.asked:
         raise UnsafeError(
           f"the id {entry.id} was given to another data set on {other.date}. Leave --dataset-id out for a new one."
         )
@@ -171,14 +178,17 @@ class Ledger:
 
     Args:
       planned: its entry.
+
+    Raises:
+      DataError: as ``entries``.
     """
     for other in self.entries():
       share = _overlap(other, planned)
       if share and other.id != planned.id:
         yield (
-          f"warning: {share:.0%} of the files of this source and of one disguised {other.date} (id {other.id[:8]}, "
-          f"{other.spec.get('scheme')}) are the same: each disguise of an image more is one more to average and to "
-          "compare"
+          f"warning: about {max(share, 0.01):.0%} of the files of this source and of one disguised {other.date} (id "
+          f"{other.id[:8]}, {other.spec.get('scheme')}) are the same: each disguise of an image more is one more to "
+          "average and to compare"
         )
 
   def enter(self, planned: Entry, facts: Manifest) -> None:
@@ -189,18 +199,18 @@ class Ledger:
       facts: its manifest.
 
     Raises:
-      DjaxError: if the ledger cannot be written.
+      DataError: as ``entries``.
+      DjaxError: if the ledger cannot be written; the data set is whole, and doing the same again enters it.
     """
     now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     entry = dataclasses.replace(planned, date=now, manifest_sha256=facts.sha256)
     with self._opened() as descriptor:
       if any(other.manifest_sha256 == facts.sha256 for other in self.entries()):
         return
-      size = os.fstat(descriptor).st_size
-      torn = size and os.pread(descriptor, 1, size - 1) != b"\n"
-      line = json.dumps(dataclasses.asdict(entry)) + "\n"
-      os.write(descriptor, (("\n" if torn else "") + line).encode())
-      os.fsync(descriptor)
+      try:
+        _append(descriptor, json.dumps(dataclasses.asdict(entry)).encode())
+      except OSError as error:
+        self._refuse(error)
     files.sync_folder(self.path.parent)
 
   def standing(self, facts: Manifest) -> Standing:
@@ -208,10 +218,14 @@ class Ledger:
 
     Args:
       facts: its manifest, authenticated.
+
+    Raises:
+      DataError: as ``entries``.
     """
-    if not self.path.exists():
+    every = self.entries()
+    if not every:
       return Standing(None)
-    entries = [entry for entry in self.entries() if entry.fingerprint == facts.key_fingerprint]
+    entries = [entry for entry in every if entry.fingerprint == facts.key_fingerprint]
     place = next(
       (i for i, entry in enumerate(entries) if entry.manifest_sha256 == facts.sha256), None
     )
@@ -227,14 +241,39 @@ class Ledger:
     try:
       descriptor = os.open(self.path, flags, 0o600)
     except OSError as error:
-      raise DjaxError(
-        f"the ledger {self.path} must be writable, got: {error.strerror}. Make it so, or give --no-ledger."
-      ) from None
+      self._refuse(error)
     try:
       files.wait_for_lock(descriptor)
       yield descriptor
     finally:
       os.close(descriptor)
+
+  def _refuse(self, error: OSError) -> NoReturn:
+    raise DjaxError(
+      f"the ledger {self.path} must be writable, got: {error.strerror}. Make it so and re-run the command, or give "
+      "--no-ledger."
+    ) from None
+
+
+def _append(descriptor: int, line: bytes) -> None:
+  """Adds a whole line, or nothing: what is half written would be damage once another line follows it."""
+  size = os.fstat(descriptor).st_size
+  data = os.pread(descriptor, size, 0)
+  start = data.rfind(b"\n") + 1
+  try:
+    _parsed(data[start:])
+    line = b"\n" + line  # whole, but for its end
+  except ValueError:
+    os.ftruncate(descriptor, start)
+    size = start
+  line += b"\n"
+  try:
+    if os.write(descriptor, line) != len(line):
+      raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    os.fsync(descriptor)
+  except OSError:
+    os.ftruncate(descriptor, size)
+    raise
 
 
 def _parsed(line: bytes) -> Entry:
@@ -245,17 +284,25 @@ def _parsed(line: bytes) -> Entry:
   return Entry(**{**fields, "sketch": tuple(found["sketch"])})
 
 
+def _asked(facts: Manifest) -> str:
+  """Returns the hash of what was asked for; the source's own hash covers its files, the splits and the spec."""
+  asked = [facts.spec, facts.dtype, facts.labels, facts.views, facts.source["hmac"]]
+  return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+
+
 def _sketch(hashes: Sequence[str], master: Master) -> tuple[str, ...]:
   """Returns the smallest keyed hashes of some files, in hex."""
   subkey = master.owner().subkey("ledger")
-  keyed = {hmac.new(subkey, name.encode(), hashlib.sha256).hexdigest()[:32] for name in hashes}
-  return tuple(sorted(keyed)[:_SKETCH])
+  keyed = (hmac.new(subkey, name.encode(), hashlib.sha256).hexdigest() for name in set(hashes))
+  return tuple(sorted(name[:_HASH_DIGITS] for name in keyed)[:_SKETCH])
 
 
 def _overlap(first: Entry, second: Entry) -> float:
-  """Estimates which share of all files of two sources both have."""
+  """Estimates which share of all files of two sources both have; above 0 wherever one is seen in both."""
   if first.fingerprint != second.fingerprint:
     return 0.0
   a, b = set(first.sketch), set(second.sketch)
-  smallest = sorted(a | b)[: max(len(a), len(b), 1)]
-  return len(a & b & set(smallest)) / len(smallest) if smallest else 0.0
+  if not a & b:
+    return 0.0
+  smallest = sorted(a | b)[:_SKETCH]
+  return max(len(a & b & set(smallest)), 1) / len(smallest)

@@ -19,7 +19,7 @@ from djax.keys import Master
 from djax.manifest import Manifest, SplitFacts
 from djax.owner import sealed
 
-__all__ = ["Job", "Plan", "Request", "make"]
+__all__ = ["Job", "Plan", "Request", "make", "source_hmac"]
 
 _SHARD_BYTES = 64 << 20
 
@@ -163,8 +163,8 @@ def make(request: Request, out: Path, master: Master) -> Plan:
       for name, count in counts.items()
     },
   )
-  hashes = tuple(datasets.file_sha256(path) for _, path in files)
   secret = _secret(request, spec, master)
+  hashes = tuple(datasets.file_sha256(path) for _, path in files)
   facts = Manifest(
     djax=djax.__version__,
     expansion=keys.DATA_SETS,
@@ -177,7 +177,7 @@ def make(request: Request, out: Path, master: Master) -> Plan:
     source={
       "name": first.name,
       "dtype": given.name,
-      "hmac": _hmac([name for name, _ in files], hashes, request, secret),
+      "hmac": source_hmac([name for name, _ in files], hashes, request, secret),
     },
     classes=len(names),
     class_names=names if request.plain_labels else None,
@@ -263,14 +263,21 @@ def _check_views(request: Request, shape: tuple[int, int, int]) -> None:
     )
 
 
-def _hmac(
+def source_hmac(
   names: Sequence[str], hashes: Sequence[str], request: Request, secret: keys.Streams
 ) -> str:
-  """Returns the keyed hash of a source; digits, embedded in a package, have no files."""
+  """Returns the keyed hash of a source; digits, embedded in a package, have no files.
+
+  Args:
+    names: of the files below the source, sorted.
+    hashes: SHA-256 of each, in hex.
+    request: its splits and image size.
+    secret: of the data set.
+  """
   digest = hmac.new(secret.subkey("source"), digestmod=hashlib.sha256)
   digest.update(json.dumps([*request.splits.items(), request.image_size]).encode())
   for name, sha256 in zip(names, hashes, strict=True):
-    digest.update(hashlib.sha256(name.encode()).digest())
+    digest.update(hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest())
     digest.update(bytes.fromhex(sha256))
   return digest.hexdigest()
 

@@ -16,39 +16,23 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import djax
-from djax import datasets, files, foreign, keys, manifest, quantise, records, sources
+from djax import datasets, files, foreign, keys, manifest, quantise, records
 from djax.errors import ConfigError, DataError, ManifestError
 from djax.keys import Master
 from djax.manifest import UNFINISHED, Manifest, Shard, SplitFacts
 from djax.owner import canaries as canaries_lib
 from djax.owner import disguiser, export, restore, sealed, streams
 from djax.owner.disguiser import Disguiser
+from djax.owner.pictures import Query, read
 
 __all__ = ["Answer", "Answers", "Query", "answers", "ask", "disguised", "named", "read", "request"]
 
 SPLIT = manifest.REQUEST_SPLIT
-_SUFFIXES = (".png", ".jpg", ".jpeg")
 _CHUNK = 256
 _SUM_TOLERANCE = 1e-3  # of probabilities, rounded on their way
 _MOST_NUMBER = 40  # bytes that a probability takes in an answer
 _MOST_REST = 1 << 20  # bytes of all else in it
 _ALONE = {"count": 1, "crop": 0, "flip": False, "together": True}
-
-
-@dataclasses.dataclass(frozen=True, eq=False, repr=False)
-class Query:
-  """Images to be classified; ``repr`` shows their number only.
-
-  Attributes:
-    images: ``[N, H, W, C]``, of the data set's shape and dtype, 0..255.
-    names: of the files, one an image.
-  """
-
-  images: np.ndarray
-  names: tuple[str, ...]
-
-  def __repr__(self) -> str:
-    return f"Query({len(self.names)} images)"
 
 
 class Answer(NamedTuple):
@@ -81,100 +65,6 @@ class Answers(NamedTuple):
   rows: tuple[Answer, ...]
   cut: int = 0
   canaries: canaries_lib.Outcome | None = None
-
-
-def read(paths: Sequence[str | os.PathLike], facts: Manifest, *, image_size: int = 0) -> Query:
-  """Reads images that fit a disguised data set.
-
-  Args:
-    paths: PNG and JPEG files, folders of them, ``.npy`` files of ``[N, H, W]`` or ``[N, H, W, C]``, and ``.npz`` files
-      with such an array, named ``images`` or the only one. Grey files are taken where the data set has colours.
-    facts: the data set's manifest.
-    image_size: side in pixels to which image files are resized; 0 leaves them as they are.
-
-  Raises:
-    ConfigError: for an ``image_size`` other than the data set's.
-    DataError: for images that are missing, damaged or do not fit, or none.
-  """
-  height, width, _ = shape = tuple(facts.spec["image_shape"])
-  if image_size and (image_size, image_size) != (height, width):
-    raise ConfigError(
-      f"image_size must give images of {height}x{width} pixels as in the data set, got {image_size}."
-    )
-  images: list[np.ndarray] = []
-  names: list[str] = []
-  for path in (Path(path).expanduser() for path in paths):
-    if path.suffix.lower() in (".npy", ".npz"):
-      found = _array(path, shape, facts.source["dtype"])
-      images.append(found)
-      names += [f"{path}[{index}]" for index in range(len(found))]
-      continue
-    for file in _listed(path):
-      images.append(_picture(file, shape, image_size)[None])
-      names.append(str(file))
-  if not names:
-    raise DataError(f"there must be at least one image, got none in {', '.join(map(str, paths))}.")
-  return Query(np.concatenate(images).astype(facts.source["dtype"]), tuple(names))
-
-
-def _listed(path: Path) -> list[Path]:
-  """Returns the image files that a path means."""
-  if path.is_dir():
-    return sorted(
-      entry
-      for entry in path.iterdir()
-      if entry.suffix.lower() in _SUFFIXES and not entry.name.startswith(".")
-    )
-  if not path.is_file():
-    raise DataError(f"{path}: no such file or folder of images.")
-  return [path]
-
-
-def _picture(path: Path, shape: tuple[int, ...], image_size: int) -> np.ndarray:
-  """Reads an image file, ``[H, W, C]``."""
-  from djax.sources import folder
-
-  height, width, wanted = shape
-  if wanted not in (1, 3):
-    raise DataError(f"{path}: the data set has {wanted} channels. Give its images as .npy.")
-  channels, size = folder.read_header(path)
-  if channels > wanted:
-    raise DataError(f"{path}: is in colour, but the data set is grey. Save it as grey.")
-  if size != (width, height) and not image_size:
-    raise DataError(
-      f"{path}: is {size[1]}x{size[0]} pixels, but the data set {height}x{width}. "
-      + (f"Resize it: --image-size {height}" if height == width else "Resize it.")
-    )
-  return folder.decode(path, (height, width, wanted), image_size > 0)
-
-
-def _array(path: Path, shape: tuple[int, ...], dtype: str) -> np.ndarray:
-  """Reads the images of a NumPy file, ``[N, H, W, C]``."""
-  if not path.is_file():
-    raise DataError(f"{path}: no such file.")
-  try:
-    with path.open("rb") as file:
-      images = np.load(file, allow_pickle=False)
-      if isinstance(images, np.lib.npyio.NpzFile):
-        held = list(images)
-        name = "images" if "images" in held else held[0] if len(held) == 1 else None
-        images = images[name] if name else None
-  except Exception as error:  # zipfile, zlib and numpy each have their own
-    raise DataError(f"{path}: not a whole NumPy file ({sources.records.brief(error)}).") from None
-  if images is None:
-    raise DataError(f"{path}: must hold one array, or one named images; has {', '.join(held)}.")
-  if images.ndim == 3 and shape[2] == 1:
-    images = images[..., None]
-  if images.shape[1:] != shape:
-    raise DataError(
-      f"{path}: images must be [N, {', '.join(map(str, shape))}] as in the data set, got {images.shape}."
-    )
-  floats = dtype == "float32" and images.dtype.kind == "f"
-  if images.dtype != np.uint8 and not floats:
-    raise DataError(f"{path}: images must be {dtype} as in the data set, got {images.dtype}.")
-  if floats and not ((images >= 0) & (images <= 255)).all():
-    raise DataError(f"{path}: values must be numbers in 0..255.")
-  return images
 
 
 def disguised(query: Query, facts: Manifest, master: Master) -> tuple[np.ndarray, int]:
@@ -254,7 +144,8 @@ def request(
 ) -> tuple[Manifest, int]:
   """Writes a request for the rented machine: a disguised data set with the single split ``query``, every label 0.
 
-  Its records stand in an order drawn from the key, so nothing tells planted images from the others.
+  Its records stand in an order drawn from the key and the request's own id, so no place tells planted images from the
+  others; but images that the cloud holds already, disguised, are recognised, see ``owner.canaries``.
 
   Args:
     query: the images; names of files are sealed.
@@ -267,11 +158,17 @@ def request(
     The manifest of the request, and the number of values that were cut, see ``disguised``.
 
   Raises:
+    ConfigError: for canaries with a data set of version 1, whose requests keep the order of their images.
     UnsafeError: if ``out`` exists.
     DjaxError: if the disk has too little room.
   """
   target = restore.check_new(out)
   classes: list[int] = []
+  if canaries is not None and facts.version == 1:
+    raise ConfigError(
+      "canaries need a data set of format version 2: a request to one of version 1 keeps the order of its images, so "
+      "the planted ones would be the last. Leave them out."
+    )
   if canaries is not None:
     classes = canaries.labels.tolist()
     query = Query(np.concatenate([query.images, canaries.images]), query.names)
@@ -298,7 +195,7 @@ def request(
     content = {
       "class_names": _opened(facts, master)["class_names"],
       "names": list(query.names),
-      "canaries": classes,
+      **({"canaries": classes} if classes else {}),
     }
     source = {"name": SPLIT, "dtype": facts.source["dtype"], "hmac": _hmac(query, asked, master)}
     written = export.finish(

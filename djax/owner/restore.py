@@ -18,12 +18,13 @@ from typing import IO, Any, NamedTuple
 
 import numpy as np
 
-from djax import datasets, files, manifest, quantise
+from djax import datasets, files, quantise
 from djax.datasets import Disguised, Split
-from djax.errors import ConfigError, DjaxError, KeyMismatchError, ManifestError, UnsafeError
+from djax.errors import ConfigError, DjaxError, UnsafeError
 from djax.keys import Master
 from djax.manifest import Manifest
 from djax.owner import sealed, streams
+from djax.owner.authentic import authenticate, authenticated, check_expected, mac_key
 from djax.owner.disguiser import Disguiser
 
 __all__ = [
@@ -43,6 +44,7 @@ _CHUNK_BYTES = 4 << 20
 _SPARE_BYTES = 4 << 20
 _FILE_BYTES = 4096  # of disk that a small file takes
 _LONGEST_NAME = 60
+_PRIVATE = 0o700
 
 Progress = Callable[[int, int], None]
 
@@ -59,82 +61,6 @@ class Restored(NamedTuple):
   indices: np.ndarray
   images: np.ndarray
   labels: np.ndarray
-
-
-def mac_key(facts: Manifest, master: Master) -> bytes:
-  """Returns the subkey of a manifest's MAC.
-
-  Args:
-    facts: the manifest.
-    master: the owner's key.
-  """
-  streams_of_owner = master if facts.version == 1 else master.owner()
-  return streams_of_owner.subkey(manifest.mac_label(facts))
-
-
-def authenticate(
-  facts: Manifest, where: Path, master: Master, *, role: str = manifest.DATASET, expect: str = ""
-) -> None:
-  """Checks that the owner of a key wrote the manifest that was read, and that it is what it is taken for.
-
-  Args:
-    facts: as ``manifest.read`` returned it.
-    where: the directory, for messages.
-    master: the owner's key.
-    role: ``dataset`` or ``request``.
-    expect: SHA-256 of the manifest, in hex; empty: any.
-
-  Raises:
-    KeyMismatchError: if it was made with another key.
-    ManifestError: if it was tampered with, has another role, or is not the one expected.
-  """
-  if facts.key_fingerprint != master.fingerprint:
-    raise KeyMismatchError(
-      f"{where} was disguised with the key {facts.key_fingerprint}, got {master.fingerprint}. "
-      "Give the key it was disguised with."
-    )
-  manifest.authenticate(facts, mac_key=mac_key(facts, master), where=where)
-  if facts.role != role:
-    raise ManifestError(f"{where} must be a {role}, is a {facts.role}. Give the other directory.")
-  if expect:
-    check_expected(facts, where, expect)
-
-
-def check_expected(facts: Manifest, where: Path, expect: str) -> None:
-  """Refuses another manifest than the one expected.
-
-  Args:
-    facts: as ``manifest.read`` returned it.
-    where: the directory, for messages.
-    expect: SHA-256, in hex.
-
-  Raises:
-    ManifestError: if it is another one.
-  """
-  if facts.sha256 != expect.lower():
-    raise ManifestError(
-      f"{where} must have the manifest {expect}, has {facts.sha256}. It is another data set, or an older one."
-    )
-
-
-def authenticated(
-  folder: Path, master: Master, *, role: str = manifest.DATASET, expect: str = ""
-) -> Manifest:
-  """Reads a manifest, once, that the owner of a key wrote and nobody changed since.
-
-  Args:
-    folder: a disguised data set, or a run directory with copies of both files.
-    master: the owner's key.
-    role: as for ``authenticate``.
-    expect: as for ``authenticate``.
-
-  Raises:
-    KeyMismatchError: as ``authenticate``.
-    ManifestError: if it is missing or damaged, or as ``authenticate``.
-  """
-  facts = manifest.read(folder)
-  authenticate(facts, folder, master, role=role, expect=expect)
-  return facts
 
 
 def values(images: np.ndarray, facts: Manifest) -> np.ndarray:
@@ -241,14 +167,15 @@ def to_npz(
       shape, dtype = (count, *facts.spec["image_shape"]), np.dtype(facts.source["dtype"])
       # Records come in another order than the archive takes them; this file has no name for anyone to find.
       with tempfile.TemporaryFile(dir=target.parent) as scratch:
-        images = np.memmap(scratch, dtype, "w+", shape=shape)
         for part in chunks.of(split):
-          images[part.indices], labels[part.indices] = part.images, part.labels
+          labels[part.indices] = part.labels
+          # Not through a memory map: on a full disk that would end the process.
+          for index, image in zip(part.indices.tolist(), part.images, strict=True):
+            scratch.seek(index * image.nbytes)
+            scratch.write(image.tobytes())
+        scratch.seek(0)
         with _member(archive, f"{split}_images", shape, dtype) as member:
-          step = max(1, _CHUNK_BYTES // max(1, images[0].nbytes))
-          for start in range(0, count, step):
-            member.write(np.ascontiguousarray(images[start : start + step]))
-        del images
+          shutil.copyfileobj(scratch, member, _CHUNK_BYTES)
       _add(archive, f"{split}_labels", labels)
     _add(archive, "class_names", np.array(names))
   return facts
@@ -299,9 +226,9 @@ def to_folder(
   with files.new_folder(target) as temporary:
     chunks = _Chunks(data, master, facts, progress)
     for split, records in facts.splits.items():
-      (temporary / split).mkdir(mode=0o700)
-      for name in folders:
-        (temporary / split / name).mkdir(mode=0o700)
+      for place in (temporary / split, *(temporary / split / name for name in folders)):
+        place.mkdir(mode=_PRIVATE)
+        place.chmod(_PRIVATE)  # the umask may have taken the owner's rights
       digits = len(str(records.records // records.views - 1))
       for part in chunks.of(split):
         for index, image, label in zip(*part, strict=True):

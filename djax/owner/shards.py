@@ -122,12 +122,19 @@ class Worker:
     views = self._job.views_of(task.split)
     held = self._order(task.split)[first:end]
     sources_first = np.argsort(held, kind="stable")  # the source is read forwards, once a shard
+    rising = held[sources_first] // views
     step = max(1, _CHUNK_BYTES // (4 * math.prod(self._disguiser.scheme.spec.disguised_shape)))
-    for start in range(0, len(held), step):
-      places = sources_first[start : start + step]
+    start = 0
+    while start < len(held):
+      stop = min(start + step, len(held))
+      # The views of one original stay in one chunk: a compressed source that is asked to go back starts anew.
+      while stop < len(held) and rising[stop] == rising[stop - 1]:
+        stop += 1
+      places = sources_first[start:stop]
       images, labels = self._disguised(task.split, *np.divmod(held[places], views))
       yield places, images, labels
       advance(len(places))
+      start = stop
 
   def _order(self, split: str) -> np.ndarray:
     """Returns which record of the source stands at each place of a split."""

@@ -1,9 +1,9 @@
-"""Wrote djx1.json, keyfile-v1.json and export-v1.json, once. Refuses to write one again.
+"""Wrote djx1.json, djx2.json, keyfile-v1.json and export-v1.json, once. Refuses to write one again.
 
   PYTHONPATH=. python tests/vectors/make.py NAME.json
 
-What it wrote is fixed for as long as `djx1`, version 1 of the key file and version 1 of the data set
-exist: a vector that no longer holds means that keys made before give other matrices now, or the same
+What it wrote is fixed for as long as `djx1`, `djx2`, version 1 of the key file and the data sets made with
+them exist: a vector that no longer holds means that keys made before give other matrices now, or the same
 images other bytes, so mend the code and leave the vectors alone.
 """
 
@@ -13,7 +13,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from djax import keyfile, keys, selftest
+from djax import keyfile, keys, schemes, selftest
 
 HERE = Path(__file__).parent
 SECRET = bytes(range(32))
@@ -119,6 +119,76 @@ def exports() -> list[dict]:
   return found
 
 
+def data_sets() -> list[dict]:
+  """Returns the questions of djx2.json: all that is drawn for a data set and its requests."""
+  ids = {"one": "00112233445566778899aabbccddeeff", "another": "f" * 32}
+  specs = {
+    "rmt": {"scheme": "rmt", "image_shape": [4, 4, 1], "block_size": 2, "noise_level": 25.0},
+    "block": {"scheme": "rmt", "image_shape": [4, 6, 1], "block_size": 2, "mix": "block"},
+    "projection": {
+      "scheme": "rmt",
+      "image_shape": [2, 4, 2],
+      "block_size": 2,
+      "matrix": "projection",
+      "per_channel": True,
+    },
+    "permutation": {"scheme": "permutation", "image_shape": [12, 9, 1], "block_size": 3},
+    "aes": {"scheme": "aes", "image_shape": [4, 8, 1], "block_size": 4, "position_keys": True},
+  }
+  whole = {name: schemes.from_spec(spec).spec.to_dict() for name, spec in specs.items()}
+  alone = {"count": 1, "crop": 0, "flip": False, "together": True}
+  several = {"count": 3, "crop": 2, "flip": True, "together": False}
+  request = {"role": "request", "request": "0123456789abcdef0123456789abcdef", "views": alone}
+  masters = {"secret 00..1f": SECRET.hex(), "secret ff..ff": (b"\xff" * 32).hex()}
+  found: list[dict] = []
+
+  def add(name, *, spec="rmt", **arguments):
+    for master, secret in masters.items():
+      named = {"name": f"{name}, {master}", "secret": secret, **arguments}
+      found.append({**named, "id": ids["one"], "spec": whole[spec]})
+    if not name.startswith("owner"):
+      other = {"name": f"{name}, another id", "secret": SECRET.hex(), **arguments}
+      found.append({**other, "id": ids["another"], "spec": whole[spec]})
+
+  for label in ("manifest|dataset", "manifest|request", "ledger"):
+    add(f"owner's subkey {label}", call="djx2-owner-subkey", label=label)
+  for label in ("perm|64", "sealed|dataset", "sealed|dataset|nonce", "source"):
+    add(f"subkey {label}", call="djx2-subkey", label=label)
+  add("stream perm|64", call="djx2-stream", label="perm|64", length=160)
+  for name in specs:
+    add(f"scheme {name}", call="djx2-scheme", spec=name)
+  for classes in (2, 10, 100):
+    views = {"role": "dataset", "views": alone}
+    add(f"labels of {classes} classes", call="djx2-labels", classes=classes, **views)
+  for originals, views in ((1, alone), (40, alone), (12, several), (12, {**several, "together": True})):
+    how = {"role": "dataset", "views": views, "originals": originals, "split": "train"}
+    how_many = f"{originals} originals, {views['count']} views"
+    together = " side by side" if views["count"] > 1 and views["together"] else ""
+    add(f"order of {how_many}{together}", call="djx2-order", **how)
+  add("order of a request", call="djx2-order", originals=20, split="query", **request)
+  pixels = {
+    "uint8": (bytes(range(0, 160, 10)).hex(), bytes(range(250, 90, -10)).hex()),
+    "<f4": (bytes(range(64)).hex(), bytes(range(64, 128)).hex()),
+  }
+  for dtype, (original, image) in pixels.items():
+    given = {"dtype": dtype, "original": original, "image": image, "split": "train", "index": 2**33 + 7}
+    how = {"role": "dataset", "views": several, **given}
+    add(f"noise of a view of {dtype}", call="djx2-noise", view=2, count=24, **how)
+    add(f"view of {dtype}", call="djx2-views", view=2, **how)
+  asked = {**given, "split": "query", "index": 0, "view": 0}
+  add("noise of a request", call="djx2-noise", count=24, **asked, **request)
+  add("view of a request", call="djx2-views", **asked, **request)
+  names = {"class_names": [*"0123456789"]}
+  add("sealed names", call="djx2-sealed", role="dataset", content=names)
+  content = {**names, "names": ["größer.png", "鳥.png"], "canaries": [3, 1]}
+  add("sealed names of a request", call="djx2-sealed", content=content, **request)
+  files = {"names": ["a/größer.png", "b.png"], "hashes": ["00" * 32, "ab" * 32]}
+  splits = {"train": "train[:100]", "test": "test"}
+  add("source", call="djx2-source", splits=splits, image_size=32, **files)
+  add("source without files", call="djx2-source", splits=splits, image_size=0, names=[], hashes=[])
+  return found
+
+
 def save(name: str, source: str, vectors: list[dict]) -> None:
   """Answers the vectors and writes them, one a line, to a file that must not exist."""
   lines = ",\n".join(json.dumps({**v, "expect": selftest.answer(v)}) for v in vectors)
@@ -130,6 +200,11 @@ FILES = {
   "djx1.json": (
     "djax 0.1.0, docs/key-format.md; checked by the twin in tests/test_keys.py",
     asked,
+  ),
+  "djx2.json": (
+    "djax 0.1.0, docs/key-format.md section 8 and docs/format.md sections 1, 2 and 5; checked by the twins in "
+    "tests/test_keys.py, tests/test_streams.py and tests/test_sealed.py",
+    data_sets,
   ),
   "keyfile-v1.json": ("djax 0.1.0, docs/key-format.md", key_files),
   "export-v1.json": (

@@ -1,0 +1,115 @@
+"""Where a passphrase comes from, and files that nobody but their owner may read."""
+
+import getpass
+import os
+import shlex
+import stat
+import sys
+from collections.abc import Callable
+
+from djax.errors import KeyFileError
+
+__all__ = ["ENVIRONMENT", "find_passphrase", "read_private"]
+
+ENVIRONMENT = "DJAX_PASSPHRASE"
+
+_MAX_BYTES = 1 << 16
+
+# What the environment held, once it was taken out: processes that are started later, such as workers and git, do not
+# inherit it. It stays in this process's memory, and the system still shows its owner what the process was started with.
+_from_environment: str | None = None
+
+_Path = str | os.PathLike[str]
+
+
+def find_passphrase(passphrase_file: _Path | None, *, new: bool = False) -> Callable[[], str]:
+  """Says where a passphrase comes from: a file, else ``DJAX_PASSPHRASE``, else a prompt.
+
+  The variable is taken out of the environment, whatever the passphrase comes from, and remembered for the next call.
+
+  Args:
+    passphrase_file: file that holds it, one trailing newline aside; or None.
+    new: whether it is being set, so that a prompt asks twice.
+
+  Returns:
+    A function that gets it when called, and raises ``KeyFileError`` if there is none, it is empty,
+    or its file is missing or open to others.
+  """
+  _take_from_environment()
+
+  def find() -> str:
+    if passphrase_file is not None:
+      name = f"passphrase file {os.fspath(passphrase_file)}"
+      found = read_private(passphrase_file, name).decode("utf-8", "surrogateescape")
+      found = found.removesuffix("\n").removesuffix("\r")
+    elif (held := _take_from_environment()) is not None:
+      name, found = f"environment variable {ENVIRONMENT}", held
+    elif sys.stdin is not None and sys.stdin.isatty():
+      name, found = "passphrase", _prompt(new)
+    else:
+      raise KeyFileError(
+        f"a passphrase is needed: give --passphrase-file, or set {ENVIRONMENT}, "
+        "or run on a terminal to be asked."
+      )
+    if not found:
+      raise KeyFileError(f"{name}: must not be empty.")
+    return found
+
+  return find
+
+
+def _take_from_environment() -> str | None:
+  """Returns the passphrase of the environment, now or when it was last there."""
+  global _from_environment
+  if ENVIRONMENT in os.environ:
+    _from_environment = os.environ.pop(ENVIRONMENT)
+  return _from_environment
+
+
+def _prompt(new: bool) -> str:
+  """Asks on the terminal, twice for a new passphrase."""
+  try:
+    found = getpass.getpass("New passphrase: " if new else "Passphrase: ")
+    if new and found and getpass.getpass("The same again: ") != found:
+      raise KeyFileError("passphrase: the two entries differ. Nothing was written; start again.")
+  except EOFError:
+    raise KeyFileError("passphrase: none was entered.") from None
+  return found
+
+
+def read_private(path: _Path, name: str) -> bytes:
+  """Returns the bytes of a small regular file that nobody else may read.
+
+  Args:
+    path: the file; its owner named it, so a symbolic link is followed.
+    name: what messages call it.
+
+  Raises:
+    KeyFileError: if it is missing, no regular file, open to others, larger than 64 KiB, or cannot be read.
+  """
+  try:
+    with open(path, "rb", opener=_without_waiting) as file:
+      status = os.fstat(file.fileno())
+      if not stat.S_ISREG(status.st_mode):
+        raise KeyFileError(f"{name}: is not a regular file.")
+      mode = stat.S_IMODE(status.st_mode)
+      if os.name == "posix" and mode & 0o077:
+        raise KeyFileError(
+          f"{name}: is open to others (mode {mode:04o}). "
+          f"Run: chmod 600 {shlex.quote(os.fspath(path))}"
+        )
+      content = file.read(_MAX_BYTES + 1)
+  except FileNotFoundError:
+    raise KeyFileError(f"{name}: does not exist.") from None
+  except IsADirectoryError:
+    raise KeyFileError(f"{name}: is not a regular file.") from None
+  except OSError as error:
+    raise KeyFileError(f"{name}: cannot be read: {error.strerror}.") from None
+  if len(content) > _MAX_BYTES:
+    raise KeyFileError(f"{name}: is larger than {_MAX_BYTES} bytes.")
+  return content
+
+
+def _without_waiting(path: str, flags: int) -> int:
+  """Opens a file; a pipe of that name would otherwise hold us."""
+  return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
