@@ -68,17 +68,19 @@ def new_file(target: Path) -> Iterator[IO[bytes]]:
   check_new(target)
   temporary = temporary_of(target)
   descriptor = _claim(temporary, folder=False)
-  with os.fdopen(descriptor, "r+b") as file:
-    try:
-      check_new(target)  # who held the lock before may have written it
+  try:
+    check_new(target)  # who held the lock before may have written it
+    with os.fdopen(descriptor, "r+b", closefd=False) as file:
       yield file
-      file.flush()
-      os.fsync(descriptor)
-      _check_ours(descriptor, temporary)
-      _publish(temporary, target)
-    except BaseException:
-      _discard(descriptor, temporary)
-      raise
+    os.fsync(descriptor)
+    _check_ours(descriptor, temporary)
+    _publish(temporary, target)
+  except BaseException:
+    _discard(descriptor, temporary)
+    raise
+  finally:
+    with contextlib.suppress(OSError):  # what counts is on the disk already
+      os.close(descriptor)
   sync_folder(target.parent)
 
 
@@ -114,7 +116,8 @@ def new_folder(target: Path) -> Iterator[Path]:
     _discard(descriptor, temporary)
     raise
   finally:
-    os.close(descriptor)
+    with contextlib.suppress(OSError):
+      os.close(descriptor)
   sync_folder(target.parent)
 
 

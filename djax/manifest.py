@@ -291,6 +291,10 @@ def _parse(facts: Mapping[str, Any], version: int, *, planned: bool = False) -> 
     for shard in split.shards:
       if shard.records * image_bytes > shard.bytes:
         raise ValueError(f"splits.{name} has more images than its shards have room for")
+      if (
+        shard.bytes > shard.records * (image_bytes + image_bytes // 64 + forms.ROOM) + forms.BLOCKS
+      ):
+        raise ValueError(f"splits.{name} has shards that are larger than their images")
   if sum(shard.bytes for split in splits.values() for shard in split.shards) > forms.MOST_STORED:
     raise ValueError(f"splits has more than {forms.MOST_STORED} bytes")
   names, classes = facts["class_names"], facts["classes"]
@@ -300,7 +304,7 @@ def _parse(facts: Mapping[str, Any], version: int, *, planned: bool = False) -> 
     raise ValueError("classes is more than the sealed names allow")
   role = fields.get("role", REQUEST if set(splits) == {REQUEST_SPLIT} else DATASET)
   if (role == REQUEST) != (set(splits) == {REQUEST_SPLIT}):
-    raise ValueError(f"role is not that of the splits {', '.join(splits)}")
+    raise ValueError(f"role is not that of the splits: a request has {REQUEST_SPLIT} alone")
   if version > 1 and (fields["request"] is None) != (role == DATASET):
     raise ValueError("request is not the id of a request")
   return Manifest(

@@ -12,12 +12,14 @@ from djax import escape, schemes
 from djax.quantise import DTYPES, Quantiser
 
 __all__ = [
+  "BLOCKS",
   "DATASET",
   "FORMS",
   "LEAST_NAME",
   "MOST_CLASSES",
   "MOST_STORED",
   "REQUEST",
+  "ROOM",
   "quantiser",
   "shapes",
 ]
@@ -29,6 +31,8 @@ _LONGEST_SIDE = 1 << 16
 _MOST_VALUES = 1 << 26  # of a disguised image
 LEAST_NAME = 4  # bytes that a class name takes in the sealed part, with its quotes and comma
 MOST_STORED = 1 << 52  # bytes of all shards
+# What a shard has beside its images at most: bytes for each record, a 64th for the headers of blocks, some blocks.
+ROOM, BLOCKS = 512, 1 << 18
 _MOST_POSITIONS, _MOST_SHARDS, _MOST_WARNINGS = 1 << 18, 1 << 17, 1 << 8
 _MOST_OPTIONS, _LONGEST_OPTION, _LARGEST_OPTION = 32, 64, 1 << 48  # of a spec
 _FILE_FORM = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,200}")

@@ -175,6 +175,29 @@ def test_an_empty_record_is_refused(tmp_path):
   assert "chunk 1 is none" in refusal(tmp_path / "x", 3)
 
 
+def test_a_chunk_with_more_than_its_record_is_refused(tmp_path):
+  records = content([9, 9])
+  for more in (b"", b"x", bytes(70_000)):
+    data = bytes([0, 1, 9]) + records[0] + more
+    first = hostile.chunk("r", data, records=1, decoded=9)
+    made = hostile.array_record(records, chunks=[first, hostile.simple(records[1:])])
+    (tmp_path / "x").write_bytes(made)
+    if more:
+      assert "chunk 0 is none" in refusal(tmp_path / "x", 2)
+    else:
+      assert opened(tmp_path / "x", 2).record(1) == records[1]
+
+
+def test_an_index_that_leads_out_of_the_file_is_refused(tmp_path):
+  for size in (600, 2**17, 2**63):
+    index = hostile.chunk("r", bytes(600), records=3, size=size)
+    (tmp_path / "x").write_bytes(hostile.array_record(content([9, 9]), footer=index))
+    if size == 600:
+      opened(tmp_path / "x", 2)
+    else:
+      assert "chunk 2 is none" in refusal(tmp_path / "x", 2)
+
+
 @pytest.mark.parametrize("length", [0, 1, 65_535, 65_537, 131_071])
 def test_a_length_that_no_file_has_is_refused(tmp_path, length):
   written(tmp_path / "x", content([9]))

@@ -352,6 +352,23 @@ def test_a_shard_that_is_cut_off_after_it_was_hashed_is_refused(copied):
   assert "array_record-00000-of-00003 cannot be read (it ends too early)" in line
 
 
+def test_a_shard_that_grows_while_it_is_hashed_has_an_end(whole):
+  class Growing:
+    """A file that is longer than the manifest says by the time it is read."""
+
+    read_so_far = 0
+
+    def read(self, count):
+      self.read_so_far += count
+      assert count
+      return bytes(count)
+
+  file, facts = Growing(), manifest.read(whole).splits["train"].shards[1]
+  digest = datasets.open(whole).splits["train"]._sha256(file, 1)
+  assert file.read_so_far == facts.bytes
+  assert digest == hashlib.sha256(bytes(facts.bytes)).hexdigest()
+
+
 def test_check_finds_a_damaged_shard_before_anything_is_read(copied):
   datasets.open(copied).splits["train"].check()
   name = "disguised-train.array_record-00002-of-00003"

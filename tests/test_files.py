@@ -19,12 +19,16 @@ from djax.errors import UnsafeError
 ROOT = pathlib.Path(djax.__file__).parent.parent
 
 
+class Held(BaseException):
+  """No OSError, which would be taken for a file that cannot be opened."""
+
+
 @pytest.fixture(autouse=True)
 def no_waiting():
   """A pipe must not hold us: what waits ends after a minute."""
 
   def late(*args):
-    raise TimeoutError("held for a minute")
+    raise Held
 
   before = signal.signal(signal.SIGALRM, late)
   signal.alarm(60)
@@ -394,6 +398,58 @@ def test_a_second_name_that_stays_is_no_failure(tmp_path, monkeypatch):
     write_file(tmp_path / "x")
   assert names(tmp_path) == ["x"]
   assert written(tmp_path / "x") == b"new"
+
+
+def test_a_file_that_cannot_be_wrapped_leaves_nothing(tmp_path, monkeypatch):
+  def fail(*args, **kwargs):
+    raise OSError(errno.ENOMEM, "failed")
+
+  before = len(os.listdir("/proc/self/fd"))
+  with monkeypatch.context() as patch:
+    patch.setattr(os, "fdopen", fail)
+    with pytest.raises(OSError, match="failed"):
+      write_file(tmp_path / "x")
+  assert names(tmp_path) == []
+  assert len(os.listdir("/proc/self/fd")) == before
+
+
+@WRITERS
+def test_what_fails_after_all_is_written_is_no_failure(tmp_path, monkeypatch, write):
+  """Such as closing: the content was synced, the name was given."""
+  close = os.close
+
+  def closed(descriptor):
+    close(descriptor)
+    raise OSError(errno.EIO, "failed")
+
+  before = len(os.listdir("/proc/self/fd"))
+  with monkeypatch.context() as patch:
+    if write is write_file:
+      with files.new_file(tmp_path / "x") as file:
+        file.write(b"new")
+        patch.setattr(os, "close", closed)
+    else:
+      with files.new_folder(tmp_path / "x") as place:
+        (place / "inner").write_bytes(b"new")
+        patch.setattr(files, "sync_tree", lambda folder: None)
+        patch.setattr(os, "close", closed)
+  assert names(tmp_path) == ["x"]
+  assert written(tmp_path / "x") == b"new"
+  assert len(os.listdir("/proc/self/fd")) == before
+
+
+@WRITERS
+def test_no_file_stays_open(tmp_path, write):
+  before = len(os.listdir("/proc/self/fd"))
+  write(tmp_path / "x")
+  with pytest.raises(UnsafeError):
+    write(tmp_path / "x")
+  with pytest.raises(Trouble), files.new_file(tmp_path / "y") as file:
+    file.write(b"half")
+    raise Trouble
+  with pytest.raises(Trouble), files.new_folder(tmp_path / "y"):
+    raise Trouble
+  assert len(os.listdir("/proc/self/fd")) == before
 
 
 KILLED = """
@@ -879,6 +935,21 @@ def test_a_working_lock_in_a_missing_folder_is_an_oserror(tmp_path):
     pytest.fail("it is held")
 
 
+def test_a_lock_that_is_waited_for_is_given_when_the_other_ends(tmp_path, holder):
+  lock = tmp_path / "lock"
+  process = holder("working_lock", lock)
+  threading.Timer(0.5, process.kill).start()
+  start = time.monotonic()
+  descriptor = os.open(lock, os.O_RDWR)
+  try:
+    files.wait_for_lock(descriptor)
+    assert time.monotonic() - start > 0.2
+    with pytest.raises(UnsafeError, match="taken"), files.working_lock(lock, busy="taken"):
+      pytest.fail("two hold it")
+  finally:
+    os.close(descriptor)
+
+
 def test_disks_and_systems_without_locks_are_written_without(tmp_path, monkeypatch):
   import fcntl
 
@@ -890,9 +961,11 @@ def test_disks_and_systems_without_locks_are_written_without(tmp_path, monkeypat
     write_file(tmp_path / "a")
     with files.working_lock(tmp_path / "lock", busy="taken"):
       pass
+    files.wait_for_lock(0)
   monkeypatch.setitem(sys.modules, "fcntl", None)
   write_file(tmp_path / "b")
   write_folder(tmp_path / "c")
+  files.wait_for_lock(0)
   assert names(tmp_path) == ["a", "b", "c", "lock"]
 
 

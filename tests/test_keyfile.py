@@ -33,6 +33,24 @@ def cheap(monkeypatch):
   monkeypatch.setattr(passphrase, "_from_environment", None)
 
 
+class Held(BaseException):
+  """No OSError, which would be taken for a file that cannot be opened."""
+
+
+@pytest.fixture(autouse=True)
+def no_waiting():
+  """A pipe must not hold us: what waits ends after a minute."""
+
+  def late(*args):
+    raise Held
+
+  before = signal.signal(signal.SIGALRM, late)
+  signal.alarm(60)
+  yield
+  signal.alarm(0)
+  signal.signal(signal.SIGALRM, before)
+
+
 @pytest.fixture(params=[PASSPHRASE, None], ids=["protected", "clear"])
 def words(request):
   return request.param

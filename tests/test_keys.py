@@ -211,9 +211,13 @@ def vectors(name):
 # Golden vectors.
 
 
+@pytest.fixture(scope="module")
+def groups():
+  return {group.name: group for group in selftest.run(VECTORS)}
+
+
 @pytest.mark.parametrize("name", NAMES)
-def test_golden_vectors_hold(name):
-  groups = {group.name: group for group in selftest.run(VECTORS)}
+def test_golden_vectors_hold(name, groups):
   assert sorted(groups) == NAMES
   assert groups[name].mismatch is None
   assert groups[name].vectors == len(vectors(name)) > 0
@@ -560,7 +564,9 @@ def test_data_sets_the_owner_and_the_key_share_no_stream():
   # A label that spells out another's derivation is not that one.
   labels = ["perm|64", "owner|perm|64", f"data set|{ID}|{keys.spec_hash(SPEC)}"]
   streams = [
-    np.unpackbits(np.frombuffer(one.read(label, 512), np.uint8)) for one in every for label in labels
+    np.unpackbits(np.frombuffer(one.read(label, 512), np.uint8))
+    for one in every
+    for label in labels
   ]
   for i, stream in enumerate(streams):
     for other in streams[:i]:
@@ -573,4 +579,6 @@ def test_the_secret_of_a_data_set_does_not_give_another_one():
   one = keys.secret_bytes(master.data_set(ID, SPEC))
   other = keys.secret_bytes(master.data_set("0" * 32, SPEC))
   assert keys.secret_bytes(keys.Master(one).data_set("0" * 32, SPEC)) != other
-  assert len({one, other, SECRET, keys.secret_bytes(master.owner())}) == 3  # the owner's is the master
+  assert (
+    len({one, other, SECRET, keys.secret_bytes(master.owner())}) == 3
+  )  # the owner's is the master

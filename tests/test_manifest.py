@@ -634,6 +634,19 @@ def test_what_is_no_number_is_refused(tmp_path, path, value):
   assert "MANIFEST.json is no manifest of djax" in refusal(tmp_path)
 
 
+def test_shards_of_petabytes_are_refused(tmp_path):
+  """Each might be; their records together would be no number that NumPy counts to."""
+  shard = {"records": 2**38, "bytes": 2**46, "sha256": HASH}
+  shards = [{**shard, "file": f"s{number}"} for number in range(65)]
+  for count in (64, 65):
+    split = {"records": count * 2**38, "views": 1, "shards": shards[:count]}
+    put(tmp_path, encoded({**EXAMPLE, "splits": {"train": split}}))
+    if count == 64:
+      assert manifest.read(tmp_path).splits["train"].records == 2**44
+    else:
+      assert f"splits has more than {2**52} bytes" in refusal(tmp_path)
+
+
 @pytest.mark.parametrize(
   "name",
   ["../x", "/etc/passwd", ".hidden", "..", "", "a/b", "a\\b", "a b", "a\n", "x\x00", "ä", "-rf"],

@@ -430,7 +430,9 @@ def test_probabilities_rounded_on_their_way_are_taken(asked, tmp_path):
     "\xff",
     '{"format": "djax-answers", "version": 1, "request": "", "probabilities": [[NaN]]}',
     '{"format": "djax-answers", "version": 1, "request": "", "probabilities": [[1e999]]}',
-    '{"format": "djax-answers", "version": 1, "request": "", "probabilities": [[1' + "0" * 400 + "]]}",
+    '{"format": "djax-answers", "version": 1, "request": "", "probabilities": [[1'
+    + "0" * 400
+    + "]]}",
     '{"format": "djax-answers", "format": "djax-answers", "version": 1, "request": "", "probabilities": []}',
   ],
   ids=range(10),

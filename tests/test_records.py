@@ -219,7 +219,8 @@ def number(value):
 
 def example(image, label, *, names=(b"image", b"label"), packed=True, turned=False, more=b""):
   """Serialises an Example by the document alone."""
-  value = message(1, number(label)) if packed else b"\x08" + number(label)
+  label = label if isinstance(label, bytes) else number(label)
+  value = message(1, label) if packed else b"\x08" + label
   entries = [
     message(1, names[0], 2, message(1, message(1, image))),
     message(1, names[1], 2, message(3, value)),
@@ -239,6 +240,13 @@ def test_the_two_features_may_stand_in_either_order(parsed):
       assert parse(data, image) == 3
       np.testing.assert_array_equal(image, expected)
   assert len(parsed) == 1 + 3
+  # What stands around the other one, cut where the usual one begins, is no record.
+  size, first = images[0].nbytes, usual.index(images[0].tobytes())
+  around = other.replace(images[1].tobytes(), b"")
+  forged = around[:first] + bytes(size) + around[first:]
+  assert len(forged) == len(usual)
+  with pytest.raises(ValueError, match=r"."):
+    parse(forged, image)
 
 
 @pytest.mark.parametrize(
@@ -250,6 +258,11 @@ def test_the_two_features_may_stand_in_either_order(parsed):
     {"names": (b"", b"label")},
     {"packed": False},
     {"label": 1 << 64},
+    {"label": b""},
+    {"label": b"\x03\x03"},
+    {"label": b"\x80" * 10 + b"\x01"},
+    {"more": message(1, message(1, b"image", 2, message(1, message(1, bytes(4 * 6 * 3)))))},
+    {"more": message(1, message(1, b"label", 2, message(3, message(1, b"\x03"))))},
     {"more": message(1, message(1, b"image", 2, message(1, message(1, b"x"))))},
     {"more": message(1, message(1, b"extra", 2, message(1, message(1, b"x"))))},
     {"more": message(2, b"")},

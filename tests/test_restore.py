@@ -488,9 +488,7 @@ def test_what_appears_meanwhile_is_not_overwritten(noisy, tmp_path, write, name)
 
 @pytest.mark.parametrize("umask", [0, 0o022, 0o777])
 @pytest.mark.parametrize(("write", "name"), WRITERS)
-def test_originals_are_for_the_owner_alone_whatever_the_umask(
-  noisy, tmp_path, write, name, umask
-):
+def test_originals_are_for_the_owner_alone_whatever_the_umask(noisy, tmp_path, write, name, umask):
   seen = set()
 
   def look(done, total):
@@ -607,3 +605,12 @@ def test_authenticated_returns_the_manifest_of_a_run_directory(noisy, tmp_path):
   facts = restore.authenticated(tmp_path, MASTER)
   assert facts.to_dict() == noisy.manifest.to_dict()
   assert dataclasses.asdict(facts.error) == dataclasses.asdict(noisy.manifest.error)
+
+
+def test_nothing_is_taken_from_a_manifest_before_it_is_authenticated(tmp_path):
+  """Shape and dtype of the originals say whether they fit a PNG; who forged them is told so first."""
+  data = disguised(tmp_path / "data", RMT, floats(tmp_path), {"train": "train", "test": "test"})
+  tamper(data.path)
+  mend(data.path)
+  with pytest.raises(ManifestError, match="was not written with this key"):
+    restore.to_folder(datasets.open(data.path), MASTER, tmp_path / "back")

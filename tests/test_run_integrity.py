@@ -181,6 +181,7 @@ def test_no_file_of_a_run_can_be_replaced_before_a_query(place, tmp_path, kind):
       refused(functools.partial(predict.load, run), run)
     shutil.rmtree(run)
   assert peak() - before < BYTES
+  print(f"\n{kind.__name__}: {len(names)} files, all refused")
 
 
 @functools.cache
@@ -205,8 +206,8 @@ def resumed(place, run):
 def test_no_file_of_a_run_can_be_replaced_before_it_is_resumed(place, tmp_path, kind):
   state, seconds = resumed(place, place / "run")
   assert state.step == NEWEST and seconds > 0
-  before = peak()
-  for number, name in enumerate(read_by_query(place / "run")):
+  names, before = read_by_query(place / "run"), peak()
+  for number, name in enumerate(names):
     run = copied(place / "run", tmp_path / str(number))
     kind(run / name, place / "other" / name)
     if kind is missing and name.startswith("checksums/"):
@@ -215,6 +216,7 @@ def test_no_file_of_a_run_can_be_replaced_before_it_is_resumed(place, tmp_path, 
       refused(functools.partial(resumed, place, run), run)
     shutil.rmtree(run)
   assert peak() - before < BYTES
+  print(f"\n{kind.__name__}: {len(names)} files, all refused")
 
 
 def test_a_refused_run_is_left_as_it_is_by_the_command_too(place, run, capsys):

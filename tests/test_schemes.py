@@ -380,6 +380,7 @@ def test_keys_are_pytrees_that_hide_their_values(spec):
       for value in np.asarray(leaf).reshape(-1)[:50]:
         assert leaf.dtype == np.int32 or f"{abs(value):.3f}"[1:] not in text
   assert repr(key).count("[") == len(leaves)  # shapes alone
+  assert repr(jax.tree.map(lambda leaf: leaf.dtype, key)) == "Key(; values hidden)"
 
 
 def test_a_key_that_showed_its_values_would_be_seen():

@@ -15,7 +15,9 @@ from djax.owner import sealed
 
 FOLDER = pathlib.Path(__file__).parent / "vectors"
 VECTORS = json.loads((FOLDER / "record-streams.json").read_text())["sealed"]
-DJX2 = [v for v in json.loads((FOLDER / "djx2.json").read_text())["vectors"] if "sealed" in v["call"]]
+DJX2 = [
+  v for v in json.loads((FOLDER / "djx2.json").read_text())["vectors"] if "sealed" in v["call"]
+]
 SECRET = bytes(range(32))
 MASTER = keys.Master(SECRET)
 NAMES = {"class_names": ["cat", "dog", "größer", "鳥"]}

@@ -71,7 +71,7 @@ def drawn(one, derivation):
   key = schemes.from_spec(one.spec).make_key(of.read)
   matrices = [] if key.matrices is None else np.asarray(key.matrices)
   side = matrices.shape[-1] if len(matrices) else 1
-  images = np.full((1, 4, 4, 1), one.pixels, np.uint8)
+  images = np.full((1, 4, 4, 1), one.pixels, np.uint8)  # a view; its original is black
   where = (one.split, [3], 1)
   return {
     "matrix": {m.tobytes() for m in np.reshape(matrices, (-1, side, side)) if len(matrices)},
@@ -79,7 +79,7 @@ def drawn(one, derivation):
     "block order": set() if key.perm is None else {np.asarray(key.perm).tobytes()},
     "label permutation": {of.labels(CLASSES).tobytes()},
     "order": {of.order(one.split, RECORDS // one.views["count"], one.views["count"]).tobytes()},
-    "noise": {of.noise(images, images, *where, DRAWS).tobytes()},
+    "noise": {of.noise(np.zeros_like(images), images, *where, DRAWS).tobytes()},
     "views": {np.asarray(of.views(images, *where)).tobytes()},
   }
 
@@ -116,7 +116,7 @@ def pairs_of_specs(draw):
     second = complete(scheme, {**options, field: draw(VALUES[field])})
   else:
     other = draw(st.sampled_from(EXPORTED))
-    given_too = {name: options.get(name, None) for name in FIELDS[other]}
+    given_too = {name: options.get(name) for name in FIELDS[other]}
     filled = {n: draw(VALUES[n]) if v is None else v for n, v in given_too.items()}
     second = complete(other, filled)
   hypothesis.assume(first != second)
@@ -170,7 +170,11 @@ def test_within_a_data_set_roles_splits_views_and_pixels_share_no_noise(change, 
 
 
 @pytest.mark.parametrize(
-  "test", [test_two_specs_share_nothing_even_under_one_id, test_two_ids_share_nothing_whatever_else_is_the_same]
+  "test",
+  [
+    test_two_specs_share_nothing_even_under_one_id,
+    test_two_ids_share_nothing_whatever_else_is_the_same,
+  ],
 )
 def test_the_old_derivation_fails_the_same_tests(test, monkeypatch):
   monkeypatch.setitem(globals(), "new", old)
@@ -213,9 +217,7 @@ def test_what_was_found_to_be_shared_is_shared_no_more(first, second, kind):
 def exported(folder, disguise, part, **options):
   """Writes an export and returns its manifest, its images in the order of the source, and the tool that made them."""
   splits = {"train": part, "test": "test[:1]"}
-  facts = export.disguise(
-    Request("digits", disguise, splits, **options), folder, MASTER, workers=1
-  )
+  facts = export.disguise(Request("digits", disguise, splits, **options), folder, MASTER, workers=1)
   split = datasets.open(folder).splits["train"]
   views = facts.splits["train"].views
   order = streams.of(facts, MASTER).order("train", len(split) // views, views)
@@ -232,7 +234,7 @@ def db(estimate, original):
 def test_sixteen_exports_of_one_set_average_to_no_more_than_one(tmp_path, varied):
   """One image, in sixteen exports: what it averages to, undone with the key of one of them, the best there is."""
   original = sources.load("digits", "train[20:21]").images
-  alone, average, before = [], [], []
+  alone, average, before, tools = [], [], [], []
   for number in range(16):
     level = 100.0 + (0.001 * number if varied == "another level of noise" else 0.0)
     start = number if varied == "shifted by a record" else 0
@@ -241,16 +243,16 @@ def test_sixteen_exports_of_one_set_average_to_no_more_than_one(tmp_path, varied
     facts, images, tool = exported(tmp_path / f"{number}", disguise, f"train[{start}:40]", **how)
     average.append(images[20 - start])
     alone.append(db(tool.restored(images[20 - start][None]), original))
-    keep = tool if not number else keep
     was = disguiser.Disguiser(facts.spec, streams.Old(facts.spec, MASTER))
     before.append(was.images(original, "train", [20 - start])[0])
-    keep_old = was if not number else keep_old
+    tools.append((tool, was))
+  tool, was = tools[0]
   one = max(alone)
-  together = db(keep.restored(np.mean(average, 0)[None]), original)
+  together = db(tool.restored(np.mean(average, 0)[None]), original)
   assert together < one + 1.0
   # The old derivation: sixteen draws of noise under one set of matrices, and 12 dB less of it.
-  old_one = db(keep_old.restored(before[0][None]), original)
-  old_together = db(keep_old.restored(np.mean(before, 0)[None]), original)
+  old_one = db(was.restored(before[0][None]), original)
+  old_together = db(was.restored(np.mean(before, 0)[None]), original)
   assert old_together > old_one + 8.0
   assert abs(np.mean(alone) - old_one) < 2.0
 
@@ -394,13 +396,17 @@ def folder(tmp_path_factory):
   for label in range(10):
     (root / f"class{label}").mkdir()
     for index in range(75):
-      Image.new("L", (4, 4), 20 * label + index % 20).save(root / f"class{label}" / f"{index:02d}.png")
+      Image.new("L", (4, 4), 20 * label + index % 20).save(
+        root / f"class{label}" / f"{index:02d}.png"
+      )
   return root
 
 
 def named(stored, classes):
   """The attack: the commonest label id at every tenth place is taken for the class of that place."""
-  return [np.bincount(stored[place::classes], minlength=classes).argmax() for place in range(classes)]
+  return [
+    np.bincount(stored[place::classes], minlength=classes).argmax() for place in range(classes)
+  ]
 
 
 def test_stored_labels_show_no_period_and_name_no_class(folder, tmp_path):

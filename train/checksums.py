@@ -53,7 +53,7 @@ _FORM = {
   "format": {"djax-checksums"},
   "version": 1,
   "step": 0,
-  "files": {re.compile(r"[A-Za-z0-9_.,=@%+~/-]{1,1000}"): _CONTENT},
+  "files": {re.compile(r"[ -~]{1,1000}"): _CONTENT},
   "metrics": _CONTENT,
 }
 
@@ -182,10 +182,9 @@ def verify(
   for name, content in record.files.items():
     if name in apart_from:
       continue
-    if content.bytes > LIMITS.get(name, limit):
-      raise DataError(
-        f"{workdir / name} must have at most {LIMITS[name]} bytes, has {content.bytes}."
-      )
+    most = LIMITS.get(name, limit)
+    if content.bytes > most:
+      raise DataError(f"{workdir / name} must have at most {most} bytes, has {content.bytes}.")
     if foreign.digest(workdir, name, limit=content.bytes) != content:
       raise _damaged(workdir / name)
   beginning(workdir, record.metrics)

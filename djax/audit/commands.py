@@ -54,12 +54,17 @@ def run(args: argparse.Namespace) -> None:
   outcome = runner.audit(_setting(args, progress), attacks, seed=args.seed, progress=progress)
   with files.new_folder(out) as temporary:
     report.write(temporary, outcome)
-  if args.json:
-    print(json.dumps(outcome.facts))
-  else:
-    for line in _lines(outcome, out):
-      print(escape.for_terminal(line))
+  _show(args, outcome.facts, _lines(outcome, out))
   say(f"{out / report.PAGE} shows originals: keep it on this machine")
+
+
+def _show(args: argparse.Namespace, facts: Any, lines: Sequence[str]) -> None:
+  """Prints facts for programs, or lines, which may hold names from outside, for people."""
+  if args.json:
+    print(json.dumps(facts))
+    return
+  for line in lines:
+    print(escape.for_terminal(line))
 
 
 def _sweep(args: argparse.Namespace, attacks: Sequence[Any]) -> None:
@@ -86,7 +91,7 @@ def _sweep(args: argparse.Namespace, attacks: Sequence[Any]) -> None:
     facts = sweep.run(plan, out, ATTACKS, progress=_progress())
   except KeyboardInterrupt:
     raise KeyboardInterrupt("interrupted. The same command goes on where it stopped.") from None
-  print(json.dumps(facts) if args.json else "\n".join(sweep.lines(facts, out)))
+  _show(args, facts, sweep.lines(facts, out))
 
 
 def _model(args: argparse.Namespace) -> None:
@@ -121,9 +126,13 @@ def _model(args: argparse.Namespace) -> None:
   out = restore.check_new(args.out, None)
   facts = examine.examine(args.run_dir, seed=args.seed, progress=_progress())
   with files.new_folder(out) as temporary:
-    (temporary / "examination.json").write_text(json.dumps(facts) + "\n")
-    (temporary / "membership.svg").write_text(examine.figure(facts))
-  print(json.dumps(facts) if args.json else "\n".join([*examine.lines(facts), f"wrote {out}"]))
+    for name, text in (
+      ("examination.json", json.dumps(facts) + "\n"),
+      ("membership.svg", examine.figure(facts)),
+    ):
+      with files.private(temporary / name) as file:
+        file.write(text.encode())
+  _show(args, facts, [*examine.lines(facts), f"wrote {out}"])
 
 
 def _setting(args: argparse.Namespace, progress: Callable[[float, str], None]) -> Setting:

@@ -182,8 +182,8 @@ def from_directory(
   """Takes a disguised directory and its originals, which score, and make known pairs.
 
   The key says which record shows which original, and does nothing else: no attack gets it. Some of the originals play
-  the public images; their disguised twins are left out of what the attacker gets. Of several views of an image the first
-  is taken.
+  the public images; their disguised twins are left out of what the attacker gets. Of several views of an image the
+  first is taken.
 
   Args:
     path: what ``disguise`` wrote.

@@ -1,4 +1,4 @@
-"""Whether a manifest is the owner's: written with the key, for the role it is taken in, and the one that is expected."""
+"""Whether a manifest is the owner's: written with the key, for the role it is taken in, and the one expected."""
 
 from pathlib import Path
 

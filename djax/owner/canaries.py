@@ -45,7 +45,7 @@ class Outcome(NamedTuple):
     suspicious: whether that is above 1 %.
   """
 
-  count: int
+  count: int  # type: ignore[assignment]  # hides the method of tuples
   right: int
   chance: float
   suspicious: bool

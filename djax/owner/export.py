@@ -61,7 +61,8 @@ def disguise(
 
   Raises:
     ConfigError: for parameters that cannot work.
-    DataError: if the source is damaged, or not the one of the call that this one would go on with.
+    DataError: if the source is damaged, or not the one of the call that this one would go on with; or if the directory
+      is whole already, but damaged or tampered with.
     KeyMismatchError: if the directory was begun with another key.
     UnsafeError: if the directory holds anything else, or lies in the source, or the id was given to another data set.
     DjaxError: if the disk has too little room, or the ledger cannot be written.

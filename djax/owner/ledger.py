@@ -2,9 +2,9 @@
 
 An authentic directory may be an old one, or one of another source: a MAC does not tell. The ledger does. It is a text
 file of one JSON object a line; whole lines are only ever added. The source is noted as a sketch: of the keyed hashes of
-its files the 256 smallest, so that the share of files that two sources have in common can be estimated, and a guess of a
-file cannot be confirmed without the key (Broder 1997, doi:10.1109/SEQUEN.1997.666900: the bottom-k sketch). A share below
-one in a hundred may go unseen, and a file that was changed in a byte is another one.
+its files the 256 smallest, so that the share of files that two sources have in common can be estimated, and a guess of
+a file cannot be confirmed without the key (Broder 1997, doi:10.1109/SEQUEN.1997.666900: the bottom-k sketch). A share
+below one in a hundred may go unseen, and a file that was changed in a byte is another one.
 """
 
 import contextlib

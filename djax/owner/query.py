@@ -220,11 +220,14 @@ def _opened(facts: Manifest, master: Master) -> dict[str, Any]:
 def _hmac(query: Query, facts: Manifest, master: Master) -> str:
   """Returns the keyed hash of a request's images, as docs/format.md has it of a source's files."""
   own = master if facts.version == 1 else master.data_set(facts.id, facts.spec)
+  names = [name.encode("utf-8", "surrogateescape") for name in query.names]
+  images = [np.ascontiguousarray(image) for image in query.images]
+  parts: list[Any] = [*names, *images]
+  if facts.version == 1:
+    parts = [part for pair in zip(names, images, strict=True) for part in pair]
   digest = hmac.new(own.subkey("source"), digestmod=hashlib.sha256)
-  for name in query.names:
-    digest.update(hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest())
-  for image in query.images:
-    digest.update(hashlib.sha256(np.ascontiguousarray(image)).digest())
+  for part in parts:
+    digest.update(hashlib.sha256(part).digest())
   return digest.hexdigest()
 
 

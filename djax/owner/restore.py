@@ -214,6 +214,7 @@ def to_folder(
   from PIL import Image
 
   target = check_new(out, data.path)
+  authenticate(data.manifest, data.path, master, expect=expect)
   channels, dtype = data.manifest.spec["image_shape"][2], data.manifest.source["dtype"]
   if dtype != "uint8" or channels not in (1, 3):
     raise ConfigError(

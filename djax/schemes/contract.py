@@ -41,7 +41,12 @@ class Key:
 
   def __repr__(self) -> str:
     fields = ((f.name, getattr(self, f.name)) for f in dataclasses.fields(self))
-    shown = ", ".join(f"{k}={v.dtype}{list(v.shape)}" for k, v in fields if hasattr(v, "shape"))
+    # A dtype has a shape too: jax.tree.map may put anything where the arrays are.
+    shown = ", ".join(
+      f"{k}={v.dtype}{list(v.shape)}"
+      for k, v in fields
+      if hasattr(v, "shape") and hasattr(v, "dtype")
+    )
     return f"Key({shown}; values hidden)"
 
   def __reduce__(self) -> NoReturn:

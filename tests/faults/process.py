@@ -73,7 +73,6 @@ _LOOKING = (
   "readlink",
   "readlinkat",
   "getdents64",
-  "lseek",
 )
 TRACED = (*_CHANGING, *_HOLDING, *_LOOKING)
 

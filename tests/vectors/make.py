@@ -7,13 +7,17 @@ them exist: a vector that no longer holds means that keys made before give other
 images other bytes, so mend the code and leave the vectors alone.
 """
 
+import hashlib
 import itertools
 import json
 import sys
 import tempfile
 from pathlib import Path
 
-from djax import keyfile, keys, schemes, selftest
+import numpy as np
+
+from djax import datasets, keyfile, keys, schemes, selftest
+from djax.owner import export, plan
 
 HERE = Path(__file__).parent
 SECRET = bytes(range(32))
@@ -160,7 +164,12 @@ def data_sets() -> list[dict]:
   for classes in (2, 10, 100):
     views = {"role": "dataset", "views": alone}
     add(f"labels of {classes} classes", call="djx2-labels", classes=classes, **views)
-  for originals, views in ((1, alone), (40, alone), (12, several), (12, {**several, "together": True})):
+  for originals, views in (
+    (1, alone),
+    (40, alone),
+    (12, several),
+    (12, {**several, "together": True}),
+  ):
     how = {"role": "dataset", "views": views, "originals": originals, "split": "train"}
     how_many = f"{originals} originals, {views['count']} views"
     together = " side by side" if views["count"] > 1 and views["together"] else ""
@@ -171,7 +180,13 @@ def data_sets() -> list[dict]:
     "<f4": (bytes(range(64)).hex(), bytes(range(64, 128)).hex()),
   }
   for dtype, (original, image) in pixels.items():
-    given = {"dtype": dtype, "original": original, "image": image, "split": "train", "index": 2**33 + 7}
+    given = {
+      "dtype": dtype,
+      "original": original,
+      "image": image,
+      "split": "train",
+      "index": 2**33 + 7,
+    }
     how = {"role": "dataset", "views": several, **given}
     add(f"noise of a view of {dtype}", call="djx2-noise", view=2, count=24, **how)
     add(f"view of {dtype}", call="djx2-views", view=2, **how)
@@ -189,11 +204,64 @@ def data_sets() -> list[dict]:
   return found
 
 
+def disguises() -> list[dict]:
+  """Returns what else is in djx2.json: what disguise makes of some digits, from the key to the records."""
+  rmt = {"scheme": "rmt", "block_size": 4}
+  several = {"views": 3, "crop": 2, "flip": True}
+  asked_of = {
+    "rmt, noise, views": ({**rmt, "noise_level": 25.0}, several),
+    "rmt, noise after, float16, whole blocks": (
+      {**rmt, "block_size": 2, "mix": "block", "noise_level": 50.0, "noise_place": "after"},
+      {"dtype": "float16", "originals_per_shard": 10},
+    ),
+    "rmt, projection, uint8, views": (
+      {**rmt, "matrix": "projection"},
+      {"dtype": "uint8", **several},
+    ),
+    "aes, salt and pepper": ({"scheme": "aes", "block_size": 4, "salt_pepper": 0.04}, {}),
+    "permutation, plain labels, views side by side": (
+      {"scheme": "permutation", "block_size": 2},
+      {"plain_labels": True, "views_together": True, **several},
+    ),
+  }
+  splits = {"train": "train[:40]", "test": "test[3:13]"}
+  given = {"secret": SECRET.hex(), "splits": splits}
+  ids = ("00112233445566778899aabbccddeeff", "f" * 32)
+  return [
+    {"name": f"{name}, id {one[:4]}", **given, "id": one, "disguise": disguise, "options": options}
+    for name, (disguise, options) in asked_of.items()
+    for one in ids
+  ]
+
+
+def disguised(vector: dict) -> dict[str, str]:
+  """Disguises, and hashes the records of each split in their order: images, then label ids as int32.
+
+  Not in djax.selftest, which does without TFDS.
+  """
+  found = {}
+  with tempfile.TemporaryDirectory() as folder:
+    how = {"dataset_id": vector["id"], **vector["options"]}
+    request = plan.Request("digits", vector["disguise"], vector["splits"], **how)
+    master = keys.Master(bytes.fromhex(vector["secret"]))
+    facts = export.disguise(request, Path(folder, "set"), master, workers=1)
+    for name, split in datasets.open(Path(folder, "set")).splits.items():
+      images, labels = split.read(np.arange(len(split)))
+      data = images.astype(images.dtype.newbyteorder("<")).tobytes()
+      found[name] = hashlib.sha256(data + labels.astype("<i4").tobytes()).hexdigest()
+      split.close()
+  return {"source": facts.source["hmac"], **found}
+
+
 def save(name: str, source: str, vectors: list[dict]) -> None:
   """Answers the vectors and writes them, one a line, to a file that must not exist."""
   lines = ",\n".join(json.dumps({**v, "expect": selftest.answer(v)}) for v in vectors)
+  more = ""
+  if name == "djx2.json":
+    records = ",\n".join(json.dumps({**v, "expect": disguised(v)}) for v in disguises())
+    more = f',\n"disguises": [\n{records}\n]'
   with open(HERE / name, "x", encoding="utf-8") as file:
-    file.write(f'{{"source": {json.dumps(source)},\n"vectors": [\n{lines}\n]}}\n')
+    file.write(f'{{"source": {json.dumps(source)},\n"vectors": [\n{lines}\n]{more}}}\n')
 
 
 FILES = {
@@ -202,8 +270,8 @@ FILES = {
     asked,
   ),
   "djx2.json": (
-    "djax 0.1.0, docs/key-format.md section 8 and docs/format.md sections 1, 2 and 5; checked by the twins in "
-    "tests/test_keys.py, tests/test_streams.py and tests/test_sealed.py",
+    "djax 0.1.0, docs/key-format.md section 8 and docs/format.md sections 1 to 5; checked by the twins in "
+    "tests/test_keys.py, tests/test_streams.py, tests/test_sealed.py and tests/test_export.py",
     data_sets,
   ),
   "keyfile-v1.json": ("djax 0.1.0, docs/key-format.md", key_files),
