@@ -39,7 +39,7 @@ _TRIES = 100
 
 
 def check_new(target: Path) -> None:
-  """Refuses a target that exists.
+  """Refuses a target that exists; a second, temporary name of it that a killed process left is taken away.
 
   Args:
     target: the file or folder to be written.
@@ -48,6 +48,7 @@ def check_new(target: Path) -> None:
     UnsafeError: if it exists, also as a dangling link.
   """
   if os.path.lexists(target):
+    _clear_second_name(target)
     raise UnsafeError(f"{target} exists and is not overwritten. Give another name.")
 
 
@@ -64,7 +65,6 @@ def new_file(target: Path) -> Iterator[IO[bytes]]:
     UnsafeError: if the target exists, another process is writing it, or something else has the temporary name.
     OSError: if it cannot be written.
   """
-  _clear_second_name(target)
   check_new(target)
   temporary = temporary_of(target)
   descriptor = _claim(temporary, folder=False)

@@ -1,8 +1,10 @@
 """Two CPU devices, strict JAX promotion in the core's tests, seeded hypothesis, ``--slow``."""
 
 import contextlib
+import gc
 import os
 import pathlib
+import sys
 
 # Before anything imports jax.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -53,6 +55,17 @@ def strict_promotion(request):
     stack.enter_context(jax.numpy_dtype_promotion("strict"))
     stack.enter_context(jax.numpy_rank_promotion("raise"))
     yield
+
+
+@pytest.fixture(autouse=True, scope="module")
+def forget_compiled():
+  """Drops the programs of a module's tests: kept for all modules, they take gigabytes a worker."""
+  yield
+  if "jax" in sys.modules:
+    import jax
+
+    jax.clear_caches()
+    gc.collect()
 
 
 @pytest.fixture(scope="session")

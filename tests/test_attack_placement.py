@@ -138,6 +138,8 @@ def test_a_mirrored_solution_is_turned_round(plain_case, monkeypatch):
   monkeypatch.setattr(
     placement, "_assign", lambda d, p, start: linear_sum_assignment(start, maximize=True)[1]
   )
+  # Exchanges would undo the mirroring, too.
+  monkeypatch.setattr(placement, "_exchange", lambda _d, _m, perm, _least: perm)
   perm, _ = placement.estimate_permutation(known, 0)
   np.testing.assert_array_equal(perm, key.perm)
 
@@ -214,6 +216,21 @@ def test_without_public_images_positions_are_found_up_to_symmetry(name, options,
   assert found["perm"] == perm.tolist() and found["warnings"] == [] and found["likeness"] > 0.6
 
 
+@pytest.mark.parametrize("key_seed", range(4))
+def test_without_public_images_small_blocks_are_found_whatever_the_rounding(key_seed):
+  scheme, key = scheme_and_key(seed=key_seed, block_size=2)
+  known = known_of(scheme, key, fields(1, 4000), fields(2, 5), None)
+  allowed = [turn[key.perm] for turn in symmetries(statistics.layout_of(known.spec))[:2]]
+  # Each round stands for another processor: the images differ in their last bits.
+  for seed in range(3):
+    noise = np.random.default_rng(seed).normal(size=known.disguised.shape).astype(np.float32)
+    disguised = known.disguised * (1 + np.float32(1e-6) * noise)
+    rounded = Known(known.spec, disguised, known.targets, None)
+    perm, report = placement.estimate_permutation(rounded, seed)
+    assert any(np.array_equal(perm, turn) for turn in allowed)
+    assert report["starts"] >= 1 and report["warnings"] == []
+
+
 def test_without_public_images_the_whole_image_comes_back_or_its_mirror_image():
   scheme, key = scheme_and_key(noise_level=25.0)
   result = run(known_of(scheme, key, PRIVATE, TARGETS, None), ATTACK)
@@ -267,6 +284,37 @@ def test_climbs_leave_local_summits():
   flat = np.full((36, 36), 1 / 36, np.float32)
   once = placement._assign(disguised, model, flat)
   assert placement._score(disguised, model, once) < model.sum()
+
+
+def test_exchanges_end_where_none_raises_the_score():
+  rng = np.random.default_rng(0)
+  disguised, model = rng.normal(size=(2, 3, 7, 7))
+  start = rng.permutation(7)
+  perm = placement._exchange(disguised, model, start, 1e-9)
+
+  def neighbours(order):
+    for p in range(7):
+      for q in range(p):
+        other = order.copy()
+        other[[p, q]] = other[[q, p]]
+        yield placement._score(disguised, model, other)
+
+  score = placement._score(disguised, model, perm)
+  assert max(neighbours(perm)) < score
+  assert score >= max(neighbours(start)) > placement._score(disguised, model, start)
+
+
+def test_exchanges_mend_what_assignment_leaves():
+  # Two pairs of neighbours exchanged across the axis of the grid: the slope leads to no better order, exchanges do.
+  rows, columns = np.divmod(np.arange(64), 8)
+  apart = np.hypot(np.subtract.outer(rows, rows), np.subtract.outer(columns, columns))
+  model = np.exp(-apart)[None].astype(np.float32) * (apart > 0)
+  perm = np.arange(64)
+  perm[[11, 12, 19, 20]] = [12, 11, 20, 19]
+  stuck = placement._assign(model, model, np.eye(64, dtype=np.float32)[perm])
+  np.testing.assert_array_equal(stuck, perm)
+  found = placement._exchange(model, model, stuck, 1e-3)
+  np.testing.assert_array_equal(found, np.arange(64))
 
 
 def test_moves_are_permutations_of_the_grid():

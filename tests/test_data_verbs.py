@@ -665,6 +665,18 @@ def test_query_says_how_many_values_were_cut(place, tmp_path, call):
   assert names == [str(tmp_path / "white.png")]
 
 
+def test_a_request_for_another_data_set_is_not_answered(place, trained, pictures, tmp_path, capsys):
+  options = ("--scheme", "rmt", "--block-size", "3", "--dtype", "uint8", "--plain-labels")
+  assert main(disguise(place, "sibling", *options)) == 0
+  words = ("query", pictures, "--data", place / "sibling", "--request", tmp_path / "r")
+  assert main([str(word) for word in (*words, "--key", place / "key")]) == 0
+  capsys.readouterr()
+  code = answer_main([str(trained), str(tmp_path / "r"), "--out", str(tmp_path / "a.json")])
+  err = capsys.readouterr().err
+  assert code == 2 and "must belong to the data set that" in err and len(err.splitlines()) == 1
+  assert not (tmp_path / "a.json").exists()
+
+
 def test_planted_images_are_judged_and_taken_out(place, trained, pictures, tmp_path, call):
   key = ("--key", place / "key")
   digits = sources.load("digits", "test[:40]")

@@ -166,7 +166,7 @@ def test_names_are_nowhere_unless_asked_for(tmp_path):
 def test_noise_is_what_its_distribution_says_and_differs_from_the_owned_one(tmp_path, place):
   level = 100.0
   disguise = {**RMT, "noise_level": level, "noise_place": place}
-  facts = export.disguise(request(disguise), tmp_path / "noisy", MASTER)
+  facts = export.disguise(request(disguise, dataset_id=ID), tmp_path / "noisy", MASTER)
   noisy, _ = in_turn(datasets.open(tmp_path / "noisy"), "train")
   images = sources.load("digits", SPLITS["train"]).images
   scheme = schemes.from_spec({"image_shape": [8, 8, 1], **RMT})
@@ -229,7 +229,7 @@ def test_views_stand_anywhere_unless_they_are_wanted_side_by_side(tmp_path, orig
 
 def test_bounds_hold_for_each_dtype(tmp_path, originals):
   for dtype, least in (("float32", 0.0), ("float16", 1e-3), ("uint8", 0.05)):
-    facts = export.disguise(request(dtype=dtype), tmp_path / dtype, MASTER)
+    facts = export.disguise(request(dtype=dtype, dataset_id=ID), tmp_path / dtype, MASTER)
     images, _ = in_turn(datasets.open(tmp_path / dtype), "train")
     made = tool_of(facts)
     exact = made.images(originals["train"].images, "train", range(96))

@@ -318,6 +318,21 @@ def test_another_kind_of_file_is_refused_before_any_work(ledger, tmp_path, kind)
   assert not (tmp_path / "nowhere").exists()
 
 
+def test_a_link_put_there_after_it_was_read_is_not_followed(ledger, tmp_path, monkeypatch):
+  real = Ledger.entries
+
+  def read_then_swap(self):
+    found = real(self)
+    if not ledger.path.is_symlink():
+      ledger.path.symlink_to(tmp_path / "elsewhere")
+    return found
+
+  monkeypatch.setattr(Ledger, "entries", read_then_swap)
+  with pytest.raises(DjaxError, match=r"must be writable, got: .*--no-ledger"):
+    disguise(ledger, tmp_path / "set")
+  assert not (tmp_path / "elsewhere").exists() and not (tmp_path / "set").exists()
+
+
 @contextlib.contextmanager
 def read_only(folder):
   """A folder that nobody can write to, root included."""

@@ -7,13 +7,12 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import zipfile
 
 import numpy as np
 import pytest
 
-from djax import datasets, files, keys, manifest, sources
+from djax import datasets, files, foreign, keys, manifest, sources
 from djax.errors import (
   ConfigError,
   DataError,
@@ -32,7 +31,9 @@ RMT = {"scheme": "rmt", "block_size": 2}
 
 
 def disguised(folder, disguise, source="digits", splits=SPLITS, **options):
-  request = Request(str(source), disguise, splits=splits, **options)
+  # An id for each name, the same in every run of a test.
+  dataset_id = hashlib.sha256(folder.name.encode()).hexdigest()[:32]
+  request = Request(str(source), disguise, splits=splits, dataset_id=dataset_id, **options)
   export.disguise(request, folder, MASTER, workers=1)
   return datasets.open(folder)
 
@@ -335,38 +336,36 @@ def test_what_was_authenticated_is_used_and_not_what_lies_there_since(
   assert files_of(tmp_path / f"c{name}") == files_of(tmp_path / f"a{name}")
 
 
-def test_a_manifest_exchanged_while_it_is_read_is_never_taken(noisy, tmp_path):
-  """Two directories that are swapped in a loop: what comes back is the one or the other, whole and authenticated."""
+@pytest.mark.parametrize("moment", [1, 2, 3])
+@pytest.mark.parametrize("genuine_first", [True, False])
+def test_a_manifest_exchanged_while_it_is_read_is_never_taken(
+  noisy, tmp_path, monkeypatch, moment, genuine_first
+):
+  """The directory is swapped for a forged one, or back, before the first, second or a third read of a file."""
   forged = tmp_path / "forged"
   shutil.copytree(noisy.path, forged)
   tamper(forged)
   mend(forged)
-  link, taken, stop = tmp_path / "link", [], threading.Event()
-  link.symlink_to(noisy.path)
+  first, second = (noisy.path, forged) if genuine_first else (forged, noisy.path)
+  link, real, reads = tmp_path / "link", foreign.read, []
+  link.symlink_to(first)
 
-  def swap():
-    turn = 0
-    while not stop.is_set():
-      turn += 1
-      (tmp_path / "next").symlink_to(noisy.path if turn % 2 else forged)
-      os.replace(tmp_path / "next", link)
+  def read(*args, **options):
+    reads.append(args)
+    if len(reads) == moment:
+      link.unlink()
+      link.symlink_to(second)
+    return real(*args, **options)
 
-  thread = threading.Thread(target=swap)
-  thread.start()
-  try:
-    outcomes = {"taken": 0, "refused": 0}
-    for _ in range(1000):
-      try:
-        taken.append(restore.authenticated(link, MASTER))
-        outcomes["taken"] += 1
-      except ManifestError:
-        outcomes["refused"] += 1
-  finally:
-    stop.set()
-    thread.join()
-  assert min(outcomes.values()) > 10  # both were met
-  assert {facts.sha256 for facts in taken} == {noisy.manifest.sha256}
-  assert all(facts.warnings == noisy.manifest.warnings for facts in taken)
+  monkeypatch.setattr(foreign, "read", read)
+  if (genuine_first and moment == 3) or (not genuine_first and moment == 1):
+    facts = restore.authenticated(link, MASTER)
+    assert facts.sha256 == noisy.manifest.sha256
+    assert facts.to_dict() == noisy.manifest.to_dict()
+  else:
+    with pytest.raises(ManifestError, match="checksum does not hold|was not written with this key"):
+      restore.authenticated(link, MASTER)
+  assert len(reads) == 2  # MANIFEST.json and MANIFEST.mac, each once
 
 
 @pytest.mark.parametrize(("write", "name"), WRITERS)

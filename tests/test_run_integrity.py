@@ -181,7 +181,7 @@ def test_no_file_of_a_run_can_be_replaced_before_a_query(place, tmp_path, kind):
       refused(functools.partial(predict.load, run), run)
     shutil.rmtree(run)
   assert peak() - before < BYTES
-  print(f"\n{kind.__name__}: {len(names)} files, all refused")
+  print(f"\n{kind.__name__}: {len(names)} files, none of them used")
 
 
 @functools.cache
@@ -216,7 +216,7 @@ def test_no_file_of_a_run_can_be_replaced_before_it_is_resumed(place, tmp_path, 
       refused(functools.partial(resumed, place, run), run)
     shutil.rmtree(run)
   assert peak() - before < BYTES
-  print(f"\n{kind.__name__}: {len(names)} files, all refused")
+  print(f"\n{kind.__name__}: {len(names)} files, none of them used")
 
 
 def test_a_refused_run_is_left_as_it_is_by_the_command_too(place, run, capsys):

@@ -67,6 +67,6 @@ def _begun_id(workdir: "str | Path") -> str | None:
       foreign.read(Path(workdir).expanduser(), "disguise.json", limit=1 << 20)
     )
     found = facts.get("dataset_id")
-  except (foreign.MissingFileError, ValueError, AttributeError):
+  except (foreign.ForeignFileError, ValueError, AttributeError):
     return None  # a new run, or a damaged one, which is refused where it is opened
   return found if isinstance(found, str) and len(found) == 32 else None

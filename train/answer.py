@@ -75,12 +75,12 @@ def answer(run: str | Path, request: str | Path) -> dict[str, Any]:
     DataError: if the request is damaged, or no request.
     KeyMismatchError: if the request was disguised with another key.
   """
-  from djax import datasets, quantise
+  from djax import datasets, manifest, quantise
   from train import predict
 
   data = datasets.open(request)
   facts = data.manifest
-  if set(data.splits) != {"query"}:
+  if facts.role != manifest.REQUEST:
     raise DataError(
       f"{data.path} must be a request, with the single split query, got {', '.join(data.splits)}. "
       "Make one with: python -m djax query"
@@ -118,6 +118,12 @@ def _check_same(run: str | Path, ours: dict[str, Any], request: Any) -> None:
     shown = "; ".join(f"{n} {ours['spec'].get(n)!r}, got {spec.get(n)!r}" for n in names)
     raise ConfigError(
       f"the request must be disguised as the images of {run} were: {shown}. Ask its owner for such a request."
+    )
+  given = request.id or None
+  if given != ours.get("dataset_id"):
+    raise ConfigError(
+      f"the request must belong to the data set that {run} was trained on, {ours.get('dataset_id')}, got {given}: two "
+      "data sets share no matrix. Ask its owner for a request made with --data of that one."
     )
 
 

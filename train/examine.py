@@ -5,7 +5,6 @@ of their own do so on a part of the records, and on small dense networks: figure
 run's own network. The run's checkpoint is what is inverted.
 """
 
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -17,15 +16,15 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from djax import metrics, schemes
+from djax import foreign, form, metrics, schemes
 from djax.attacks import ATTACKS, membership, model_targeted, scores
 from djax.attacks import examiner as examiner_lib
 from djax.attacks import shadows as shadows_lib
 from djax.attacks.contract import Known
-from djax.errors import ConfigError, KeyMismatchError, NotInvertibleError
+from djax.errors import ConfigError, DataError, KeyMismatchError, NotInvertibleError
+from train import checksums, loop, models, optimizers, run_dir
 from train import config as config_lib
 from train import inputs as inputs_lib
-from train import loop, models, optimizers
 from train import state as state_lib
 from train.input_pipeline import Feed, Pipeline
 
@@ -40,6 +39,7 @@ _QUERIES = 100  # of each class
 _CLASSES = 20  # at most, of which a model is trained without
 _COPIES = 3  # inverted images of each class
 _BATCH = 256
+_RESULT_BYTES = 1 << 20
 _AGAIN = 8  # the run itself draws under smaller numbers
 _RECIPE = shadows_lib.Recipe()
 
@@ -251,8 +251,9 @@ def _config(run: str | Path | ConfigDict) -> tuple[ConfigDict, Path | None]:
   else:
     folder = Path(run).expanduser().resolve()
     try:
-      config = ConfigDict(json.loads((folder / "config.json").read_text()))
-    except (OSError, ValueError) as error:
+      data = foreign.read(folder, checksums.CONFIG, limit=checksums.LIMITS[checksums.CONFIG])
+      config = config_lib.from_json(data)
+    except (foreign.MissingFileError, ValueError) as error:
       raise ConfigError(
         f"{run} must be a run directory with config.json, got {type(error).__name__}: {error}. "
         "Give the --workdir of a run of `python -m train`."
@@ -273,7 +274,8 @@ def _material(config: ConfigDict, folder: Path | None, records: int) -> _Materia
   given = inputs_lib.owned(config, None)
   assert given.originals is not None
   if folder is not None:
-    used = json.loads((folder / "disguise.json").read_text())["key_fingerprint"]
+    data = foreign.read(folder, checksums.FACTS, limit=checksums.LIMITS[checksums.FACTS])
+    used = run_dir.facts_from(data)["key_fingerprint"]
     if used != given.key_fingerprint:
       raise KeyMismatchError(
         f"{folder} must be a run with the public key of config.disguise.experiment_seed, {given.key_fingerprint}, got "
@@ -483,8 +485,14 @@ def _network(config: ConfigDict, folder: Path, given: inputs_lib.Inputs) -> Any:
 
 def _misuse(folder: Path | None, classes: int) -> dict[str, Any] | None:
   """Returns what the run found out about its own misuse."""
-  if folder is None or not (folder / "result.json").is_file():
+  if folder is None:
     return None
-  result = json.loads((folder / "result.json").read_text())
   names = ("test_accuracy", "plain_accuracy", "other_key_accuracy")
+  try:
+    result = foreign.parse_json(foreign.read(folder, "result.json", limit=_RESULT_BYTES))
+    form.check(result, {name: (None, float) for name in names}, "result.json")
+  except foreign.MissingFileError:
+    return None
+  except ValueError as error:
+    raise DataError(f"{folder / 'result.json'} must be the result of a run: {error}.") from None
   return {"chance": 1 / classes, **{name: result[name] for name in names}}

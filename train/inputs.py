@@ -101,7 +101,7 @@ class Inputs:
     classes: number of label ids.
     labels: ``plain``, or ``permuted`` by the owner.
     key_fingerprint: of the key, or None for the plain scheme.
-    dataset_id: under which the key was made; None for an experiment or an outsourced set.
+    dataset_id: of the data set; None for an experiment and for sets of format version 1.
     source_sha256: of the originals, or of the manifest of an outsourced set.
     originals: training and test split as they were, or None where this machine has none.
     other_key: makes the feeds of both splits under another key, the first of some records only; None where there is no
@@ -355,6 +355,7 @@ def outsourced(config: ConfigDict) -> Inputs:
     labels=facts.labels,
     key_fingerprint=facts.key_fingerprint,
     source_sha256=facts.sha256,
+    dataset_id=facts.id or None,
     copies=(data.path / manifest.FILE, data.path / manifest.MAC_FILE),
   )
 

@@ -3,7 +3,8 @@
 A secret matrix turns the covariance of two blocks into ``R_p' S R_q``, and its norm stays. (For projection keys it does
 after whitening.) So the norms between all positions, one for each pair of rows and channels, are those of public
 images, but in another order: a quadratic assignment, solved by Frank-Wolfe steps (FAQ, Vogelstein et al. 2015,
-doi:10.1371/journal.pone.0121002). The blocks are put back, and ``moments`` or ``ica`` finds the matrices.
+doi:10.1371/journal.pone.0121002), exchanges of two positions and moves of parts of the grid. The blocks are put back,
+and ``moments`` or ``ica`` finds the matrices.
 
 Without public images, norms of the inverse covariance are compared instead with those of an isotropic field. Norms of
 covariances depend on what the images show, those of the inverse on neighbours alone, in any kind of image.
@@ -33,8 +34,8 @@ _CHANNELS_ALIKE = 0.95
 _RIDGE = 0.1  # least variance of noise, beside that of the image, that the inverse covariance takes for granted
 _LAYERS = 24
 _CLIMBS = 24
-_AGREE = 2
-_TILT = 0.03  # of the flat start towards a random permutation, in units of its values
+_AGREE = 3  # starts that end at the same score, the best yet, before no more are tried
+_TILT = 0.006  # of the flat start towards a random permutation, in units of the flat start's values
 _TRIED = 8  # of the moves at a step, the likeliest first
 _SAME = 1e-5
 
@@ -98,8 +99,8 @@ def estimate_permutation(known: Known, seed: int) -> tuple[np.ndarray, dict[str,
     ``perm``, ``[P]`` integers: disguised position ``p`` holds original position ``perm[p]``. Where matrices hide the
     pixels it may be that of the image mirrored left to right, and without public images, if blocks are mixed, of any of
     the eight symmetries of the square. And a dictionary: ``perm`` as a list; ``likeness``, the
-    correlation of the two sets of norms between positions in that order; ``starts``, how many of those tried led to it;
-    ``warnings``.
+    correlation of the two sets of norms between positions in that order; ``starts``, how many of those tried led to it
+    or to another as good, such as its mirror image: 3 end the search, 1 is weak evidence; ``warnings``.
 
   Raises:
     ConfigError: for projection matrices without public images.
@@ -173,21 +174,21 @@ def _layers(m: statistics.Moments, layout: statistics.Layout) -> np.ndarray:
 def _climb(
   disguised: np.ndarray, model: np.ndarray, layout: statistics.Layout, rng: np.random.Generator
 ) -> tuple[np.ndarray, int]:
-  """Climbs from many starts until two agree; returns the best permutation and how many led to its score."""
+  """Climbs from many starts until three agree; returns the best permutation and how many led to its score."""
   positions = layout.positions
   identity = np.eye(positions, dtype=np.float32)
   flat = np.full((positions, positions), 1 / positions, np.float32)
   best, top, reached = np.arange(positions), -np.inf, 0
-  # Of a score, of which the product of norms is the bound: less is rounding, which is another on every processor.
+  # No score exceeds the product of norms, and rounding, which differs between processors, is a tiny part of that.
   least = _SAME * float(np.linalg.norm(disguised) * np.linalg.norm(model))
 
   def climb(at: np.ndarray) -> np.ndarray:
     return _exchange(disguised, model, _assign(disguised, model, at), least)
 
   for start in range(_CLIMBS):
-    # A position and its mirror image are alike to the model, so from ``flat`` the first slope has pairs of equal
-    # values, and rounding takes some from the one image and some from the other. A tilt, the same for all positions,
-    # decides between them. A larger one decides more than that: far from ``flat`` climbs end low.
+    # The model is its own mirror image, so at ``flat`` a position and its mirror have equal slopes. Rounding would
+    # choose between them, one way here and the other there, and so would it differently on another processor. A slight
+    # tilt chooses instead, and each start has its own. A large one leads far from ``flat``, where climbs end lower.
     guess = identity[rng.permutation(positions)] if start else _by_neighbours(disguised, model)
     perm = climb(flat + (_TILT / positions if start else 0.5) * (guess - flat))
     score, better = _score(disguised, model, perm), True
@@ -214,8 +215,9 @@ def _exchange(
   """Exchanges two positions, the best two first, until no exchange raises the score by more than ``least``.
 
   Let ``B`` be the model as ``perm`` places it. An exchange of ``p`` and ``q`` makes it ``X B X`` with ``X = I - u u'``
-  and ``u = e_p - e_q``, so the score ``sum(A * B)`` rises by ``(u' A u) (u' B u) - u' (A B' + A' B) u``. The slope that
-  ``_assign`` follows is the second term alone. Neighbours are strong in ``A`` and ``B``, and there the first one decides.
+  and ``u = e_p - e_q``, so the score ``sum(A * B)`` rises by ``(u' A u) (u' B u) - u' (A B' + A' B) u``. ``_assign``
+  follows the slope, which is the second term alone, but between neighbours, where ``A`` and ``B`` are large, the first
+  decides.
   """
   spread = _spread(disguised)
   while True:
