@@ -363,7 +363,9 @@ def test_a_manifest_exchanged_while_it_is_read_is_never_taken(
     assert facts.sha256 == noisy.manifest.sha256
     assert facts.to_dict() == noisy.manifest.to_dict()
   else:
-    with pytest.raises(ManifestError, match="checksum does not hold|was not written with this key"):
+    with pytest.raises(
+      ManifestError, match=r"checksum does not hold|was not written with this key"
+    ):
       restore.authenticated(link, MASTER)
   assert len(reads) == 2  # MANIFEST.json and MANIFEST.mac, each once
 

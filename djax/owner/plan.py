@@ -41,7 +41,8 @@ class Request:
     plain_labels: whether label ids and class names are those of the source.
     data_dir: of prepared TFDS sets.
     image_size: to which images of a folder are resized.
-    originals_per_shard: how many originals' views make a shard, which each worker holds in memory; 0: what makes 64 MiB.
+    originals_per_shard: how many originals' views make a shard, which each worker holds in memory; 0: what makes
+      64 MiB.
     dataset_id: public id, 32 hexadecimal digits; empty: a new random one. The same id, source and parameters give the
       same bytes; two data sets with one id and one spec share matrices.
   """

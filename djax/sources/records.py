@@ -141,7 +141,9 @@ class Records(abc.ABC):
     """Reads records that exist, run by run."""
     runs = np.split(rows, np.flatnonzero(np.diff(rows) > 1) + 1)
     parts = [self._read(int(run[0]), int(run[-1]) + 1) for run in runs]
-    images, labels = (np.concatenate(x) for x in zip(*((p.images, p.labels) for p in parts), strict=True))
+    images, labels = (
+      np.concatenate(x) for x in zip(*((p.images, p.labels) for p in parts), strict=True)
+    )
     return Images(images, labels, self.class_names)
 
   @abc.abstractmethod
