@@ -13,6 +13,7 @@ Source: https://github.com/google/riegeli/blob/master/doc/riegeli_records_file_f
 """
 
 import array
+import functools
 import os
 import struct
 import weakref
@@ -141,6 +142,7 @@ def _overhead(size: int) -> int:
   return 2 + max(1, -(-size.bit_length() // 7))
 
 
+@functools.lru_cache(maxsize=256)  # records of a data set have few lengths
 def _before(size: int) -> bytes:
   """Returns what stands before it: no compression, the length of the list of lengths, and that list: one varint."""
   count = _overhead(size) - 2

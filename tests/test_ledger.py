@@ -115,22 +115,22 @@ def test_the_same_source_is_warned_of_and_another_one_is_not(ledger, tmp_path):
   first, said = disguise(ledger, tmp_path / "a", source)
   assert said == []
   _, (warning,) = disguise(ledger, tmp_path / "b", source, RMT)
-  assert warning.startswith("warning: about 100% of the files of this source")
+  assert warning.startswith("warning: 100% of the files of this source")
   assert first.id[:8] in warning and "permutation" in warning
   # Half of its files among others; the same files elsewhere under other names.
   half = photos(tmp_path / "half", [*range(20), *range(100, 120)])
   _, said = disguise(ledger, tmp_path / "c", half)
-  assert len(said) == 2 and all("about 33%" in line for line in said)
+  assert len(said) == 2 and all("33% of" in line for line in said)
   for path in source.rglob("*.png"):
     path.rename(path.with_name(f"x{path.name}"))
   _, said = disguise(ledger, tmp_path / "d", source)
-  assert "about 100%" in said[0]
+  assert "100% of" in said[0]
   _, said = disguise(ledger, tmp_path / "e", photos(tmp_path / "foreign", range(200, 240)))
   assert said == []
   _, said = disguise(ledger, tmp_path / "f")
   assert said == []
   _, said = disguise(ledger, tmp_path / "g")  # digits have no files, but a name
-  assert len(said) == 1 and "about 100%" in said[0]
+  assert len(said) == 1 and "100% of" in said[0]
 
 
 @pytest.mark.parametrize("common", [1.0, 0.5, 0.1, 0.0])

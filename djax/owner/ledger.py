@@ -168,7 +168,8 @@ class Ledger:
       same = (other.fingerprint, other.id) == (entry.fingerprint, entry.id)
       if same and other.asked != entry.asked:
         raise UnsafeError(
-          f"the id {entry.id} was given to another data set on {other.date}. Leave --dataset-id out for a new one."
+          f"the id {entry.id} was given to a data set on {other.date}, of another source or other parameters. Leave "
+          "--dataset-id out for a new one."
         )
     with self._opened():
       return entry
@@ -186,7 +187,7 @@ class Ledger:
       share = _overlap(other, planned)
       if share and other.id != planned.id:
         yield (
-          f"warning: about {max(share, 0.01):.0%} of the files of this source and of one disguised {other.date} (id "
+          f"warning: {max(share, 0.01):.0%} of the files of this source and of one disguised {other.date} (id "
           f"{other.id[:8]}, {other.spec.get('scheme')}) are the same: each disguise of an image more is one more to "
           "average and to compare"
         )
