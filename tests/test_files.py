@@ -980,3 +980,19 @@ def test_threads_that_write_other_targets_do_not_meet(tmp_path):
   for thread in threads:
     thread.join()
   assert len(names(tmp_path)) == 80
+
+
+def test_a_second_name_of_a_finished_file_goes_when_the_command_is_repeated(tmp_path):
+  """A kill between link and unlink leaves it; who asks again is refused, and used to leave it for ever."""
+  target = tmp_path / "back.npz"
+  target.write_bytes(b"whole")
+  os.link(target, files.temporary_of(target))
+  with pytest.raises(UnsafeError, match="exists and is not overwritten"):
+    files.check_new(target)
+  assert [path.name for path in tmp_path.iterdir()] == ["back.npz"]
+  assert target.read_bytes() == b"whole"
+  # Another file under that name is none of ours.
+  files.temporary_of(target).write_bytes(b"other")
+  with pytest.raises(UnsafeError):
+    files.check_new(target)
+  assert files.temporary_of(target).read_bytes() == b"other"
