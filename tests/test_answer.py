@@ -228,9 +228,18 @@ def test_a_plain_run_answers_nobody(tmp_path, capsys, place):
 
 
 def test_a_run_with_the_key_at_hand_answers_too(tmp_path, place):
+  owner = keys.Master(bytes(range(32)))
+  write(tmp_path / "data", master=owner, dataset_id=ID)
+  request(tmp_path / "data", tmp_path / "request", owner)
   config = config_for("", "disguise.scheme=rmt", "disguise.noise_level=25", "train.epochs=1")
   config.data.train_split, config.data.test_split = "train[:128]", "test[:50]"
-  train.run(config, tmp_path / "run", master=MASTER)
-  found = answer.answer(tmp_path / "run", place / "request")
+  config.disguise.dataset_id = ID
+  train.run(config, tmp_path / "run", master=owner)
+  found = answer.answer(tmp_path / "run", tmp_path / "request")
   assert np.asarray(found["probabilities"]).shape == (13, 10)
   assert jax.device_count() == 2  # saved from two devices, loaded to one
+  # With an id of its own it has other matrices, and its answers would mean nothing.
+  config.disguise.dataset_id = ""
+  train.run(config, tmp_path / "other", master=owner)
+  with pytest.raises(ConfigError, match=f"must belong to the data set .*got {ID}"):
+    answer.answer(tmp_path / "other", tmp_path / "request")

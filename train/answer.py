@@ -20,6 +20,7 @@ from train import terminal
 __all__ = ["answer", "main"]
 
 _BATCH = 256
+_BATCH_BYTES = 64 << 20  # of images as stored
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -89,11 +90,12 @@ def answer(run: str | Path, request: str | Path) -> dict[str, Any]:
   _check_same(run, predictor.facts, facts)
   split = data.splits["query"]
   found = []
-  for start in range(0, len(split), _BATCH):
-    images, _ = split.read(np.arange(start, min(start + _BATCH, len(split))))
+  batch = min(_BATCH, max(1, _BATCH_BYTES // max(1, split.nbytes // len(split))))
+  for start in range(0, len(split), batch):
+    images, _ = split.read(np.arange(start, min(start + batch, len(split))))
     if facts.quantiser is not None:
       images = quantise.dequantise(images, facts.quantiser, block_size=facts.block_size)
-    found.append(predictor.probabilities(images.astype(np.float32), _BATCH))
+    found.append(predictor.probabilities(images.astype(np.float32), batch))
   return {
     "format": "djax-answers",
     "version": 1,

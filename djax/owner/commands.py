@@ -28,6 +28,7 @@ __all__ = ["COMMANDS", "scheme_of"]
 
 _SECONDS_OF_A_LINE = 10
 _GRID_IMAGES = 32
+_GRID_BYTES = 64 << 20  # of images as stored
 _OLD = (
   "format version 1: its matrices and orders are those of every other data set of version 1 under this key, and its "
   "records stand in the order of the source"
@@ -389,7 +390,8 @@ def _draw(path: Path, data: Disguised) -> None:
   """Writes a picture of the first images."""
   facts = data.manifest
   split = next(iter(data.splits.values()))
-  images, _ = split.read(np.arange(min(_GRID_IMAGES, len(split))))
+  most = max(1, _GRID_BYTES // max(1, split.nbytes // len(split)))
+  images, _ = split.read(np.arange(min(_GRID_IMAGES, len(split), most)))
   title = f"{facts.spec['scheme']}, blocks of {facts.block_size}"
   rows = {f"first images of {split.name}": restore.values(images, facts)}
   with files.new_file(path) as file:
