@@ -448,10 +448,16 @@ def test_the_second_disguise_of_a_source_is_warned_of(place, tmp_path, call):
   again = call(*disguise(tmp_path, "b", *scheme, ledger=True))[2]
   assert not [line for line in again if "% of the files" in line]
   id_ = datasets.open(tmp_path / "a").manifest.id
-  answer = call(*disguise(tmp_path, "c", *scheme, "--dataset-id", id_, ledger=True))
+  other = ("--scheme", "permutation", "--block-size", "4", "--dataset-id", id_)
+  answer = call(*disguise(tmp_path, "c", *other, ledger=True))
   refused(answer, 5, f"the id {id_} was given to a data set on")
   assert not (tmp_path / "c").exists()
-  refused(call(*disguise(tmp_path, "c", *scheme, "--dataset-id", "12")), 2, "32 hexadecimal digits")
+  # The same once more, elsewhere: the same bytes.
+  assert call(*disguise(tmp_path, "c", *scheme, "--dataset-id", id_, ledger=True))[0] == 0
+  assert (
+    datasets.open(tmp_path / "c").manifest.sha256 == datasets.open(tmp_path / "a").manifest.sha256
+  )
+  refused(call(*disguise(tmp_path, "d", *scheme, "--dataset-id", "12")), 2, "32 hexadecimal digits")
 
 
 def test_verify_tells_the_newest_from_an_older_and_an_unknown_one(place, entered, call):
