@@ -32,6 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     The exit code: 0 ok, 1 failed, 2 usage, 3 key, 4 data, 5 refused for safety, 130 interrupted.
   """
   escape.never_fail(sys.stdout)
+  args = None
   try:
     args = _parser().parse_args(argv)
     args.run(args)
@@ -45,7 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 1
   except OSError as error:
-    return _fail(f"{error.filename or 'djax'}: {error.strerror or error}", 1)
+    place = error.filename or getattr(args, "out", None) or getattr(args, "data", None) or "djax"
+    return _fail(f"{place}: {error.strerror or error}", 1)
   return 0
 
 

@@ -19,6 +19,7 @@ from djax.errors import DjaxError, UnsafeError
 
 __all__ = [
   "check_new",
+  "named",
   "new_file",
   "new_folder",
   "private",
@@ -53,6 +54,27 @@ def check_new(target: Path) -> None:
 
 
 @contextlib.contextmanager
+def named(path: Path) -> Iterator[None]:
+  """Puts a path into an ``OSError`` that has none: a call on an open file knows no name, and a person needs one.
+
+  Args:
+    path: what is written or read.
+
+  Raises:
+    OSError: as it came, with a path.
+  """
+  try:
+    yield
+  except OSError as error:
+    known = error.filename
+    if not isinstance(known, str) or not os.path.dirname(
+      known
+    ):  # rmtree names what lies in an open folder
+      error.filename = os.fspath(path)
+    raise
+
+
+@contextlib.contextmanager
 def new_file(target: Path) -> Iterator[IO[bytes]]:
   """Yields a private file, open for reading and writing, that gets its name when all is written, else is removed.
 
@@ -67,20 +89,21 @@ def new_file(target: Path) -> Iterator[IO[bytes]]:
   """
   check_new(target)
   temporary = temporary_of(target)
-  descriptor = _claim(temporary, folder=False)
-  try:
-    check_new(target)  # who held the lock before may have written it
-    with os.fdopen(descriptor, "r+b", closefd=False) as file:
-      yield file
-    os.fsync(descriptor)
-    _check_ours(descriptor, temporary)
-    _publish(temporary, target)
-  except BaseException:
-    _discard(descriptor, temporary)
-    raise
-  finally:
-    with contextlib.suppress(OSError):  # what counts is on the disk already
-      os.close(descriptor)
+  with named(target):
+    descriptor = _claim(temporary, folder=False)
+    try:
+      check_new(target)  # who held the lock before may have written it
+      with os.fdopen(descriptor, "r+b", closefd=False) as file:
+        yield file
+      os.fsync(descriptor)
+      _check_ours(descriptor, temporary)
+      _publish(temporary, target)
+    except BaseException:
+      _discard(descriptor, temporary)
+      raise
+    finally:
+      with contextlib.suppress(OSError):  # what counts is on the disk already
+        os.close(descriptor)
   sync_folder(target.parent)
 
 
@@ -99,25 +122,26 @@ def new_folder(target: Path) -> Iterator[Path]:
   """
   check_new(target)
   temporary = temporary_of(target)
-  descriptor = _claim(temporary, folder=True)
-  try:
-    check_new(target)  # who held the lock before may have written it
-    yield temporary
-    _check_ours(descriptor, temporary)
-    sync_tree(temporary)
-    _check_ours(descriptor, temporary)
-    check_new(target)
+  with named(target):
+    descriptor = _claim(temporary, folder=True)
     try:
-      os.rename(temporary, target)
-    except OSError:
-      check_new(target)  # it appeared in the last moment
+      check_new(target)  # who held the lock before may have written it
+      yield temporary
+      _check_ours(descriptor, temporary)
+      sync_tree(temporary)
+      _check_ours(descriptor, temporary)
+      check_new(target)
+      try:
+        os.rename(temporary, target)
+      except OSError:
+        check_new(target)  # it appeared in the last moment
+        raise
+    except BaseException:
+      _discard(descriptor, temporary)
       raise
-  except BaseException:
-    _discard(descriptor, temporary)
-    raise
-  finally:
-    with contextlib.suppress(OSError):
-      os.close(descriptor)
+    finally:
+      with contextlib.suppress(OSError):
+        os.close(descriptor)
   sync_folder(target.parent)
 
 
@@ -149,7 +173,7 @@ def replace(path: Path, data: bytes, *, mode: int = 0o666, folder: Path | None =
   temporary = (folder or path.parent) / f".{path.name}.tmp"
   temporary.unlink(missing_ok=True)  # what a killed process left; a link goes too
   try:
-    with os.fdopen(os.open(temporary, os.O_WRONLY | _NEW, mode), "wb") as file:
+    with named(path), os.fdopen(os.open(temporary, os.O_WRONLY | _NEW, mode), "wb") as file:
       file.write(data)
       file.flush()
       os.fsync(file.fileno())

@@ -83,7 +83,7 @@ def opened(folder: Path, name: str, *, limit: int) -> Iterator[IO[bytes]]:
     ForeignFileError: if it is no regular file, is longer, or cannot be read, or if the name leads out of the folder.
   """
   descriptor = _open(folder, name, limit)
-  with os.fdopen(descriptor, "rb", buffering=0) as file:
+  with files.named(folder / name), os.fdopen(descriptor, "rb", buffering=0) as file:
     yield file
 
 
@@ -325,7 +325,8 @@ def _open(folder: Path, name: str, limit: int) -> int:
   except OSError as error:
     _refuse(path, error)
   try:
-    size = _regular(path, os.fstat(descriptor)).st_size
+    with files.named(path):
+      size = _regular(path, os.fstat(descriptor)).st_size
     if size > limit:
       raise ForeignFileError(
         f"{path} must have at most {limit} bytes, has {size}. It was not read."

@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 from djax import files, foreign, form
 from djax.errors import DataError
@@ -204,7 +204,7 @@ def write(workdir: Path, step: int) -> None:
   files.sync_tree(folder)
   files.sync_folder(folder.parent)
   names = [name for name in LIMITS if (workdir / name).exists()]
-  for place, _, found in os.walk(folder):
+  for place, _, found in os.walk(folder, onerror=_raise):
     names += [(Path(place) / name).relative_to(workdir).as_posix() for name in found]
   contents = {name: _digest(workdir, name) for name in sorted(names)}
   record = Record(step, contents, _digest(workdir, METRICS))
@@ -220,6 +220,10 @@ def forget(workdir: Path, step: int) -> None:
   """
   (workdir / FOLDER / f"{step}.json").unlink(missing_ok=True)
   files.sync_folder(workdir / FOLDER)
+
+
+def _raise(error: OSError) -> NoReturn:
+  raise error
 
 
 def _refuse_older(workdir: Path) -> None:

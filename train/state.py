@@ -6,9 +6,13 @@ the network alone. It is finished when its checksums are recorded.
 
 import contextlib
 import functools
+import logging
 import math
+import os
+import re
 import shutil
 import sys
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +20,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import orbax.checkpoint as ocp
 
@@ -229,8 +234,20 @@ def save(checkpoints: Checkpoints, step: int, state: State, seconds: float) -> N
   args = ocp.args.Composite(
     state=ocp.args.StandardSave(state._asdict()), meta=ocp.args.JsonSave({"seconds": seconds})
   )
-  with _orbax() as orbax:
-    orbax.save(folder, args=args)
+  try:
+    with _hushed(), _orbax() as orbax:
+      orbax.save(folder, args=args)
+      whole = _reads_as(orbax, folder, state)
+  except Exception as error:  # Orbax and TensorStore each have their own
+    raise DjaxError(
+      f"the run directory must be writable, got {_reason(error)} for {folder}. Make room and give the same command "
+      "again."
+    ) from error
+  if not whole:
+    raise DjaxError(
+      f"{folder} reads back as something else than was written. See whether the disk is sound, and give the same "
+      "command again."
+    )
   (folder / checksums.NETWORK).write_bytes(weights.dump(network(state)))
   checksums.write(workdir, step)
   for old in checksums.recorded(workdir)[:-_KEPT]:
@@ -313,6 +330,45 @@ def _without_late_reports() -> Any:
 
   sys.unraisablehook = hook
   return before
+
+
+@contextlib.contextmanager
+def _hushed() -> Iterator[None]:
+  """Silences what Orbax's threads print when a write fails: one line is said by who called. Kept up after an error."""
+  log, hooks = logging.getLogger("asyncio"), (sys.excepthook, sys.unraisablehook)
+  level = log.level
+  log.setLevel(logging.CRITICAL + 1)
+  sys.excepthook = sys.unraisablehook = lambda *_: None
+  try:
+    yield
+  except BaseException:
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+    raise
+  sys.excepthook, sys.unraisablehook = hooks
+  log.setLevel(level)
+
+
+def _reads_as(orbax: ocp.Checkpointer, folder: Path, state: State) -> bool:
+  """Whether a checkpoint that was just written holds a state: Orbax passes over some errors of the disk."""
+  abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, state._asdict())
+  args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
+  back, given = (
+    jax.tree.leaves(tree) for tree in (orbax.restore(folder, args=args)["state"], state._asdict())
+  )
+  return all(
+    np.asarray(a).tobytes() == np.asarray(b).tobytes() for a, b in zip(back, given, strict=True)
+  )
+
+
+def _reason(error: BaseException) -> str:
+  """Returns the system's word for an error, however deep libraries hid it."""
+  cause: BaseException | None = error
+  while cause is not None:
+    if isinstance(cause, OSError) and cause.strerror:
+      return cause.strerror
+    cause = cause.__cause__ or cause.__context__
+  number = re.search(r"os_error_code='([0-9]+)'", str(error))
+  return os.strerror(int(number[1])) if number else type(error).__name__
 
 
 def _nbytes(tree: Any) -> int:

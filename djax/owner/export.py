@@ -80,7 +80,7 @@ def disguise(
       for line in ledger.warnings(entry):
         say(line)
   if whole is None:
-    with _unfinished(folder, job, facts):
+    with files.named(folder), _unfinished(folder, job, facts):
       whole = _work(job, facts, master, workers, progress)
   if ledger is not None and entry is not None:
     ledger.enter(entry, whole)
