@@ -228,7 +228,8 @@ def _add_query(verbs: Any) -> None:
   parser.add_argument(
     "--canaries",
     metavar="S",
-    help="with --request: a folder or .npz of images of known classes to plant, so that invented answers show",
+    help="with --request: a folder or .npz of images of known classes to plant, none of them trained on, so that "
+    "invented answers show",
   )
   _add_key(parser)
   _add_expect(parser)
