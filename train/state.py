@@ -338,7 +338,8 @@ def _hushed() -> Iterator[None]:
   log, hooks = logging.getLogger("asyncio"), (sys.excepthook, sys.unraisablehook)
   level = log.level
   log.setLevel(logging.CRITICAL + 1)
-  sys.excepthook = sys.unraisablehook = lambda *_: None
+  silent: Any = lambda *_: None  # noqa: E731
+  sys.excepthook, sys.unraisablehook = silent, silent
   try:
     yield
   except BaseException:
