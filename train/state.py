@@ -202,6 +202,7 @@ def remove_unfinished(workdir: Path) -> None:
   Args:
     workdir: the run directory; nobody else writes to it.
   """
+  _remove_old(workdir)  # where the process ended right before it did
   finished = set(map(str, checksums.recorded(workdir)))
   for entry in (workdir / checksums.CHECKPOINTS).iterdir():
     if entry.name not in finished:
@@ -250,9 +251,7 @@ def save(checkpoints: Checkpoints, step: int, state: State, seconds: float) -> N
     )
   (folder / checksums.NETWORK).write_bytes(weights.dump(network(state)))
   checksums.write(workdir, step)
-  for old in checksums.recorded(workdir)[:-_KEPT]:
-    checksums.forget(workdir, old)
-    _remove(workdir / checksums.CHECKPOINTS / str(old))
+  _remove_old(workdir)
 
 
 def restore(checkpoints: Checkpoints, state: State) -> tuple[State, float]:
@@ -330,6 +329,13 @@ def _without_late_reports() -> Any:
 
   sys.unraisablehook = hook
   return before
+
+
+def _remove_old(workdir: Path) -> None:
+  """Removes finished checkpoints but for the newest."""
+  for old in checksums.recorded(workdir)[:-_KEPT]:
+    checksums.forget(workdir, old)
+    _remove(workdir / checksums.CHECKPOINTS / str(old))
 
 
 @contextlib.contextmanager
