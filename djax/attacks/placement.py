@@ -186,9 +186,9 @@ def _climb(
     return _exchange(disguised, model, _assign(disguised, model, at), least)
 
   for start in range(_CLIMBS):
-    # The model is its own mirror image, so at ``flat`` a position and its mirror have equal slopes. Rounding would
-    # choose between them, one way here and the other there, and so would it differently on another processor. A slight
-    # tilt chooses instead, and each start has its own. A large one leads far from ``flat``, where climbs end lower.
+    # The model is its own mirror image, so at ``flat`` a position and its mirror have equal slopes, and rounding would
+    # choose between them: not the same way all over the grid, nor on every processor. A slight tilt chooses instead,
+    # another one at each start. A large one leads far from ``flat``, where climbs end lower.
     guess = identity[rng.permutation(positions)] if start else _by_neighbours(disguised, model)
     perm = climb(flat + (_TILT / positions if start else 0.5) * (guess - flat))
     score, better = _score(disguised, model, perm), True
