@@ -89,6 +89,7 @@ def test_a_run_leaves_what_it_promises(tmp_path, capsys):
   assert environment["versions"]["jax"] == jax.__version__ and len(environment["devices"]) == 2
   assert scalars(tmp_path / "events") == [(row["step"], row["test_accuracy"]) for row in rows]
   assert (tmp_path / "preview.png").read_bytes().startswith(b"\x89PNG")
+  assert (tmp_path / "preview.png").stat().st_mode & 0o077 == 0  # it shows originals
   assert "epoch 2/2" in capsys.readouterr().err
 
 

@@ -388,4 +388,4 @@ def _preview(workdir: Path, inputs: Inputs, test: Pipeline) -> None:
     rows = {"originals": inputs.originals[1].images[:shown], **rows}
   content = io.BytesIO()
   picture.sheet(rows, title=title).save(content, "png")
-  files.replace(workdir / "preview.png", content.getvalue())
+  files.replace(workdir / "preview.png", content.getvalue(), mode=0o600)
