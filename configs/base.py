@@ -66,12 +66,12 @@ def get_config() -> ConfigDict:
   config.augment.cutout = 0.0  # after the disguise: the share of blocks that are blanked in a step
 
   config.model = ConfigDict()
-  config.model.name = "cnn"  # a name in train.models.MODELS
+  config.model.name = "cnn"  # a name in djax.models.MODELS
   config.model.width = 16  # channels of the first layer, or of the hidden ones
   config.model.depth = 2  # hidden layers of mlp and unit_mlp, blocks of vit and mixer
   config.model.patch = 0  # side of a token of vit and mixer; 0: the disguise's block size
   config.model.stem = (
-    "none"  # before the network: position, aligned or magnitude, see train/models/stems.py
+    "none"  # before the network: position, aligned or magnitude, see djax/models/stems.py
   )
   config.model.stem_rank = 0  # position: of each position's own part; 0: a whole map of its own
   config.model.stem_mixing = False  # position: then a learned mixing of positions

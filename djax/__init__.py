@@ -1,7 +1,7 @@
 """djax: DisguisedNets in JAX. The core operations, by name; everything else is asked for by module.
 
 Names load on first use, so that ``import djax`` costs next to nothing and the key verbs of ``python -m djax`` never
-wait for JAX. Key material, key files, sources and attacks are host rooms: ``from djax import keys, keyfile``.
+wait for JAX. docs/architecture.md says what stands where.
 """
 
 import importlib
@@ -29,23 +29,26 @@ __all__ = [
   "unblockify",
 ]
 
-_MODULES = ("blocks", "metrics", "noise", "permutation", "rmt", "schemes")
+_OPS = ("blocks", "metrics", "noise", "permutation", "rmt")
 _HOMES = {
-  "blocks": ("blockify", "crop", "pad_to_blocks", "unblockify"),
-  "metrics": ("mse", "psnr", "ssim"),
+  "ops.blocks": ("blockify", "crop", "pad_to_blocks", "unblockify"),
+  "ops.metrics": ("mse", "psnr", "ssim"),
   "schemes": ("Scheme", "SchemeSpec", "from_spec"),
 }
 
 if TYPE_CHECKING:
-  from djax import blocks, metrics, noise, permutation, rmt, schemes
-  from djax.blocks import blockify, crop, pad_to_blocks, unblockify
-  from djax.metrics import mse, psnr, ssim
+  from djax import schemes
+  from djax.ops import blocks, metrics, noise, permutation, rmt
+  from djax.ops.blocks import blockify, crop, pad_to_blocks, unblockify
+  from djax.ops.metrics import mse, psnr, ssim
   from djax.schemes import Scheme, SchemeSpec, from_spec
 
 
 def __getattr__(name: str) -> Any:
-  if name in _MODULES:
-    return importlib.import_module(f"djax.{name}")
+  if name in _OPS:
+    return importlib.import_module(f"djax.ops.{name}")
+  if name == "schemes":
+    return importlib.import_module("djax.schemes")
   for module, names in _HOMES.items():
     if name in names:
       return getattr(importlib.import_module(f"djax.{module}"), name)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from test_attack_moments import chance, disguise, fields, psnr, scheme_and_key
 
-from train.models import alignment
-from train.models.stems import Aligned
+from djax.models import alignment
+from djax.models.stems import Aligned
 
 SHAPE = (16, 24, 1)
 PRIVATE = fields(1, 4000, SHAPE)

@@ -10,10 +10,12 @@ from test_loop import params
 from test_outsourced import MASTER, RMT, config_for, write
 
 import train
-from djax import datasets, keys, manifest, sources
+from djax import keys, models, sources
+from djax.disguised import directory, manifest
 from djax.errors import ConfigError
-from djax.owner import query, streams
-from train import answer, models, predict
+from djax.models import predict
+from djax.owner import query, record_noise
+from train import answer
 from train.__main__ import main as train_main
 
 ID = "a5" * 16
@@ -28,7 +30,7 @@ def request(data, folder, master=MASTER):
 
 def by_image(run, folder):
   """Returns the answer to a request in the order of the images that were asked about."""
-  order = streams.of(manifest.read(folder), MASTER).order("query", 13, 1)
+  order = record_noise.of(manifest.read(folder), MASTER).order("query", 13, 1)
   return np.asarray(answer.answer(run, folder)["probabilities"])[np.argsort(order)]
 
 
@@ -76,7 +78,7 @@ def test_an_answer_is_what_the_network_says_image_by_image(tmp_path, capsys, mon
   assert found["request"] == manifest.read(place / "request").sha256
   assert found["run"]["model"]["name"] == "cnn" and found["run"]["step"] == 8
   assert found["run"]["key_fingerprint"] == MASTER.fingerprint
-  images, _ = datasets.open(place / "request").splits["query"].read(np.arange(13))
+  images, _ = directory.open(place / "request").splits["query"].read(np.arange(13))
   want = by_hand(place / "run", images)
   assert np.abs(np.asarray(found["probabilities"]) - want).max() < 1e-5
   assert np.ptp(want, axis=0).max() > 0.01  # not one answer for all
@@ -94,7 +96,7 @@ def test_a_request_in_bytes_is_dequantised_first(tmp_path, place):
 
 def test_the_predictor_scores_the_test_set_as_the_run_did(place):
   predictor = predict.load(place / "run")
-  images, labels = datasets.open(place / "data").splits["test"].read(np.arange(50))
+  images, labels = directory.open(place / "data").splits["test"].read(np.arange(50))
   found = predictor.probabilities(images, 7)
   assert found.dtype == np.float32 and found.shape == (50, predictor.classes) == (50, 10)
   np.testing.assert_allclose(found, predictor.probabilities(images, 50), atol=1e-5)

@@ -10,16 +10,18 @@ import pytest
 import djax
 
 CORE = (
-  "aes",
-  "blocks",
   "errors",
-  "host",
-  "keys",
-  "metrics",
-  "noise",
-  "permutation",
-  "rmt",
-  "samplers",
+  "host.aes",
+  "host.augment",
+  "host.blockwise",
+  "host.samplers",
+  "keys.master",
+  "ops.augment",
+  "ops.blocks",
+  "ops.metrics",
+  "ops.noise",
+  "ops.permutation",
+  "ops.rmt",
   "schemes",
 )
 HEAVY = {"jax", "flax", "tensorflow_datasets", "tensorflow", "djax.keys", "cryptography"}
@@ -111,19 +113,19 @@ def test_modules_and_classes_have_docstrings(name):
 def test_what_follows_data_is_keyword_only():
   """``f(key, images, *, options, rng)``: secret, data, then keywords."""
   for name, function in (
-    ("blocks", "blockify"),
-    ("blocks", "pad_to_blocks"),
-    ("blocks", "unblockify"),
-    ("rmt", "project"),
-    ("rmt", "unproject"),
-    ("noise", "uniform"),
-    ("metrics", "ssim"),
-    ("metrics", "block_mse"),
+    ("ops.blocks", "blockify"),
+    ("ops.blocks", "pad_to_blocks"),
+    ("ops.blocks", "unblockify"),
+    ("ops.rmt", "project"),
+    ("ops.rmt", "unproject"),
+    ("ops.noise", "uniform"),
+    ("ops.metrics", "ssim"),
+    ("ops.metrics", "block_mse"),
   ):
     parameters = inspect.signature(getattr(module(name), function)).parameters.values()
     positional = [p.name for p in parameters if p.kind is not p.KEYWORD_ONLY]
     assert set(positional) <= {"images", "blocks", "matrices", "originals", "estimates"} | (
-      {"rng", "shape"} if name == "noise" else set()
+      {"rng", "shape"} if name == "ops.noise" else set()
     )
 
 
@@ -132,16 +134,16 @@ def test_package_names_are_true_and_listed():
   assert {"blockify", "from_spec", "ssim", "schemes", "__version__"} <= set(djax.__all__)
   for name in djax.__all__:
     assert getattr(djax, name) is not None
-  assert djax.blockify is module("blocks").blockify
+  assert djax.blockify is module("ops.blocks").blockify
   assert djax.from_spec is module("schemes").from_spec
-  assert djax.rmt is module("rmt")
+  assert djax.rmt is module("ops.rmt")
   with pytest.raises(AttributeError, match="no attribute 'blockfy'"):
     djax.blockfy  # noqa: B018
 
 
 def test_doctests_pass():
   results = {name: doctest.testmod(module(name)) for name in CORE}
-  assert results["blocks"].attempted >= 1
+  assert results["ops.blocks"].attempted >= 1
   assert {name: r.failed for name, r in results.items() if r.failed} == {}
 
 

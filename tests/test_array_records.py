@@ -10,7 +10,7 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 
-from djax import array_records
+from djax.disguised import array_records
 
 LONGEST = 1 << 20
 

@@ -6,10 +6,12 @@ import jax
 import numpy as np
 import pytest
 
-from djax import keys, metrics, schemes, sources
-from djax.attacks import clusters, contract, scores
-from djax.audit import setting
+from djax import keys, schemes, sources
+from djax.attacks import base
+from djax.attacks.instahide import clusters
+from djax.audit import evaluator, scenario
 from djax.errors import ConfigError
+from djax.ops import metrics
 
 IMAGES = 20
 K = 4
@@ -44,7 +46,7 @@ def encoded(digits, encodings, seed=0, public_k=0):
 
 def right(originals, found, least=0.95):
   """Returns the share of originals that some found image shows; on 8 x 8 digits SSIM 0.6 is nothing."""
-  window = scores.window(originals.shape)
+  window = evaluator.window(originals.shape)
   every = [
     np.asarray(metrics.ssim(np.broadcast_to(one, found.shape), found, filter_size=window))
     for one in originals.astype(np.float32)
@@ -66,23 +68,21 @@ def test_noise_gives_nothing_back(digits, short):
 def test_many_encodings_give_the_images_back_each_to_its_target(digits, short):
   spec, x, y, own = encoded(digits, clusters.ENCODINGS)
   rows = np.random.default_rng(1).permutation(len(x))[:60]
-  known = contract.Known(spec, x, x[rows], public=digits.images[IMAGES:], labels=y)
-  result = contract.run(clusters.ATTACK, known, seed=0)
+  known = base.Known(spec, x, x[rows], public=digits.images[IMAGES:], labels=y)
+  result = base.run(clusters.ATTACK, known, seed=0)
   originals = digits.images[own[rows]].astype(np.float32)
-  alike = metrics.ssim(originals, result.images, filter_size=scores.window(originals.shape))
+  alike = metrics.ssim(originals, result.images, filter_size=evaluator.window(originals.shape))
   assert np.median(np.asarray(alike)) > 0.8
   assert right(digits.images[:IMAGES], result.images) >= 0.8
   others = digits.images[IMAGES : 2 * IMAGES].astype(np.float32)
   assert right(digits.images[:IMAGES], others) <= 0.1  # what other digits score
   assert result.diagnostics["images"] == IMAGES and result.diagnostics["warnings"] == []
   with pytest.raises(ConfigError, match=r"targets among the encodings, 60 of 60 are not"):
-    other = contract.Known(spec, x, x[rows] + 1, public=known.public, labels=y)
-    contract.run(clusters.ATTACK, other, seed=0)
+    other = base.Known(spec, x, x[rows] + 1, public=known.public, labels=y)
+    base.run(clusters.ATTACK, other, seed=0)
   for labels in (None, own):
     with pytest.raises(ConfigError, match="needs the mixed labels"):
-      contract.run(
-        clusters.ATTACK, contract.Known(spec, x, x[rows], known.public, None, labels), seed=0
-      )
+      base.run(clusters.ATTACK, base.Known(spec, x, x[rows], known.public, None, labels), seed=0)
 
 
 def test_public_images_mixed_in_do_not_help(digits, short):
@@ -129,11 +129,11 @@ def test_mnist_falls_where_public_images_are_mixed_in(k, public_k, tfds_dir):
 
 
 def attacked(tfds_dir, seed, encodings, source="mnist", k=K, public_k=0):
-  made = setting.from_source(
+  made = scenario.from_source(
     source,
     {"scheme": "instahide", "k": k, "public_k": public_k},
     seed=seed,
-    sizes=setting.FULL,
+    sizes=scenario.FULL,
     data_dir=str(tfds_dir),
     encodings=encodings,
   )

@@ -6,11 +6,12 @@ import math
 import numpy as np
 import pytest
 
-from djax import keys, metrics, schemes, sources
-from djax.attacks import codebook as codebook_lib
-from djax.attacks import contract
-from djax.attacks.codebook import CODEBOOK, FREQUENCY, units_of
+from djax import keys, schemes, sources
+from djax.attacks import base
+from djax.attacks.aes import codebook as codebook_lib
+from djax.attacks.aes.codebook import CODEBOOK, FREQUENCY, units_of
 from djax.errors import ConfigError
+from djax.ops import metrics
 
 
 def spec_of(shape, block_size=4, **options):
@@ -48,7 +49,7 @@ def world(originals, pairs, seed=0, other=None, public=0, **options):
   hidden = originals[pairs + public :]
   targets, _ = disguise(spec, hidden, seed if other is None else other, 2)
   everything = targets if other is None else disguise(spec, hidden, seed, 2)[0]
-  known = contract.Known(
+  known = base.Known(
     spec,
     everything,
     targets,
@@ -70,14 +71,14 @@ def chance(known, originals):
 
 
 def wins(attack, known, originals, margin):
-  result = contract.run(attack, known, seed=0)
+  result = base.run(attack, known, seed=0)
   json.dumps(result.diagnostics)
   assert quality(result.images, originals) > chance(known, originals) + margin
   return result
 
 
 def loses(attack, known, originals):
-  result = contract.run(attack, known, seed=0)
+  result = base.run(attack, known, seed=0)
   assert quality(result.images, originals) < chance(known, originals) + 0.5
   return result
 
@@ -125,11 +126,11 @@ def planted(unit, block, **options):
   targets = codebook_lib._image_of(shuffled, spec).astype(np.uint8)
   pairs = (original, disguise(spec, original)[0])
   disguised = disguise(spec, targets)[0]
-  return contract.Known(spec, disguised, disguised, None, pairs), targets
+  return base.Known(spec, disguised, disguised, None, pairs), targets
 
 
 def reads_planted(known, targets):
-  result = contract.run(CODEBOOK, known, seed=0)
+  result = base.run(CODEBOOK, known, seed=0)
   assert result.diagnostics["found"] == 1
   assert np.mean(result.images == targets) > 0.95  # averaged ciphers collide at times
 
@@ -239,7 +240,7 @@ def test_salt_and_pepper_spoils_the_codebook():
   results = {}
   for unit, rate in itertools.product((16, 2), (0.0, 0.1, 0.3)):
     known, originals, _ = world(figures(120), 60, unit_pixels=unit, salt_pepper=rate, permute=False)
-    result = contract.run(CODEBOOK, known, seed=0)
+    result = base.run(CODEBOOK, known, seed=0)
     results[unit, rate] = result.diagnostics["found"], quality(result.images, originals)
   found = [results[16, rate][0] for rate in (0.0, 0.1, 0.3)]
   assert found[0] > found[1] + 0.05 and found[1] > found[2] + 0.1
@@ -249,9 +250,9 @@ def test_salt_and_pepper_spoils_the_codebook():
 
 def test_chunks_of_targets_change_nothing(monkeypatch):
   known, _, _ = world(figures(40), 20, unit_pixels=2)
-  whole = contract.run(CODEBOOK, known, seed=0)
+  whole = base.run(CODEBOOK, known, seed=0)
   monkeypatch.setattr(codebook_lib, "_PIXELS", 3 * 256)
-  parts = contract.run(CODEBOOK, known, seed=0)
+  parts = base.run(CODEBOOK, known, seed=0)
   np.testing.assert_allclose(parts.images, whole.images, atol=1e-3)
   assert parts.diagnostics["found"] == pytest.approx(whole.diagnostics["found"])
 
@@ -261,7 +262,7 @@ def test_chunks_of_targets_change_nothing(monkeypatch):
 def test_no_pair_one_pair_and_constant_images_do_not_crash(pairs, value):
   for options in ({}, {"unit_pixels": 2}, {"unit_pixels": 1, "position_keys": True}):
     known, originals, _ = world(np.full((5, 9, 13, 3), value), pairs, **options)
-    result = contract.run(CODEBOOK, known, seed=0)
+    result = base.run(CODEBOOK, known, seed=0)
     assert result.diagnostics["pairs"] == pairs
     if pairs:
       assert (result.images == originals).all()
@@ -292,7 +293,7 @@ def test_silhouettes_show_without_any_pair(options):
 
 def test_without_public_images_flat_units_are_black():
   known, originals, _ = world(figures(100), 1, unit_pixels=2, permute=False)
-  result = contract.run(FREQUENCY, known, seed=0)
+  result = base.run(FREQUENCY, known, seed=0)
   flat = codebook_lib._image_of(units_of(originals, known.spec), known.spec) == 0
   assert np.mean((result.images == 0) == flat) > 0.85
   assert set(np.unique(result.images)) == {0, 127.5}
@@ -328,9 +329,9 @@ def test_attacks_say_what_they_cannot_handle():
     assert attack.level == level
     assert attack.refuses(known.spec) is None
     with pytest.raises(ConfigError, match="aes"):
-      contract.run(attack, contract.Known(rmt, known.disguised, known.targets), seed=0)
+      base.run(attack, base.Known(rmt, known.disguised, known.targets), seed=0)
   with pytest.raises(ConfigError, match="pairs"):
-    contract.run(CODEBOOK, contract.Known(known.spec, known.disguised, known.targets), seed=0)
+    base.run(CODEBOOK, base.Known(known.spec, known.disguised, known.targets), seed=0)
 
 
 @pytest.mark.slow

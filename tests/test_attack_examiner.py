@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 
 from djax import keys, schemes, sources
-from djax.attacks import contract, examiner, scores
-from djax.attacks.contract import Known
+from djax.attacks import base
+from djax.attacks.base import Known
+from djax.attacks.generic import examiner
+from djax.audit import evaluator
 
 
 @pytest.fixture(scope="module")
@@ -16,7 +18,7 @@ def digits():
 @pytest.fixture(scope="module")
 def judge():
   train = sources.load("digits", "train")
-  return scores.train_examiner(train.images, train.labels, classes=10, seed=0)
+  return evaluator.train_examiner(train.images, train.labels, classes=10, seed=0)
 
 
 def above_chance(judge, originals, labels, disguise):
@@ -25,8 +27,8 @@ def above_chance(judge, originals, labels, disguise):
   draw = np.random.default_rng(0)
   disguised = scheme.export(key, originals, lambda: draw.random(originals.shape, np.float32))
   known = Known(scheme.spec.to_dict(), disguised, disguised)
-  found = contract.run(examiner.ATTACK, known, seed=0)
-  return scores.score(originals, labels, found.images, judge).above_chance
+  found = base.run(examiner.ATTACK, known, seed=0)
+  return evaluator.score(originals, labels, found.images, judge).above_chance
 
 
 ONE_BLOCK = {"scheme": "permutation", "block_size": 8}  # nothing is moved: a weak key if any is
@@ -42,7 +44,7 @@ def test_a_copy_that_mixes_its_images_up_fails_the_same_line(judge, digits, monk
 
   def rolled(known, *, seed, progress):
     images, found = real.attack(known, seed=seed, progress=progress)
-    return contract.Estimate(np.roll(images, 3, axis=1)[::-1], found)
+    return base.Estimate(np.roll(images, 3, axis=1)[::-1], found)
 
   monkeypatch.setattr(examiner, "ATTACK", real._replace(attack=rolled))
   assert not above_chance(judge, digits.images, digits.labels, ONE_BLOCK) > 0.9

@@ -14,8 +14,9 @@ from test_attack_moments import (
 )
 
 from djax import errors
-from djax.attacks import ica, moments, statistics
-from djax.attacks.contract import Known
+from djax.attacks.base import Known
+from djax.attacks.common import statistics
+from djax.attacks.rmt import ica, moments
 
 WINS = 28  # dB; chance is 19
 

@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from djax import keys, metrics, schemes, sources
-from djax.attacks import contract, inversion
+from djax import keys, schemes, sources
+from djax.attacks import base
+from djax.attacks.generic import inversion
 from djax.errors import ConfigError
+from djax.ops import metrics
 
 
 def pictures(count, shape=(8, 12, 1), seed=0):
@@ -31,7 +33,7 @@ def world(originals, pairs, seed=0, other=None, **options):
   spec = schemes.from_spec(spec).spec.to_dict()
   shown, key = disguise(spec, originals[:pairs], seed, 1)
   hidden, _ = disguise(spec, originals[pairs:], seed if other is None else other, 2)
-  known = contract.Known(spec, hidden, hidden, None, (originals[:pairs], shown))
+  known = base.Known(spec, hidden, hidden, None, (originals[:pairs], shown))
   return known, originals[pairs:], key
 
 
@@ -45,14 +47,14 @@ def chance(known, originals):
 
 
 def wins(known, originals, decibel):
-  result = contract.run(inversion.ATTACK, known, seed=0)
+  result = base.run(inversion.ATTACK, known, seed=0)
   json.dumps(result.diagnostics)
   assert quality(result.images, originals) > decibel
   return result
 
 
 def loses(known, originals):
-  result = contract.run(inversion.ATTACK, known, seed=0)
+  result = base.run(inversion.ATTACK, known, seed=0)
   assert quality(result.images, originals) < chance(known, originals) + 0.5
   return result
 
@@ -125,7 +127,7 @@ def test_encrypted_flat_blocks_are_learnt(no_network):
 
 def test_validation_says_what_targets_will_show(no_network):
   known, originals, _ = world(pictures(260), 200, noise_level=50.0)
-  result = contract.run(inversion.ATTACK, known, seed=0)
+  result = base.run(inversion.ATTACK, known, seed=0)
   found = result.diagnostics["validation"][result.diagnostics["chosen"]]
   assert abs(found - quality(result.images, originals)) < 1
   assert abs(result.diagnostics["validation"]["mean"] - chance(known, originals)) < 1
@@ -150,7 +152,7 @@ def test_pairs_of_another_key_do_not_beat_chance(short, pairs):
 def test_originals_of_other_images_do_not_beat_chance(no_network):
   known, originals, _ = world(pictures(180), 120)
   shuffled = known.pairs[0][np.random.default_rng(0).permutation(120)]
-  known = contract.Known(known.spec, known.targets, known.targets, None, (shuffled, known.pairs[1]))
+  known = base.Known(known.spec, known.targets, known.targets, None, (shuffled, known.pairs[1]))
   result = loses(known, originals)
   assert "nothing learnt" in result.diagnostics["warnings"][-1]
 
@@ -158,7 +160,7 @@ def test_originals_of_other_images_do_not_beat_chance(no_network):
 def test_noise_instead_of_disguised_images_does_not_beat_chance(no_network):
   known, originals, _ = world(pictures(180), 120)
   noise = np.random.default_rng(0).normal(0, 150, known.targets.shape).astype(np.float32)
-  loses(contract.Known(known.spec, noise, noise, None, known.pairs), originals)
+  loses(base.Known(known.spec, noise, noise, None, known.pairs), originals)
 
 
 @pytest.mark.parametrize("pairs", [5, 120])
@@ -203,8 +205,8 @@ def test_an_untrained_network_is_noticed(monkeypatch):
 
 def test_targets_decide_nothing(short):
   known, _, _ = world(pictures(70), 60, noise_level=50.0)
-  other = contract.Known(known.spec, known.targets, known.targets[:3] * 0, None, known.pairs)
-  first, second = (contract.run(inversion.ATTACK, k, seed=0).diagnostics for k in (known, other))
+  other = base.Known(known.spec, known.targets, known.targets[:3] * 0, None, known.pairs)
+  first, second = (base.run(inversion.ATTACK, k, seed=0).diagnostics for k in (known, other))
   first.pop("seconds"), second.pop("seconds")
   assert first == second
 
@@ -261,15 +263,15 @@ def test_blocks_are_brought_together_by_what_is_alike(pairs):
 
 def test_no_pair_gives_grey_and_one_pair_its_own_original():
   known, originals, _ = world(pictures(6, (10, 13, 3)), 1)
-  result = contract.run(inversion.ATTACK, known, seed=0)
+  result = base.run(inversion.ATTACK, known, seed=0)
   for image in result.images:
     np.testing.assert_array_equal(image, known.pairs[0][0])
   assert len(result.images) == len(originals)
   assert "1 pairs" in result.diagnostics["warnings"][0]
-  none = contract.Known(
+  none = base.Known(
     known.spec, known.targets, known.targets, None, tuple(a[:0] for a in known.pairs)
   )
-  result = contract.run(inversion.ATTACK, none, seed=0)
+  result = base.run(inversion.ATTACK, none, seed=0)
   assert (result.images == 127.5).all()
   assert "0 pairs" in result.diagnostics["warnings"][0]
 
@@ -277,7 +279,7 @@ def test_no_pair_gives_grey_and_one_pair_its_own_original():
 @pytest.mark.parametrize("pairs", [2, 3, 10])
 def test_few_pairs_do_not_mislead(pairs):
   known, originals, _ = world(pictures(pairs + 60), pairs)
-  result = contract.run(inversion.ATTACK, known, seed=0)
+  result = base.run(inversion.ATTACK, known, seed=0)
   assert quality(result.images, originals) > chance(known, originals) - 3
   assert "no network" in result.diagnostics["warnings"][0]
   assert "network" not in result.diagnostics["validation"]
@@ -287,23 +289,23 @@ def test_few_pairs_do_not_mislead(pairs):
 @pytest.mark.parametrize("value", [0, 255])
 def test_constant_images_do_not_crash_and_are_right(short, value, pairs):
   known, originals, _ = world(np.full((pairs + 3, 10, 13, 1), value, np.uint8), pairs)
-  result = contract.run(inversion.ATTACK, known, seed=0)
+  result = base.run(inversion.ATTACK, known, seed=0)
   np.testing.assert_allclose(result.images, originals, atol=1)
 
 
 def test_at_most_so_many_pairs_are_used(no_network, monkeypatch):
   monkeypatch.setattr(inversion, "_PAIRS", 30)
   known, _, _ = world(pictures(60), 50)
-  assert contract.run(inversion.ATTACK, known, seed=0).diagnostics["pairs"] == 30
+  assert base.run(inversion.ATTACK, known, seed=0).diagnostics["pairs"] == 30
 
 
 def test_refusals():
   known, _, _ = world(pictures(4), 2)
-  plain = contract.Known({"scheme": "plain", "image_shape": [8, 12, 1]}, *known_fields(known))
+  plain = base.Known({"scheme": "plain", "image_shape": [8, 12, 1]}, *known_fields(known))
   with pytest.raises(ConfigError, match="nothing to invert"):
-    contract.run(inversion.ATTACK, plain, seed=0)
+    base.run(inversion.ATTACK, plain, seed=0)
   with pytest.raises(ConfigError, match="needs pairs"):
-    contract.run(inversion.ATTACK, contract.Known(known.spec, known.targets, known.targets), seed=0)
+    base.run(inversion.ATTACK, base.Known(known.spec, known.targets, known.targets), seed=0)
   for scheme in ("permutation", "rmt", "aes"):
     assert inversion.refuses({"scheme": scheme, "block_size": 4}) is None
   assert "instahide has no blocks" in inversion.refuses({"scheme": "instahide", "k": 4})
@@ -329,5 +331,5 @@ def test_more_pairs_of_cifar10_show_more(tfds_dir):
   curve = []
   for pairs in (1, 10, 100):
     known, originals, _ = world(images[: pairs + 200], pairs, noise_level=25.0)
-    curve.append(quality(contract.run(inversion.ATTACK, known, seed=0).images, originals))
+    curve.append(quality(base.run(inversion.ATTACK, known, seed=0).images, originals))
   assert curve[0] < 10 and 30 < curve[1] < curve[2], curve

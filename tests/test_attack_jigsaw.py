@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from djax import keys, metrics, schemes, sources
-from djax.attacks import contract, jigsaw
+from djax import keys, schemes, sources
+from djax.attacks import base
+from djax.attacks.permutation import jigsaw
 from djax.errors import ConfigError
+from djax.ops import metrics
 
 
 def pictures(count, shape=(16, 20, 3), seed=0):
@@ -27,12 +29,12 @@ def disguise(originals, block_size, seed=0):
   key = scheme.make_key(keys.experiment(seed).read)
   disguised = scheme.export(key, originals, None)
   grid = tuple(side // block_size for side in disguised.shape[1:3])
-  return contract.Known(spec, disguised, disguised), np.asarray(key.perm), grid
+  return base.Known(spec, disguised, disguised), np.asarray(key.perm), grid
 
 
 def right(known, perm, grid, originals):
   """Runs the attack and asserts that every block is where it belongs."""
-  result = contract.run(jigsaw.ATTACK, known, seed=0)
+  result = base.run(jigsaw.ATTACK, known, seed=0)
   json.dumps(result.diagnostics)
   assert result.diagnostics["positions"] == perm.tolist()
   assert jigsaw.scores(perm, result.diagnostics["positions"], grid) == (1, 1, 1)
@@ -43,7 +45,7 @@ def right(known, perm, grid, originals):
 
 def by_chance(known, perm, grid):
   """Runs the attack and asserts that hardly anything is right: of P blocks one is, of the neighbours 1 in P."""
-  result = contract.run(jigsaw.ATTACK, known, seed=0)
+  result = base.run(jigsaw.ATTACK, known, seed=0)
   found = jigsaw.scores(perm, result.diagnostics["positions"], grid)
   assert found.direct < 0.2 and found.neighbour < 0.2
   return result
@@ -77,7 +79,7 @@ def test_the_embedded_digits_are_put_back():
 def test_targets_follow_the_arrangement_of_all_images():
   originals = pictures(200)
   known, perm, grid = disguise(originals, 4)
-  few = contract.Known(known.spec, known.disguised, known.disguised[7:9])
+  few = base.Known(known.spec, known.disguised, known.disguised[7:9])
   right(few, perm, grid, originals[7:])
 
 
@@ -95,8 +97,8 @@ def test_one_image_alone_says_less_than_all_of_them():
   result = right(known, perm, grid, originals)
   alone = result.diagnostics["single"]
   assert len(alone) == 3 and max(one["neighbour"] for one in alone) < 0.5
-  single = contract.Known(known.spec, known.disguised[:1], known.targets[:1])
-  result = contract.run(jigsaw.ATTACK, single, seed=0)
+  single = base.Known(known.spec, known.disguised[:1], known.targets[:1])
+  result = base.run(jigsaw.ATTACK, single, seed=0)
   found = jigsaw.scores(perm, result.diagnostics["positions"], grid)
   assert found.neighbour < 0.5
   assert "1 disguised image" in result.diagnostics["warnings"][0]
@@ -105,7 +107,7 @@ def test_one_image_alone_says_less_than_all_of_them():
 def test_one_smooth_image_of_large_blocks_is_enough():
   originals = pictures(1, (48, 48, 3))
   known, perm, _ = disguise(originals, 16)
-  result = contract.run(jigsaw.ATTACK, known, seed=0)
+  result = base.run(jigsaw.ATTACK, known, seed=0)
   assert result.diagnostics["positions"] == perm.tolist()
 
 
@@ -122,14 +124,14 @@ def test_a_permutation_for_each_image_hides_the_common_one():
   parts = [disguise(originals[i : i + 1], 4, seed=i) for i in range(100)]
   known, perm, grid = parts[0]
   mixed = np.concatenate([part[0].disguised for part in parts])
-  by_chance(contract.Known(known.spec, mixed, mixed), perm, grid)
+  by_chance(base.Known(known.spec, mixed, mixed), perm, grid)
 
 
 def test_the_arrangement_of_another_key_does_not_fit():
   originals = pictures(200, (24, 24, 3))
   known, perm, grid = disguise(originals, 4)
   other, other_perm, _ = disguise(originals, 4, seed=1)
-  foreign = contract.Known(known.spec, other.disguised, known.targets)
+  foreign = base.Known(known.spec, other.disguised, known.targets)
   result = by_chance(foreign, perm, grid)
   assert result.diagnostics["positions"] == other_perm.tolist()
   error = np.mean(metrics.psnr(originals, result.images))
@@ -143,7 +145,7 @@ def test_encrypted_blocks_have_no_borders():
   key = scheme.make_key(keys.experiment(0).read)
   encrypted = scheme.export(key, originals, None)
   known, _, grid = disguise(originals, 4)
-  by_chance(contract.Known(known.spec, encrypted, encrypted), np.asarray(key.perm), grid)
+  by_chance(base.Known(known.spec, encrypted, encrypted), np.asarray(key.perm), grid)
 
 
 # The same assertion must fail for attacks that were broken on purpose.
@@ -271,7 +273,7 @@ def test_scores_by_hand():
 def test_constant_images_are_right_and_said_to_be_guesses(value, count):
   originals = np.full((count, 10, 13, 3), value, np.uint8)
   known, _, _ = disguise(originals, 4)
-  result = contract.run(jigsaw.ATTACK, known, seed=0)
+  result = base.run(jigsaw.ATTACK, known, seed=0)
   np.testing.assert_array_equal(result.images, originals)
   assert result.diagnostics["interchangeable"] == 12
   assert "12 of 12 blocks" in result.diagnostics["warnings"][-1]
@@ -289,14 +291,14 @@ def test_black_corners_are_interchangeable():
     for columns in (slice(0, 4), slice(20, 24)):
       originals[:, rows, columns] = 0
   known, _, _ = disguise(originals, 4)
-  result = contract.run(jigsaw.ATTACK, known, seed=0)
+  result = base.run(jigsaw.ATTACK, known, seed=0)
   assert result.diagnostics["interchangeable"] == 4
   np.testing.assert_array_equal(result.images, originals)
 
 
 def test_the_seed_decides():
   known, _, _ = disguise(pictures(2, (24, 24, 1)), 4)
-  first, again = (contract.run(jigsaw.ATTACK, known, seed=3) for _ in range(2))
+  first, again = (base.run(jigsaw.ATTACK, known, seed=3) for _ in range(2))
   assert first.diagnostics == again.diagnostics
 
 
@@ -306,9 +308,9 @@ def test_refusals():
   assert "one pixel" in jigsaw.refuses({"scheme": "permutation", **shape, "block_size": 1})
   known, _, _ = disguise(pictures(2, (8, 8, 1)), 4)
   for scheme in ("rmt", "aes", "plain"):
-    other = contract.Known({"scheme": scheme, **shape}, known.disguised, known.targets)
+    other = base.Known({"scheme": scheme, **shape}, known.disguised, known.targets)
     with pytest.raises(ConfigError, match="borders of"):
-      contract.run(jigsaw.ATTACK, other, seed=0)
+      base.run(jigsaw.ATTACK, other, seed=0)
   assert (jigsaw.ATTACK.name, jigsaw.ATTACK.level, jigsaw.ATTACK.needs) == ("jigsaw", 1, ())
 
 
@@ -328,7 +330,7 @@ def test_500_images_of_mnist_are_right_up_to_what_is_black_in_all(tfds_dir):
   for seed in range(3):
     originals = images[np.random.default_rng(seed).permutation(len(images))[:500]]
     known, perm, _ = disguise(originals, 4, seed)
-    result = contract.run(jigsaw.ATTACK, known, seed=0)
+    result = base.run(jigsaw.ATTACK, known, seed=0)
     np.testing.assert_array_equal(result.images, originals)
     wrong = np.sum(perm != result.diagnostics["positions"])
     assert wrong <= result.diagnostics["interchangeable"] < 10

@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 from scipy import linalg, ndimage, optimize
 
-from djax import keys, metrics, schemes, sources
-from djax.attacks import contract, known_pairs
-from djax.attacks.known_pairs import PROCRUSTES, REGRESSION
+from djax import keys, schemes, sources
+from djax.attacks import base
+from djax.attacks.generic import known_pairs
+from djax.attacks.generic.known_pairs import PROCRUSTES, REGRESSION
 from djax.errors import ConfigError
+from djax.ops import metrics
 
 
 def pictures(count, shape=(10, 13, 3), seed=0):
@@ -39,7 +41,7 @@ def world(originals, pairs, seed=0, block_size=4, other=None, **options):
   spec = schemes.from_spec(spec).spec.to_dict()
   shown, key = disguise(spec, originals[:pairs], seed, 1)
   hidden, _ = disguise(spec, originals[pairs:], seed if other is None else other, 2)
-  known = contract.Known(spec, hidden, hidden, None, (originals[:pairs], shown))
+  known = base.Known(spec, hidden, hidden, None, (originals[:pairs], shown))
   return known, originals[pairs:], key
 
 
@@ -53,14 +55,14 @@ def chance(known, originals):
 
 
 def wins(attack, known, originals, decibel):
-  result = contract.run(attack, known, seed=0)
+  result = base.run(attack, known, seed=0)
   json.dumps(result.diagnostics)
   assert quality(result.images, originals) > decibel
   return result
 
 
 def loses(attack, known, originals):
-  result = contract.run(attack, known, seed=0)
+  result = base.run(attack, known, seed=0)
   assert quality(result.images, originals) < chance(known, originals) + 0.5
 
 
@@ -107,8 +109,8 @@ def test_moved_blocks_alone_are_put_back(attack):
   originals = pictures(20)
   spec = {"scheme": "permutation", "image_shape": [10, 13, 3], "block_size": 4}
   disguised, key = disguise(spec, originals, 0, 0)
-  known = contract.Known(spec, disguised[1:], disguised[1:], None, (originals[:1], disguised[:1]))
-  result = contract.run(attack, known, seed=0)
+  known = base.Known(spec, disguised[1:], disguised[1:], None, (originals[:1], disguised[:1]))
+  result = base.run(attack, known, seed=0)
   assert result.diagnostics["positions"] == key.perm.tolist()
   if attack is PROCRUSTES:
     assert quality(result.images, originals[1:]) > 40
@@ -134,7 +136,7 @@ def test_pairs_of_another_key_do_not_beat_chance(attack):
 def test_noise_instead_of_disguised_images_does_not_beat_chance(attack):
   known, originals, _ = world(pictures(60, (16, 16, 3)), 20, permute=False)
   noise = np.random.default_rng(0).normal(0, 150, known.targets.shape).astype(np.float32)
-  loses(attack, contract.Known(known.spec, noise, noise, None, known.pairs), originals)
+  loses(attack, base.Known(known.spec, noise, noise, None, known.pairs), originals)
 
 
 @pytest.mark.parametrize("attack", [REGRESSION, PROCRUSTES])
@@ -145,7 +147,7 @@ def test_encrypted_units_passed_off_as_projected_do_not_beat_chance(attack):
   known, originals, _ = world(images, 20)
   pairs = (images[:20], encrypted[:20].astype(np.float32))
   targets = encrypted[20:].astype(np.float32)
-  loses(attack, contract.Known(known.spec, targets, targets, None, pairs), originals)
+  loses(attack, base.Known(known.spec, targets, targets, None, pairs), originals)
 
 
 # The same assertions must fail for attacks that were broken on purpose.
@@ -206,16 +208,16 @@ def test_blocks_are_placed_by_the_least_total_residual(rows, orthogonal):
 
 def test_memory_bounds_change_nothing(monkeypatch):
   known, _, _ = world(pictures(30), 10, noise_level=25.0)
-  whole = [contract.run(attack, known, seed=0).images for attack in (REGRESSION, PROCRUSTES)]
+  whole = [base.run(attack, known, seed=0).images for attack in (REGRESSION, PROCRUSTES)]
   monkeypatch.setattr(known_pairs, "_NUMBERS", 1)
-  parts = [contract.run(attack, known, seed=0).images for attack in (REGRESSION, PROCRUSTES)]
+  parts = [base.run(attack, known, seed=0).images for attack in (REGRESSION, PROCRUSTES)]
   np.testing.assert_allclose(parts, whole, atol=1e-3)
 
 
 def test_too_few_pairs_are_said_to_be_too_few():
   known, originals, _ = world(pictures(60, (8, 8, 1)), 5, mix="block", permute=False)
   wins(PROCRUSTES, known, originals, chance(known, originals) + 3)
-  diagnostics = contract.run(REGRESSION, known, seed=0).diagnostics
+  diagnostics = base.run(REGRESSION, known, seed=0).diagnostics
   assert diagnostics["pairs"] == 5
   assert "5 pairs give 5 equations for 16 unknowns" in diagnostics["warnings"][0]
   assert 0 < diagnostics["learnt"] <= 5 / 16
@@ -224,7 +226,7 @@ def test_too_few_pairs_are_said_to_be_too_few():
 @pytest.mark.parametrize("attack", [REGRESSION, PROCRUSTES])
 def test_no_pair_gives_grey_and_says_so(attack):
   known, originals, _ = world(pictures(6), 0)
-  result = contract.run(attack, known, seed=0)
+  result = base.run(attack, known, seed=0)
   assert (result.images == 127.5).all() and len(result.images) == len(originals)
   assert "0 pairs" in result.diagnostics["warnings"][0]
 
@@ -234,7 +236,7 @@ def test_no_pair_gives_grey_and_says_so(attack):
 @pytest.mark.parametrize("attack", [REGRESSION, PROCRUSTES])
 def test_constant_images_do_not_crash_and_are_right(attack, value, level):
   known, originals, _ = world(np.full((6, 10, 13, 3), value, np.uint8), 2, noise_level=level)
-  result = contract.run(attack, known, seed=0)
+  result = base.run(attack, known, seed=0)
   assert np.isfinite(result.images).all()
   if level == 0 or attack is PROCRUSTES:
     assert quality(result.images, originals) > 25
@@ -245,7 +247,7 @@ def test_positions_without_signal_are_not_filled_with_noise():
   images[:, :4] = 0  # no pair tells a thing about this row of blocks
   known, _, _ = world(images, 5, noise_level=100.0, permute=False)
   for attack in (REGRESSION, PROCRUSTES):
-    dark = contract.run(attack, known, seed=0).images[:, :4]
+    dark = base.run(attack, known, seed=0).images[:, :4]
     assert np.sqrt(np.mean(dark**2)) < 8, attack.name  # the noise's own is 29
 
 
@@ -253,7 +255,7 @@ def test_attacks_say_what_they_cannot_handle():
   known, _, _ = world(pictures(4), 2)
   aes = {"scheme": "aes", "image_shape": [10, 13, 3], "block_size": 4}
   with pytest.raises(ConfigError, match="codebook"):
-    contract.run(REGRESSION, contract.Known(aes, *known_fields(known)), seed=0)
+    base.run(REGRESSION, base.Known(aes, *known_fields(known)), seed=0)
   projection = {**known.spec, "matrix": "projection"}
   assert "regression" in PROCRUSTES.refuses(projection)
   assert REGRESSION.refuses(projection) is None
@@ -277,7 +279,7 @@ def test_one_pair_of_cifar10(tfds_dir):
       images[order][:301], 1, picture % 3, permute=False, noise_level=25.0
     )
     for attack in (PROCRUSTES, REGRESSION):
-      result = contract.run(attack, known, seed=0)
+      result = base.run(attack, known, seed=0)
       scores[attack.name].append(quality(result.images, originals))
   assert np.median(scores["procrustes"]) >= 27
   assert np.median(scores["regression"]) < 22
@@ -290,5 +292,5 @@ def test_more_pairs_of_mnist_show_more(tfds_dir):
     curve = []
     for pairs in (1, 5, 15, 35):
       known, originals, _ = world(images[: pairs + 500], pairs, block_size=7, noise_level=100.0)
-      curve.append(quality(contract.run(attack, known, seed=0).images, originals))
+      curve.append(quality(base.run(attack, known, seed=0).images, originals))
     assert curve[0] + 2 < curve[-1] and curve[2] > 15, (attack.name, curve)

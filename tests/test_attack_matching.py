@@ -5,9 +5,11 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from djax import blocks, keys, metrics, schemes, sources
-from djax.attacks import contract, matching, tokens
+from djax import keys, schemes, sources
+from djax.attacks import base
+from djax.attacks.neuracrypt import matching, tokens
 from djax.errors import ConfigError
+from djax.ops import blocks, metrics
 
 
 def pictures(count, shape=(16, 16, 3), seed=0):
@@ -173,13 +175,13 @@ def world(images, patch, private, pairs=0, encodings=None, seed=0):
   spec, made, _ = encode(images[:private], patch, seed)
   made = made if encodings is None else encodings
   given = (images[:pairs], made[:pairs]) if pairs else None
-  known = contract.Known(spec, made, made[private - 60 :], images[private:], given)
+  known = base.Known(spec, made, made[private - 60 :], images[private:], given)
   return known, images[private - 60 : private]
 
 
 def test_public_images_show_more_than_their_mean():
   known, originals = world(digits(1700), 2, 800, seed=1)
-  result = contract.run(matching.ATTACK, known, seed=0)
+  result = base.run(matching.ATTACK, known, seed=0)
   json.dumps(result.diagnostics)
   mean = np.broadcast_to(known.public.mean(0), originals.shape)
   assert likeness(result.images, originals) > likeness(mean, originals) + 0.2
@@ -189,8 +191,8 @@ def test_public_images_show_more_than_their_mean():
 def test_public_images_show_nothing_where_each_image_has_its_own_key(monkeypatch):
   images = digits(300)
   spec, made, _ = encode(images[:150], 2)
-  known = contract.Known(spec, made, one_key_each(images[:40], 2), images[150:])
-  result = contract.run(matching.ATTACK, known, seed=0)
+  known = base.Known(spec, made, one_key_each(images[:40], 2), images[150:])
+  result = base.run(matching.ATTACK, known, seed=0)
   mean = np.broadcast_to(known.public.mean(0), images[:40].shape)
   assert likeness(result.images, images[:40]) < likeness(mean, images[:40]) + 0.1
 
@@ -199,7 +201,7 @@ def test_public_images_show_nothing_where_each_image_has_its_own_key(monkeypatch
 def test_public_images_show_digits_of_mnist(tfds_dir):
   images = sources.load("mnist", "test[:4000]", data_dir=str(tfds_dir)).images
   known, originals = world(images, 7, 2000)
-  shown = contract.run(matching.ATTACK, known, seed=0).images
+  shown = base.run(matching.ATTACK, known, seed=0).images
   mean = np.broadcast_to(known.public.mean(0), originals.shape).astype(np.float32)
   found, blank = (float(np.median(metrics.ssim(originals, i))) for i in (shown, mean))
   assert found > 0.35 > 0.2 > blank
@@ -208,7 +210,7 @@ def test_public_images_show_digits_of_mnist(tfds_dir):
 @pytest.mark.parametrize("images,patch", [(digits(700), 2), (pictures(400), 4)])
 def test_pairs_clone_the_encoder(images, patch):
   known, originals = world(images, patch, len(images) - 1, 200)
-  result = contract.run(matching.ATTACK_PAIRS, known, seed=0)
+  result = base.run(matching.ATTACK_PAIRS, known, seed=0)
   json.dumps(result.diagnostics)
   assert quality(result.images, originals) > chance(known, originals) + 5
   assert result.diagnostics["chosen"] == "position"
@@ -217,7 +219,7 @@ def test_pairs_clone_the_encoder(images, patch):
 
 def test_validation_says_what_targets_will_show():
   known, originals = world(pictures(400), 4, 399, 200)
-  result = contract.run(matching.ATTACK_PAIRS, known, seed=0)
+  result = base.run(matching.ATTACK_PAIRS, known, seed=0)
   error = float(np.mean((result.images - originals) ** 2))
   assert 0.7 < error / result.diagnostics["validation"]["position"] < 1.3
 
@@ -226,19 +228,19 @@ def test_validation_says_what_targets_will_show():
 def test_pairs_of_other_images_clone_nothing(pairs):
   known, originals = world(pictures(400), 4, 399, pairs)
   wrong = np.random.default_rng(0).permutation(known.pairs[0])
-  known = contract.Known(known.spec, known.disguised, known.targets, None, (wrong, known.pairs[1]))
-  result = contract.run(matching.ATTACK_PAIRS, known, seed=0)
+  known = base.Known(known.spec, known.disguised, known.targets, None, (wrong, known.pairs[1]))
+  result = base.run(matching.ATTACK_PAIRS, known, seed=0)
   assert quality(result.images, originals) < chance(known, originals) + 0.5
 
 
 def test_no_pair_gives_grey_and_one_pair_its_own_original():
   known, originals = world(digits(200), 2, 199, 1)
-  result = contract.run(matching.ATTACK_PAIRS, known, seed=0)
+  result = base.run(matching.ATTACK_PAIRS, known, seed=0)
   assert (result.images == known.pairs[0][0]).all()
-  none = contract.Known(
+  none = base.Known(
     known.spec, known.disguised, known.targets, None, tuple(a[:0] for a in known.pairs)
   )
-  result = contract.run(matching.ATTACK_PAIRS, none, seed=0)
+  result = base.run(matching.ATTACK_PAIRS, none, seed=0)
   assert (result.images == 127.5).all() and len(result.images) == len(originals)
   assert "0 pairs" in result.diagnostics["warnings"][0]
 
@@ -247,7 +249,7 @@ def test_no_pair_gives_grey_and_one_pair_its_own_original():
 def test_constant_images_do_not_crash(value):
   known, originals = world(np.full((200, 8, 8, 1), value, np.uint8), 2, 120, 20)
   for attack in (matching.ATTACK, matching.ATTACK_PAIRS):
-    images = contract.run(attack, known, seed=0).images
+    images = base.run(attack, known, seed=0).images
     np.testing.assert_allclose(images, originals, atol=1)
 
 
@@ -255,11 +257,9 @@ def test_refusals():
   known, _ = world(digits(200), 2, 100)
   rmt = {"scheme": "rmt", "image_shape": [8, 8, 1], "block_size": 2}
   with pytest.raises(ConfigError, match="'rmt' makes none"):
-    contract.run(matching.ATTACK, contract.Known(rmt, known.disguised, known.targets), seed=0)
+    base.run(matching.ATTACK, base.Known(rmt, known.disguised, known.targets), seed=0)
   with pytest.raises(ConfigError, match="needs public"):
-    contract.run(
-      matching.ATTACK, contract.Known(known.spec, known.disguised, known.targets), seed=0
-    )
+    base.run(matching.ATTACK, base.Known(known.spec, known.disguised, known.targets), seed=0)
   assert matching.refuses(known.spec) is None
   assert (matching.ATTACK.name, matching.ATTACK.level) == ("matching", 1)
   assert (matching.ATTACK_PAIRS.name, matching.ATTACK_PAIRS.level) == ("cloning", 2)

@@ -3,7 +3,7 @@ import pytest
 from scipy import stats
 
 from djax import keys, schemes, sources
-from djax.attacks import membership, shadows
+from djax.attacks.model import membership, shadows
 from djax.errors import ConfigError
 
 MODELS, RECORDS = 32, 600

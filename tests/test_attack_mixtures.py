@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from djax.attacks import mixtures
+from djax.attacks.instahide import mixtures
 
 PIXELS = 200
 CLASSES = np.repeat(np.arange(4), 3)

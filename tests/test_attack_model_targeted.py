@@ -3,8 +3,10 @@ import numpy as np
 import pytest
 
 from djax import keys, schemes, sources
-from djax.attacks import model_targeted, placement, scores, shadows
-from djax.attacks.contract import Known
+from djax.attacks.base import Known
+from djax.attacks.model import model_targeted, shadows
+from djax.attacks.rmt import placement
+from djax.audit import evaluator
 from djax.errors import ConfigError
 
 
@@ -105,7 +107,7 @@ def inverted(world, name, seed=0):
 @pytest.fixture(scope="module")
 def examiner(world):
   test = world[1]
-  return scores.train_examiner(test.images, test.labels, classes=10, seed=0)
+  return evaluator.train_examiner(test.images, test.labels, classes=10, seed=0)
 
 
 def accuracy(examiner, images, wanted):

@@ -1,9 +1,12 @@
 import numpy as np
 import pytest
 
-from djax import blocks, errors, keys, schemes
-from djax.attacks import contract, moments, statistics
-from djax.attacks.contract import Known
+from djax import errors, keys, schemes
+from djax.attacks import base
+from djax.attacks.base import Known
+from djax.attacks.common import statistics
+from djax.attacks.rmt import moments
+from djax.ops import blocks
 
 SHAPE = (16, 16, 1)
 RHO = 0.95
@@ -48,7 +51,7 @@ def chance(images):
 
 
 def run(known, attack=moments.ATTACK):
-  return contract.run(attack, known, seed=0)
+  return base.run(attack, known, seed=0)
 
 
 PRIVATE, TARGETS, PUBLIC = fields(1, 4000), fields(2, 30), fields(3, 4000)

@@ -17,8 +17,9 @@ from test_attack_moments import (
 )
 
 from djax import errors
-from djax.attacks import placement, statistics
-from djax.attacks.contract import Known
+from djax.attacks.base import Known
+from djax.attacks.common import statistics
+from djax.attacks.rmt import placement
 
 ATTACK = placement.ATTACK
 

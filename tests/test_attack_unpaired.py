@@ -3,9 +3,12 @@ import json
 import numpy as np
 import pytest
 
-from djax import keys, metrics, schemes, sources
-from djax.attacks import contract, scores, unpaired
+from djax import keys, schemes, sources
+from djax.attacks import base
+from djax.attacks.generic import unpaired
+from djax.audit import evaluator
 from djax.errors import ConfigError
+from djax.ops import metrics
 
 THEIRS = 1 << 40  # a key seed that the attack never draws
 
@@ -24,12 +27,12 @@ def world(images, public, **options):
   """The first images are public, the rest targets under a key of somebody else."""
   spec = spec_of(images, **options)
   hidden = unpaired.disguise(spec, images[public:], key_seed=THEIRS, seed=5)
-  return contract.Known(spec, hidden, hidden, images[:public]), images[public:]
+  return base.Known(spec, hidden, hidden, images[:public]), images[public:]
 
 
 def ssim(originals, estimates):
   pair = (np.asarray(images, np.float32) for images in (originals, estimates))
-  return float(np.median(metrics.ssim(*pair, filter_size=scores.window(originals.shape))))
+  return float(np.median(metrics.ssim(*pair, filter_size=evaluator.window(originals.shape))))
 
 
 def blank(public, count):
@@ -89,7 +92,7 @@ def test_many_keys_teach_what_no_key_hides(short):
 @pytest.mark.parametrize("permute", [True, False])
 def test_the_report_says_what_to_expect(short, permute):
   known, originals = world(digits()[:1200], 1000, permute=permute, block_size=2)
-  result = contract.run(unpaired.ATTACK, known, seed=0)
+  result = base.run(unpaired.ATTACK, known, seed=0)
   json.dumps(result.diagnostics)
   found = result.diagnostics
   assert found["own_key"]["ssim"] > 0.9
@@ -108,15 +111,15 @@ def test_a_control_that_fails_is_told(short):
   """Noise is not learnt even under the attacker's own key."""
   images = np.random.default_rng(0).integers(0, 256, (300, 8, 8, 1), np.uint8)
   known, _ = world(images, 250, scheme="aes")
-  found = contract.run(unpaired.ATTACK, known, seed=0).diagnostics
+  found = base.run(unpaired.ATTACK, known, seed=0).diagnostics
   assert found["own_key"]["psnr"] < found["mean"]["psnr"] + unpaired._MARGIN
   assert "even under the attacker's own key" in found["warnings"][0]
 
 
 def test_targets_decide_nothing(short):
   known, _ = world(digits()[:300], 250)
-  other = contract.Known(known.spec, known.disguised, known.targets[:3] * 0, known.public)
-  first, second = (contract.run(unpaired.ATTACK, k, seed=0).diagnostics for k in (known, other))
+  other = base.Known(known.spec, known.disguised, known.targets[:3] * 0, known.public)
+  first, second = (base.run(unpaired.ATTACK, k, seed=0).diagnostics for k in (known, other))
   assert first == second
 
 
@@ -196,7 +199,7 @@ def test_edges_are_padded_and_colours_kept(short):
 @pytest.mark.parametrize("value", [0, 255])
 def test_constant_images_are_right(short, value):
   known, originals = world(np.full((60, 8, 8, 1), value, np.uint8), 50)
-  np.testing.assert_allclose(contract.run(unpaired.ATTACK, known, seed=0).images, originals, atol=1)
+  np.testing.assert_allclose(base.run(unpaired.ATTACK, known, seed=0).images, originals, atol=1)
 
 
 def test_refusals():
@@ -213,9 +216,9 @@ def test_refusals():
   ):
     spec = {"scheme": scheme, "image_shape": [8, 8, 1]}
     with pytest.raises(ConfigError, match=reason):
-      contract.run(unpaired.ATTACK, contract.Known(spec, known.targets, known.targets), seed=0)
+      base.run(unpaired.ATTACK, base.Known(spec, known.targets, known.targets), seed=0)
   with pytest.raises(ConfigError, match="needs public"):
-    contract.run(unpaired.ATTACK, contract.Known(known.spec, known.targets, known.targets), seed=0)
+    base.run(unpaired.ATTACK, base.Known(known.spec, known.targets, known.targets), seed=0)
   assert (unpaired.ATTACK.level, unpaired.ATTACK.needs) == (1, ("public",))
 
 
@@ -223,6 +226,6 @@ def test_refusals():
 def test_mnist_under_own_and_fresh_keys(tfds_dir):
   images = sources.load("mnist", "test[:3100]", data_dir=str(tfds_dir)).images
   known, _ = world(images, 3000, noise_level=25.0)
-  found = contract.run(unpaired.ATTACK, known, seed=0).diagnostics
+  found = base.run(unpaired.ATTACK, known, seed=0).diagnostics
   assert found["own_key"]["ssim"] > 0.85
   assert max(found[way]["ssim"] for way in ("fresh_key", "many_keys")) < 0.2

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from djax import keys, schemes, sources
-from djax.attacks import ATTACKS, contract, scores
-from djax.attacks.contract import Attack, Estimate
-from djax.audit import judge, runner, setting
-from djax.audit.setting import Sizes
+from djax.attacks import ATTACKS, base
+from djax.attacks.base import Attack, Estimate
+from djax.audit import evaluator, runner, scenario, verdicts
+from djax.audit.scenario import Sizes
 from djax.errors import ConfigError, DataError, UnsafeError
-from djax.owner import streams
+from djax.owner import record_noise
 from djax.owner.disguiser import Disguiser
 
 RMT = {"scheme": "rmt", "block_size": 2, "noise_level": 25.0}
@@ -29,13 +29,13 @@ def nearest_mean(images, labels):
     batch = np.asarray(batch, np.float64)
     return ((batch[:, None] - means) ** 2).sum((-3, -2, -1)).argmin(1).astype(np.int32)
 
-  return scores.Examiner(classify)
+  return evaluator.Examiner(classify)
 
 
 def undo(known, *, seed, progress):
   """Cheats: the experiment key is public."""
   progress(0.5, "undoing")
-  images = Disguiser(known.spec, streams.Old(known.spec, keys.experiment(seed))).restored(
+  images = Disguiser(known.spec, record_noise.Old(known.spec, keys.experiment(seed))).restored(
     known.targets
   )
   return Estimate(np.asarray(images, np.float32), {"found": np.float32(1), "warnings": ["mind"]})
@@ -85,7 +85,7 @@ REFUSING = Attack("refusing", 1, (), "refuses", lambda spec: f"not {spec['scheme
 
 @pytest.fixture(scope="module")
 def digits():
-  return setting.from_source("digits", RMT, seed=SEED, sizes=SIZES)
+  return scenario.from_source("digits", RMT, seed=SEED, sizes=SIZES)
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +126,7 @@ def test_parts_are_disjoint_and_come_from_all_over_the_split(digits):
 def test_what_is_attacked_is_what_disguise_exports(digits):
   train = sources.load("digits", "train")
   rows = rows_of(digits.private, train.images)
-  tool = Disguiser(digits.spec, streams.Old(digits.spec, keys.experiment(SEED)))
+  tool = Disguiser(digits.spec, record_noise.Old(digits.spec, keys.experiment(SEED)))
   for place in (0, 61, 599):
     one = tool.images(train.images[rows[place]][None], "train", [rows[place]])
     assert np.array_equal(one[0], digits.disguised[place])
@@ -135,7 +135,7 @@ def test_what_is_attacked_is_what_disguise_exports(digits):
 def test_a_scheme_that_mixes_in_public_images_gets_those_of_the_attacker():
   sizes = dataclasses.replace(SIZES, private=60)
   options = {"scheme": "instahide", "k": 4, "public_k": 2}
-  made = setting.from_source("digits", options, seed=SEED, sizes=sizes, encodings=2)
+  made = scenario.from_source("digits", options, seed=SEED, sizes=sizes, encodings=2)
   scheme = schemes.from_spec(made.spec)
   key = scheme.make_key(keys.experiment(SEED).read)
   key = dataclasses.replace(key, public=made.public)
@@ -150,7 +150,7 @@ def test_a_scheme_that_mixes_in_public_images_gets_those_of_the_attacker():
 
 def test_a_mix_of_more_images_than_there_are_is_refused():
   with pytest.raises(ConfigError, match="at least as many, got 30"):
-    setting.from_source(
+    scenario.from_source(
       "digits",
       {"scheme": "instahide", "k": 31},
       seed=SEED,
@@ -160,15 +160,15 @@ def test_a_mix_of_more_images_than_there_are_is_refused():
 
 
 def test_the_seed_decides_everything(digits):
-  again = setting.from_source("digits", RMT, seed=SEED, sizes=SIZES)
-  other = setting.from_source("digits", RMT, seed=SEED + 1, sizes=SIZES)
+  again = scenario.from_source("digits", RMT, seed=SEED, sizes=SIZES)
+  other = scenario.from_source("digits", RMT, seed=SEED + 1, sizes=SIZES)
   assert np.array_equal(again.disguised, digits.disguised)
   assert np.array_equal(again.public, digits.public)
   assert not np.array_equal(other.private, digits.private)
 
 
 def test_a_small_source_is_divided_in_proportion(digits):
-  made = setting.from_source("digits", RMT, seed=0, sizes=SIZES, split="train[:240]")
+  made = scenario.from_source("digits", RMT, seed=0, sizes=SIZES, split="train[:240]")
   assert (len(made.private), len(made.public), made.targets) == (160, 80, 30)
   assert made.facts["sizes"] == {"private": 160, "public": 80, "targets": 30, "pairs": [1, 5]}
   assert [w.split(",")[0] for w in made.facts["warnings"]] == [
@@ -180,9 +180,9 @@ def test_a_small_source_is_divided_in_proportion(digits):
 
 def test_too_few_images_say_how_many_are_needed():
   with pytest.raises(DataError, match=r"needs at least 160 images.* got 159\."):
-    setting.from_source("digits", RMT, seed=0, sizes=SIZES, split="train[:159]")
+    scenario.from_source("digits", RMT, seed=0, sizes=SIZES, split="train[:159]")
   sizes = Sizes(private=600, public=300, targets=60, pairs=(1, 43, 44))
-  made = setting.from_source("digits", RMT, seed=0, sizes=sizes, split="train[:160]")
+  made = scenario.from_source("digits", RMT, seed=0, sizes=sizes, split="train[:160]")
   assert (len(made.private), len(made.public), made.targets) == (107, 53, 20)
   assert made.pairs == (1, 43)
   assert made.facts["warnings"][-1].startswith("known pairs: up to 43 instead of 44")
@@ -198,13 +198,13 @@ def npz(folder, images):
 def test_images_that_are_all_the_same_are_refused(tmp_path):
   source = npz(tmp_path, np.full((200, 8, 8, 1), 9, np.uint8))
   with pytest.raises(DataError, match="must differ, all 200 are the same"):
-    setting.from_source(source, RMT, seed=0, sizes=SIZES)
+    scenario.from_source(source, RMT, seed=0, sizes=SIZES)
 
 
 def test_targets_of_one_colour_are_counted(tmp_path):
   images = np.random.default_rng(0).integers(0, 255, (240, 8, 8, 1), np.uint8)
   images[:120] = np.arange(120, dtype=np.uint8)[:, None, None, None]
-  made = setting.from_source(npz(tmp_path, images), RMT, seed=0, sizes=SIZES)
+  made = scenario.from_source(npz(tmp_path, images), RMT, seed=0, sizes=SIZES)
   flat = int((made.private[:30].reshape(30, -1).std(1) == 0).sum())
   assert 0 < flat < 30
   assert made.facts["warnings"][0].startswith(f"{flat} of the 30 targets are of one colour")
@@ -212,14 +212,14 @@ def test_targets_of_one_colour_are_counted(tmp_path):
 
 def test_disguises_that_cannot_work_are_refused(tmp_path):
   with pytest.raises(UnsafeError, match="plain disguises nothing"):
-    setting.from_source("digits", {"scheme": "plain"}, seed=0, sizes=SIZES)
+    scenario.from_source("digits", {"scheme": "plain"}, seed=0, sizes=SIZES)
   with pytest.raises(ConfigError, match="Did you mean 'block_size'"):
-    setting.from_source("digits", {"scheme": "rmt", "blocksize": 2}, seed=0, sizes=SIZES)
+    scenario.from_source("digits", {"scheme": "rmt", "blocksize": 2}, seed=0, sizes=SIZES)
   with pytest.raises(ConfigError, match="block_size"):
-    setting.from_source("digits", {"scheme": "aes", "block_size": 2}, seed=0, sizes=SIZES)
+    scenario.from_source("digits", {"scheme": "aes", "block_size": 2}, seed=0, sizes=SIZES)
   floats = np.random.default_rng(0).uniform(0, 255, (200, 8, 8, 1)).astype(np.float32)
   with pytest.raises(ConfigError, match="uint8"):
-    setting.from_source(
+    scenario.from_source(
       npz(tmp_path, floats), {"scheme": "aes", "block_size": 4}, seed=0, sizes=SIZES
     )
 
@@ -302,7 +302,7 @@ def test_a_win_counts_although_the_attack_failed_with_fewer_pairs(digits, examin
 
 
 def test_an_examiner_that_has_no_say_is_told_of(digits, examiner):
-  blind = scores.Examiner(lambda batch: np.zeros(len(batch), np.int32))
+  blind = evaluator.Examiner(lambda batch: np.zeros(len(batch), np.int32))
   (warning,) = audited(digits, [USELESS], blind).facts["setting"]["warnings"]
   assert warning.startswith("the examiner names") and "verdicts rest on SSIM" in warning
   assert audited(digits, [USELESS], examiner).facts["setting"]["warnings"] == []
@@ -312,7 +312,7 @@ def test_an_examiner_that_has_no_say_is_told_of(digits, examiner):
 def test_the_examiner_is_not_trained_on_targets(digits, monkeypatch):
   seen = {}
   monkeypatch.setattr(
-    scores, "train_examiner", lambda images, labels, **more: seen.update(images=images, **more)
+    evaluator, "train_examiner", lambda images, labels, **more: seen.update(images=images, **more)
   )
   runner.train_examiner(digits, seed=5)
   assert len(seen["images"]) == 840 and seen["classes"] == 10 and seen["seed"] == 5
@@ -370,18 +370,18 @@ NOTHING = "not broken by these attacks"
   ],
 )
 def test_verdicts_at_their_thresholds(found, verdict):
-  assert judge.verdict(measured(**found)) == verdict
+  assert verdicts.verdict(measured(**found)) == verdict
 
 
 def measure(made, estimates, examiner):
   originals, labels = made.private[: made.targets], made.labels[: made.targets]
   constant = made.public.mean(0)
-  return judge.measure(originals, labels, estimates.astype(np.float32), constant, examiner)
+  return verdicts.measure(originals, labels, estimates.astype(np.float32), constant, examiner)
 
 
 def test_the_originals_themselves_are_broken_and_score_one(digits, examiner):
   found = measure(digits, digits.private[:60], examiner)
-  assert judge.verdict(found) == "broken"
+  assert verdicts.verdict(found) == "broken"
   assert found["ssim"] == {"median": 1.0, "quartiles": [1.0, 1.0]}
   assert found["psnr"]["median"] == 100.0 and found["mse"]["median"] == 0.0
   assert found["ssim_above_chance"] == found["above_chance"] == found["success"] == 1.0
@@ -394,7 +394,7 @@ def test_guesses_score_zero(digits, examiner):
   mean = np.broadcast_to(digits.public.mean(0), (60, 8, 8, 1))
   for estimates in (draw.uniform(0, 255, (60, 8, 8, 1)), mean, digits.public[:60]):
     found = measure(digits, estimates, examiner)
-    assert judge.verdict(found) == NOTHING
+    assert verdicts.verdict(found) == NOTHING
     assert found["ssim_above_chance"] < 0.1 and abs(found["lift_errors"]) < 4
   found = measure(digits, mean, examiner)
   assert found["ssim_above_chance"] == pytest.approx(0, abs=1e-6)
@@ -406,12 +406,12 @@ def test_a_quarter_of_the_pictures_in_full_leaks_though_the_median_shows_little(
   estimates[:15] = digits.private[:15]
   found = measure(digits, estimates, examiner)
   assert abs(found["ssim_above_chance"]) < 0.2
-  assert judge.verdict(found) == "leaks"
+  assert verdicts.verdict(found) == "leaks"
 
 
 def test_an_examiner_no_better_than_a_guess_measures_nothing(digits):
-  blind = scores.Examiner(lambda batch: np.zeros(len(batch), np.int32))
-  found = scores.score(
+  blind = evaluator.Examiner(lambda batch: np.zeros(len(batch), np.int32))
+  found = evaluator.score(
     digits.private[:60], digits.labels[:60], digits.private[:60].astype(np.float32), blind
   )
   assert found.plain == found.accuracy <= found.chance
@@ -419,7 +419,7 @@ def test_an_examiner_no_better_than_a_guess_measures_nothing(digits):
 
 
 def test_the_window_of_ssim_is_odd_and_fits():
-  assert [scores.window((5, side, 40, 3)) for side in (3, 8, 10, 11, 12, 28)] == [
+  assert [evaluator.window((5, side, 40, 3)) for side in (3, 8, 10, 11, 12, 28)] == [
     *(3, 7, 9, 11, 11, 11)
   ]
 
@@ -438,8 +438,8 @@ def test_the_table_of_attacks_is_in_order():
 
 def test_looking_stretches_and_crops(digits):
   spec = {**digits.spec, "image_shape": [7, 8, 1]}
-  known = contract.Known(spec, digits.disguised, digits.disguised[:60])
-  found = contract.run(ATTACKS["examiner"], known, seed=0)
+  known = base.Known(spec, digits.disguised, digits.disguised[:60])
+  found = base.run(ATTACKS["examiner"], known, seed=0)
   low, high = np.percentile(known.targets, [1, 99])
   slow = np.clip((known.targets.astype(np.float64) - low) * 255 / (high - low), 0, 255)
   assert found.images.shape == (60, 7, 8, 1)

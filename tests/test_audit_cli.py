@@ -17,11 +17,13 @@ from test_audit import (
 )
 from test_data_verbs import refused as refused_in_one_line
 
-from djax import keyfile, keys, sources
-from djax.__main__ import main
-from djax.attacks import ATTACKS, scores
-from djax.audit import commands, judge, making, report, runner, setting
-from djax.audit.setting import Sizes
+from djax import keys, sources
+from djax.attacks import ATTACKS
+from djax.audit import build_known_breaks, evaluator, report, runner, scenario, verdicts
+from djax.audit.scenario import Sizes
+from djax.cli import audit
+from djax.cli.main import main
+from djax.keys import keyfile
 
 RMT = ("--scheme", "rmt", "--block-size", "2", "--noise-level", "25")
 FAKES = (PERFECT, USELESS, RAISING, REFUSING, PAIRED)
@@ -32,8 +34,8 @@ def quick(monkeypatch, attacks):
   """Puts attacks, sizes and an examiner in place that take no time."""
   test = sources.load("digits", "test")
   examiner = nearest_mean(test.images, test.labels)
-  monkeypatch.setattr(commands, "ATTACKS", {attack.name: attack for attack in attacks})
-  monkeypatch.setattr(setting, "FAST", SIZES)
+  monkeypatch.setattr(audit, "ATTACKS", {attack.name: attack for attack in attacks})
+  monkeypatch.setattr(scenario, "FAST", SIZES)
   monkeypatch.setattr(runner, "train_examiner", lambda *_, **__: examiner)
 
 
@@ -98,7 +100,7 @@ def test_the_files_hold_everything(done):
   assert facts["setting"]["spec"]["noise_level"] == 25.0
   assert facts["setting"]["sizes"]["targets"] == 60
   assert set(facts["versions"]) == {"python", "jax", "numpy", "scipy"}
-  assert facts["thresholds"]["broken"] == judge.BROKEN
+  assert facts["thresholds"]["broken"] == verdicts.BROKEN
   assert [row["name"] for row in facts["attacks"]] == [attack.name for attack in FAKES]
   assert all(run["seconds"] >= 0 for row in facts["attacks"] for run in row["runs"])
   assert err[-1] == f"djax: {folder}/audit.html shows originals: keep it on this machine"
@@ -231,7 +233,7 @@ def test_a_directory_is_attacked(tmp_path, call, directory, monkeypatch):
 
 def test_view_0_of_each_original_is_taken(directory):
   master = keys.Master(bytes(range(32)))
-  made = setting.from_directory(
+  made = scenario.from_directory(
     directory,
     "digits",
     master,
@@ -239,15 +241,15 @@ def test_view_0_of_each_original_is_taken(directory):
     sizes=SIZES,
     splits={"train": "train[:300]", "test": "test[:50]"},
   )
-  from djax import datasets
-  from djax.owner import restore, streams
+  from djax.disguised import directory
+  from djax.owner import record_noise, restore
 
-  facts = datasets.open(directory).manifest
+  facts = directory.open(directory).manifest
   train = sources.load("digits", "train[:300]").images
   (row,) = np.flatnonzero((train == made.private[7]).all((1, 2, 3)))
-  order = streams.of(facts, master).order("train", 300, 2)
+  order = record_noise.of(facts, master).order("train", 300, 2)
   place = np.flatnonzero(order == 2 * row)
-  stored, _ = datasets.open(directory).splits["train"].read(place)
+  stored, _ = directory.open(directory).splits["train"].read(place)
   assert np.array_equal(restore.values(stored, facts)[0], made.disguised[7])
 
 
@@ -283,8 +285,8 @@ def test_originals_that_are_not_those_of_the_directory(tmp_path, call, directory
 
 def test_from_digits_to_the_report_with_real_attacks(tmp_path, call, monkeypatch):
   """With a training so short that the examiner knows little; pictures come back all the same."""
-  monkeypatch.setattr(scores, "_STEPS", 60)
-  monkeypatch.setattr(setting, "FAST", Sizes(private=900, public=450, targets=40, pairs=(5,)))
+  monkeypatch.setattr(evaluator, "_STEPS", 60)
+  monkeypatch.setattr(scenario, "FAST", Sizes(private=900, public=450, targets=40, pairs=(5,)))
   names = ",".join(
     name for name in ATTACKS if name not in ("inversion", "unpaired")
   )  # they train networks
@@ -301,9 +303,9 @@ def test_from_digits_to_the_report_with_real_attacks(tmp_path, call, monkeypatch
 
 
 def test_the_table_is_written_where_it_is_wanted(tmp_path, call, fakes, monkeypatch):
-  monkeypatch.setattr(making, "ATTACKS", {"useless": USELESS})
-  monkeypatch.setattr(making, "SOURCES", ("digits",))
-  monkeypatch.setattr(making, "settings", lambda: [{"scheme": "rmt", "block_size": 2}])
+  monkeypatch.setattr(build_known_breaks, "ATTACKS", {"useless": USELESS})
+  monkeypatch.setattr(build_known_breaks, "SOURCES", ("digits",))
+  monkeypatch.setattr(build_known_breaks, "settings", lambda: [{"scheme": "rmt", "block_size": 2}])
   code, out, err = call("audit", "--write-table", tmp_path / "table.json")
   assert (code, out) == (0, ""), err
   (row,) = json.loads((tmp_path / "table.json").read_text())["rows"]

@@ -11,7 +11,7 @@ from test_audit import PAIRED, PERFECT, SIZES, USELESS, Attack, fall, nearest_me
 from test_audit_cli import call, fakes, refused  # noqa: F401
 
 from djax import schemes, sources
-from djax.audit import judge, lookup, making, runner, setting, sweep, table
+from djax.audit import build_known_breaks, known_breaks, lookup, runner, scenario, sweep, verdicts
 from djax.errors import ConfigError, UnsafeError
 
 PLAN = sweep.Plan(
@@ -29,7 +29,7 @@ TABLE = {attack.name: attack for attack in (PERFECT, USELESS, PAIRED)}
 def quick(monkeypatch):
   test = sources.load("digits", "test")
   examiner = nearest_mean(test.images, test.labels)
-  monkeypatch.setattr(setting, "FAST", SIZES)
+  monkeypatch.setattr(scenario, "FAST", SIZES)
   monkeypatch.setattr(runner, "train_examiner", lambda *_, **__: examiner)
   monkeypatch.setattr(
     sweep.scores, "train_examiner", lambda images, labels, **_: nearest_mean(images, labels)
@@ -61,7 +61,7 @@ def test_a_sweep_has_a_cell_for_each_setting_and_a_plot(tmp_path, quick):
   assert sweep.leakage(clean, 7) is None
   assert clean["levels"]["1"]["verdict"] == "broken"
   assert noisy["utility"]["accuracy"] <= clean["utility"]["accuracy"]
-  assert clean["utility"]["accuracy"] > clean["utility"]["chance"] + judge.EXAMINER_USABLE
+  assert clean["utility"]["accuracy"] > clean["utility"]["chance"] + verdicts.EXAMINER_USABLE
   with Image.open(out / "sweep.png") as drawn:
     assert drawn.size[0] > 400
   assert (out / "sweep.svg").read_text().startswith("<?xml")
@@ -174,8 +174,8 @@ def test_classes_of_settings():
     ),
   }
   for words, given in said.items():
-    assert table.classify(given) == words
-  assert table.classify(spec(scheme="rmt", noise_level=25.0)) == table.classify(
+    assert known_breaks.classify(given) == words
+  assert known_breaks.classify(spec(scheme="rmt", noise_level=25.0)) == known_breaks.classify(
     spec(scheme="rmt", noise_level=3.0, block_size=5)
   )
 
@@ -191,15 +191,15 @@ def shelf(path, *rows):
       str(n): {"verdict": verdict, "by": by, "pairs": pairs, "failed": []}
       for n, (verdict, by, pairs) in enumerate((one, two), 1)
     }
-    found.append({"class": table.classify(given), "source": source, "levels": levels})
-  path.write_text(json.dumps({"format": table.FORMAT, "rows": found}))
+    found.append({"class": known_breaks.classify(given), "source": source, "levels": levels})
+  path.write_text(json.dumps({"format": known_breaks.FORMAT, "rows": found}))
   return path
 
 
 def test_lookup_says_the_worst_that_is_known(tmp_path):
   fine, broken = ("not broken by these attacks", ["x"], None), ("broken", ["procrustes"], 5)
   given = spec(scheme="rmt")
-  known = table.classify(given)
+  known = known_breaks.classify(given)
 
   def said(name, *rows):
     return lookup(given, path=shelf(tmp_path / name, *rows))
@@ -225,24 +225,24 @@ def test_lookup_says_the_worst_that_is_known(tmp_path):
 
 
 def test_the_shipped_table_is_one_that_the_command_makes():
-  shipped = table.read()
-  assert shipped["format"] == table.FORMAT and shipped["rows"]
-  listed = list(making.settings())
+  shipped = known_breaks.read()
+  assert shipped["format"] == known_breaks.FORMAT and shipped["rows"]
+  listed = list(build_known_breaks.settings())
   assert len({json.dumps(given, sort_keys=True) for given in listed}) == len(listed)
   for row in shipped["rows"]:
-    assert row["source"] in making.SOURCES and row["disguise"] in listed
+    assert row["source"] in build_known_breaks.SOURCES and row["disguise"] in listed
     shape = {"digits": [8, 8, 1], "mnist": [28, 28, 1], "cifar10": [32, 32, 3]}[row["source"]]
     given = schemes.from_spec({**row["disguise"], "image_shape": shape}).spec.to_dict()
-    assert row["class"] == table.classify(given)
+    assert row["class"] == known_breaks.classify(given)
     for found in row["levels"].values():
-      assert found["verdict"] in (*judge.VERDICTS, None)
+      assert found["verdict"] in (*verdicts.VERDICTS, None)
   weak = spec(scheme="rmt", block_size=2, permute=False)
   assert "broken" in lookup(weak)
 
 
 def test_the_table_is_made_and_gone_on_with(tmp_path, quick, monkeypatch):
-  monkeypatch.setattr(making, "ATTACKS", {"perfect": PERFECT, "useless": USELESS})
-  monkeypatch.setattr(making, "_SEED", 0)
+  monkeypatch.setattr(build_known_breaks, "ATTACKS", {"perfect": PERFECT, "useless": USELESS})
+  monkeypatch.setattr(build_known_breaks, "_SEED", 0)
   disguises = [
     {"scheme": "rmt", "block_size": 2},
     {"scheme": "aes", "block_size": 2},  # fits nothing, is left out
@@ -250,7 +250,7 @@ def test_the_table_is_made_and_gone_on_with(tmp_path, quick, monkeypatch):
   ]
   path = tmp_path / "table.json"
   said = []
-  making.write(
+  build_known_breaks.write(
     path,
     sources=("digits", "not_prepared"),
     disguises=disguises[:2],
@@ -264,17 +264,17 @@ def test_the_table_is_made_and_gone_on_with(tmp_path, quick, monkeypatch):
   assert any("not_prepared left out" in word for word in said)
   assert any("aes 2 left out" in word for word in said)
   shutil.copyfile(path, tmp_path / "copy")
-  monkeypatch.setattr(making, "ATTACKS", {"perfect": USELESS, "useless": USELESS})
-  making.write(path, sources=("digits",), disguises=disguises, sizes=SIZES)
+  monkeypatch.setattr(build_known_breaks, "ATTACKS", {"perfect": USELESS, "useless": USELESS})
+  build_known_breaks.write(path, sources=("digits",), disguises=disguises, sizes=SIZES)
   first, second = json.loads(path.read_text())["rows"]
   assert first == row and second["levels"]["1"]["verdict"].startswith("not broken")
   small = spec(scheme="rmt", block_size=2, image_shape=[8, 8, 1])
   assert "broken from" in lookup(small, path=tmp_path / "copy")
   # Other attacks: begun anew.
-  monkeypatch.setattr(making, "ATTACKS", {"useless": USELESS})
-  making.write(path, sources=("digits",), disguises=disguises[:1], sizes=SIZES)
+  monkeypatch.setattr(build_known_breaks, "ATTACKS", {"useless": USELESS})
+  build_known_breaks.write(path, sources=("digits",), disguises=disguises[:1], sizes=SIZES)
   (row,) = json.loads(path.read_text())["rows"]
   assert row["levels"]["1"]["by"] == ["useless"]
   (tmp_path / "other").write_text("{}")
   with pytest.raises(ConfigError, match="is no table of audits"):
-    making.write(tmp_path / "other", sources=())
+    build_known_breaks.write(tmp_path / "other", sources=())

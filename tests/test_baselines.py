@@ -13,8 +13,8 @@ from scipy import stats
 import train
 from configs import mnist_instahide, mnist_neuracrypt
 from djax import keys, schemes
-from djax.baselines import instahide, secret
 from djax.errors import ConfigError, NotInvertibleError
+from djax.schemes import instahide, secret
 from train import __main__ as cli
 from train import config as config_lib
 

@@ -6,10 +6,12 @@ import jax
 import numpy as np
 import pytest
 
-from djax import __main__ as cli
-from djax import keys, rmt, schemes
-from djax.bench import clock, disguises, guard, page, steps, twin
+from djax import keys, schemes
+from djax.bench import clock, disguises, guard, page, twin
+from djax.cli import main as cli
 from djax.errors import DataError
+from djax.ops import rmt
+from train import bench_steps
 
 SHAPE = (8, 12, 2)
 DISGUISES = [
@@ -149,7 +151,7 @@ def test_errors_are_those_of_float32_and_show_a_coarser_product(monkeypatch):
 
 
 def test_a_step_is_measured_with_and_without_the_disguise():
-  row = steps.measure(steps.Case("digits_rmt", (8, 8, 1), 16), rounds=2)
+  row = bench_steps.measure(bench_steps.Case("digits_rmt", (8, 8, 1), 16), rounds=2)
   assert set(row["seconds"]) == {"plain", "disguised"}
   assert row["spec"]["scheme"] == "rmt" and 0.1 < row["times"][0] < 10
   json.dumps(row)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from djax import blocks
+from djax.ops import blocks
 
 DTYPES = (np.uint8, np.float32, np.float16, np.int32)
 

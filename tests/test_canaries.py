@@ -7,10 +7,12 @@ import random
 import numpy as np
 import pytest
 
-from djax import __main__ as owner_cli
-from djax import datasets, keyfile, keys, manifest, sources
+from djax import keys, sources
+from djax.cli import main as owner_cli
+from djax.disguised import directory, manifest
 from djax.errors import DataError
-from djax.owner import canaries, export, query, restore, sealed, streams
+from djax.keys import keyfile
+from djax.owner import canaries, export, query, record_noise, restore, sealed_metadata
 from djax.owner.canaries import Canaries
 from djax.owner.plan import Request
 
@@ -36,7 +38,7 @@ def data(tmp_path_factory):
   splits = {"train": "train[:80]", "test": "test[:20]"}
   request = Request("digits", disguise, splits, dataset_id="5a" * 16)
   export.disguise(request, folder, MASTER, workers=1)
-  return datasets.open(folder)
+  return directory.open(folder)
 
 
 @pytest.fixture(scope="module")
@@ -68,13 +70,13 @@ def asked(data, folder, of=None):
 def places(facts):
   """Returns where the planted images stand: the sealed part says which images they are, the key where these are."""
   count = facts.splits["query"].records
-  order = streams.of(facts, MASTER).order("query", count, 1)
+  order = record_noise.of(facts, MASTER).order("query", count, 1)
   return np.flatnonzero(order >= 40)
 
 
 def answered(facts, classes, confidence=0.55):
   """Writes the answer of a network that gives each image of the request, in its order, some class."""
-  label_of = streams.of(facts, MASTER).labels(10)
+  label_of = record_noise.of(facts, MASTER).labels(10)
   rows = np.full((len(classes), 10), (1 - confidence) / 9)
   rows[np.arange(len(classes)), label_of[classes]] = confidence
   head = {"format": "djax-answers", "version": 1, "request": facts.sha256, "run": {}}
@@ -83,7 +85,7 @@ def answered(facts, classes, confidence=0.55):
 
 def truth(facts, of=None):
   """Returns the class of every image of a request, in its order."""
-  order = streams.of(facts, MASTER).order("query", facts.splits["query"].records, 1)
+  order = record_noise.of(facts, MASTER).order("query", facts.splits["query"].records, 1)
   return np.concatenate([DIGITS.labels, (of or planted()).labels])[order]
 
 
@@ -122,21 +124,21 @@ def test_they_stand_anywhere_and_elsewhere_in_each_request(data, tmp_path):
   ids=["as they came", "one order for all", "turned"],
 )
 def test_other_orders_would_be_noticed(data, tmp_path, monkeypatch, wrong):
-  monkeypatch.setattr(streams.Current, "order", wrong)
+  monkeypatch.setattr(record_noise.Current, "order", wrong)
   assert not anywhere(spread(data, tmp_path))
 
 
 def test_nothing_else_in_a_request_tells_them_from_the_others(data, tmp_path):
   facts = asked(data, tmp_path / "request")
   there = places(facts)
-  images, labels = datasets.open(tmp_path / "request").splits["query"].read(np.arange(100))
+  images, labels = directory.open(tmp_path / "request").splits["query"].read(np.arange(100))
   assert not labels.any()
   expected, _ = query.disguised(query.Query(OTHERS.images[:60], ()), data.manifest, MASTER)
-  order = streams.of(facts, MASTER).order("query", 100, 1)
+  order = record_noise.of(facts, MASTER).order("query", 100, 1)
   np.testing.assert_array_equal(images[there], expected[order[there] - 40])
   words = (tmp_path / "request" / manifest.FILE).read_text()
   assert "canar" not in words and "planted" not in words
-  content = sealed.box_of(facts, MASTER).unseal(facts.sealed)
+  content = sealed_metadata.box_of(facts, MASTER).unseal(facts.sealed)
   assert content["canaries"] == OTHERS.labels[:60].tolist()
   assert content["names"] == [f"{number}.png" for number in range(40)]
 
@@ -286,8 +288,8 @@ def cli(data, source, tmp_path, capsys):
   assert code == 0, err
   assert "40, and 200 planted ones" in out
   facts = restore.authenticated(tmp_path / "r", MASTER, role="request")
-  content = sealed.box_of(facts, MASTER).unseal(facts.sealed)
-  order = streams.of(facts, MASTER).order("query", 240, 1)
+  content = sealed_metadata.box_of(facts, MASTER).unseal(facts.sealed)
+  order = record_noise.of(facts, MASTER).order("query", 240, 1)
   classes = np.concatenate([DIGITS.labels, content["canaries"]])[order]
   return run, facts, classes
 

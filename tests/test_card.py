@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from test_datasets import SPEC, build, images_of
 
-from djax import card, manifest
-from djax.quantise import Bounds, Quantiser
+from djax.disguised import datacard, manifest
+from djax.disguised.quantise import Bounds, Quantiser
 
 FINGERPRINT = "djx1-cjrs2kzflglpn4ve"
 AES = {
@@ -20,7 +20,7 @@ AES = {
 
 
 def words(spec, fingerprint=FINGERPRINT):
-  found = card.warnings(spec, fingerprint=fingerprint)
+  found = datacard.warnings(spec, fingerprint=fingerprint)
   assert all("\n" not in line and line.endswith(".") for line in found)
   return found
 
@@ -67,7 +67,7 @@ def whole(tmp_path_factory):
 
 def test_the_card_says_what_the_images_are(whole):
   facts = manifest.read(whole)
-  text = card.text(facts)
+  text = datacard.text(facts)
   assert (whole / "README.md").read_text() == text
   assert "These 4 x 6 x 3 images (float32) were disguised" in text
   assert "**permutation** (block_size 2). 5 classes." in text
@@ -92,7 +92,7 @@ def test_the_card_follows_the_facts(tmp_path):
     labels="plain",
     class_names=tuple("abcde"),
   )
-  text = card.text(manifest.read(folder))
+  text = datacard.text(manifest.read(folder))
   assert "(uint8)" in text
   assert "**aes** (block_size 2, permute True, position_keys False, unit_pixels 4" in text
   assert "Label ids and class names are those of the source." in text

@@ -143,7 +143,7 @@ def test_the_shipped_page_is_of_the_shipped_facts_and_rows():
 
 
 def test_a_run_is_examined_from_the_command_line(runs, monkeypatch, tmp_path, capsys):
-  from djax.__main__ import main
+  from djax.cli.main import main
 
   real = {
     **examined(runs / "rmt" / "seed0"),

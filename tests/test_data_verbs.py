@@ -16,9 +16,12 @@ from PIL import Image
 from test_main import environment, failed, run
 from test_restore import mend
 
-from djax import audit, datasets, keyfile, keys, manifest, sources
-from djax.__main__ import _VERBS, main
-from djax.owner import commands, export, restore, sealed
+from djax import audit, keys, sources
+from djax.cli import owner
+from djax.cli.main import _VERBS, main
+from djax.disguised import directory, manifest
+from djax.keys import keyfile
+from djax.owner import export, restore, sealed_metadata
 from train.__main__ import main as train_main
 from train.answer import main as answer_main
 
@@ -81,7 +84,7 @@ def refused(answer, code, message):
 def test_disguise_says_where_and_with_which_key_and_warns_once(place, call):
   code, out, err = call(*disguise(place, "said", "--scheme", "rmt", "--block-size", "2"))
   assert code == 0
-  facts = datasets.open(place / "said").manifest
+  facts = directory.open(place / "said").manifest
   assert out.splitlines() == [
     f"directory    {place / 'said'}",
     f"fingerprint  {MASTER.fingerprint}",
@@ -272,14 +275,14 @@ def test_ctrl_c_stops_a_process_that_then_goes_on(place, tmp_path):
   assert main(words) == 0
   assert 0 < done < len(list(tmp_path.glob("new/disguised-*"))) == 1030
   restore.authenticated(tmp_path / "new", MASTER)
-  datasets.verify(tmp_path / "new")
+  directory.verify(tmp_path / "new")
 
 
 # Progress.
 
 
 def test_lines_now_and_then_where_there_is_no_terminal(place, call, monkeypatch):
-  monkeypatch.setattr(commands, "_SECONDS_OF_A_LINE", 0)
+  monkeypatch.setattr(owner, "_SECONDS_OF_A_LINE", 0)
   options = ("--scheme", "aes", "--block-size", "4", "--originals-per-shard", "30")
   _, _, err = call(*disguise(place, "lines", *options, "--workers", "1"))
   assert len(err) >= 5  # three shards, the end, the warning
@@ -317,7 +320,7 @@ def test_a_bar_on_a_terminal(place, call, monkeypatch):
 def test_inspect_in_words(place, call):
   code, out, err = call("inspect", place / "noisy")
   assert code == 0
-  facts = datasets.open(place / "noisy").manifest
+  facts = directory.open(place / "noisy").manifest
   (warning,) = facts.warnings
   bits = math.log2(math.factorial(16))
   assert out.splitlines() == [
@@ -384,7 +387,7 @@ def test_inspect_needs_no_key_code_of_the_owner_to_draw(place, tmp_path, call):
 
 def test_the_grid_shows_what_is_stored(place, tmp_path, call):
   call("inspect", place / "exact", "--grid", tmp_path / "grid.png")
-  images, _ = datasets.open(place / "exact").splits["train"].read(np.arange(32))
+  images, _ = directory.open(place / "exact").splits["train"].read(np.arange(32))
   with Image.open(tmp_path / "grid.png") as picture:
     pixels = np.asarray(picture.convert("L"))
   for index in (0, 7, 8, 31):
@@ -399,7 +402,7 @@ def test_the_grid_overwrites_nothing(place, tmp_path, call):
   refused(answer, 5, "grid.png exists and is not overwritten")
   assert (tmp_path / "grid.png").read_text() == "mine"
   refused(call("inspect", place / "noisy", "--grid", place / "noisy" / "x.png"), 5, "lies in")
-  assert datasets.verify(place / "noisy")
+  assert directory.verify(place / "noisy")
 
 
 def test_inspect_of_what_is_no_data_set(place, tmp_path, call):
@@ -447,7 +450,7 @@ def test_the_second_disguise_of_a_source_is_warned_of(place, tmp_path, call):
   # The same again is not another one.
   again = call(*disguise(tmp_path, "b", *scheme, ledger=True))[2]
   assert not [line for line in again if "% of the files" in line]
-  id_ = datasets.open(tmp_path / "a").manifest.id
+  id_ = directory.open(tmp_path / "a").manifest.id
   other = ("--scheme", "permutation", "--block-size", "4", "--dataset-id", id_)
   answer = call(*disguise(tmp_path, "c", *other, ledger=True))
   refused(answer, 5, f"the id {id_} was given to a data set on")
@@ -455,7 +458,7 @@ def test_the_second_disguise_of_a_source_is_warned_of(place, tmp_path, call):
   # The same once more, elsewhere: the same bytes.
   assert call(*disguise(tmp_path, "c", *scheme, "--dataset-id", id_, ledger=True))[0] == 0
   assert (
-    datasets.open(tmp_path / "c").manifest.sha256 == datasets.open(tmp_path / "a").manifest.sha256
+    directory.open(tmp_path / "c").manifest.sha256 == directory.open(tmp_path / "a").manifest.sha256
   )
   refused(call(*disguise(tmp_path, "d", *scheme, "--dataset-id", "12")), 2, "32 hexadecimal digits")
 
@@ -474,7 +477,7 @@ def test_verify_tells_the_newest_from_an_older_and_an_unknown_one(place, entered
 def test_an_older_or_unknown_set_is_said_wherever_the_key_is_used(place, entered, tmp_path, call):
   key = ("--key", entered / "key")
   for folder, word in ((entered / "old", "OLDER"), (place / "exact", "NOT KNOWN")):
-    sha256 = datasets.open(folder).manifest.sha256
+    sha256 = directory.open(folder).manifest.sha256
     out = ("--out", tmp_path / f"{word[0]}.npz")
     code, _, err = call("restore", folder, *key, *out)
     assert code == 0 and re.match(f"djax: warning: {word}.*Pin one with --expect {sha256}", err[0])
@@ -484,7 +487,7 @@ def test_an_older_or_unknown_set_is_said_wherever_the_key_is_used(place, entered
   words = ("query", tmp_path / "a.png", "--data", entered / "old", *key)
   code, _, err = call(*words, "--request", tmp_path / "r")
   assert code == 0 and "OLDER" in "".join(err)
-  new = datasets.open(entered / "new").manifest.sha256
+  new = directory.open(entered / "new").manifest.sha256
   answer = call(*words, "--request", tmp_path / "r2", "--expect", new)
   refused(answer, 4, f"must have the manifest {new}, has")
   assert not (tmp_path / "r2").exists()
@@ -494,7 +497,9 @@ def test_an_older_or_unknown_set_is_said_wherever_the_key_is_used(place, entered
 def test_another_manifest_than_expected_is_refused(place, tmp_path, call, verb):
   out = ("--out", tmp_path / "x.npz", "--key", place / "key") if verb == "restore" else ()
   folder = place / "exact"
-  assert call(verb, folder, *out, "--expect", datasets.open(folder).manifest.sha256.upper())[0] == 0
+  assert (
+    call(verb, folder, *out, "--expect", directory.open(folder).manifest.sha256.upper())[0] == 0
+  )
   (tmp_path / "x.npz").unlink(missing_ok=True)
   refused(call(verb, folder, *out, "--expect", "0" * 64), 4, "must have the manifest 0000")
   refused(call(verb, folder, *out, "--expect", "12"), 2, "must be 64 hexadecimal digits")
@@ -667,7 +672,7 @@ def test_query_says_how_many_values_were_cut(place, tmp_path, call):
   facts = json.loads(out)
   assert facts["splits"]["query"]["records"] == 1
   facts = manifest.read(tmp_path / "r")
-  names = sealed.box_of(facts, MASTER).unseal(facts.sealed)["names"]
+  names = sealed_metadata.box_of(facts, MASTER).unseal(facts.sealed)["names"]
   assert names == [str(tmp_path / "white.png")]
 
 
@@ -695,10 +700,10 @@ def test_planted_images_are_judged_and_taken_out(place, trained, pictures, tmp_p
   words = ("--data", place / "stepped", "--request", request, "--canaries", tmp_path / "known.npz")
   code, out, _ = call("query", pictures, *words, *key)
   assert code == 0 and "images       2, and 80 planted ones" in out
-  count = datasets.open(request).manifest.splits["query"].records
+  count = directory.open(request).manifest.splits["query"].records
   assert count == 82
   facts = manifest.read(request)
-  secret = sealed.box_of(facts, MASTER).unseal(facts.sealed)
+  secret = sealed_metadata.box_of(facts, MASTER).unseal(facts.sealed)
   assert len(secret["names"]) == 2 and len(secret["canaries"]) == 80
   # An answer invented without looking: the same class for every image.
   answer = {"format": "djax-answers", "version": 1, "request": facts.sha256, "run": {}}

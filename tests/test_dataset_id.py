@@ -8,7 +8,7 @@ import pytest
 import train
 from djax import keys
 from train import config as config_lib
-from train import inputs
+from train.data import inputs
 
 MASTER = keys.Master(bytes(range(32)))
 

@@ -15,11 +15,12 @@ import threading
 import numpy as np
 import pytest
 
-from djax import card, datasets, keys, manifest, records
+from djax import keys
+from djax.disguised import datacard, directory, manifest, records
+from djax.disguised.manifest import Manifest, SplitFacts
+from djax.disguised.quantise import Bounds, Quantiser
 from djax.errors import ConfigError, DataError, ManifestError
-from djax.manifest import Manifest, SplitFacts
 from djax.owner import restore
-from djax.quantise import Bounds, Quantiser
 
 ROOT = pathlib.Path(__file__).parent.parent
 KEY = bytes(range(32))
@@ -84,7 +85,7 @@ def build(
     "views": {"count": 1, "crop": 0, "flip": False, "together": False},
     "splits": found,
     "files": {},
-    "warnings": card.warnings(spec, fingerprint=fingerprint),
+    "warnings": datacard.warnings(spec, fingerprint=fingerprint),
     "sealed": "AAAA" * CLASSES,
     "id": "0123456789abcdef" * 2,
   }
@@ -93,7 +94,7 @@ def build(
   texts = {
     "features.json": (unfinished / "features.json").read_bytes(),
     "dataset_info.json": json.dumps(records.tfds_info(found)).encode(),
-    "README.md": card.text(whole).encode(),
+    "README.md": datacard.text(whole).encode(),
   }
   hashes = {}
   for name, data in texts.items():
@@ -127,7 +128,7 @@ def refusal(action, kind=ManifestError):
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "uint8"])
 def test_records_come_back_as_written(tmp_path, dtype):
-  data = datasets.open(build(tmp_path / "set", dtype=dtype))
+  data = directory.open(build(tmp_path / "set", dtype=dtype))
   assert set(data.splits) == {"train", "test"}
   for name, split in data.splits.items():
     images, labels = images_of(name, dtype)
@@ -150,7 +151,7 @@ def test_bytes_in_the_files_are_little_endian(tmp_path):
 
 
 def test_rows_are_read_in_the_order_asked_for_and_as_often(whole):
-  split = datasets.open(whole).splits["train"]
+  split = directory.open(whole).splits["train"]
   images, labels = images_of("train")
   for rows in (
     [10, 0, 5, 4, 7, 6],
@@ -169,13 +170,13 @@ def test_rows_are_read_in_the_order_asked_for_and_as_often(whole):
 
 @pytest.mark.parametrize("row", [-1, 11])
 def test_rows_outside_the_split_are_refused(whole, row):
-  split = datasets.open(whole).splits["train"]
+  split = directory.open(whole).splits["train"]
   line = refusal(lambda: split.read(np.array([0, row])), ConfigError)
   assert "rows of train must lie in 0..10, got" in line
 
 
 def test_only_the_first_record_of_a_label_is_looked_at(whole, monkeypatch):
-  split = datasets.open(whole).splits["train"]
+  split = directory.open(whole).splits["train"]
   images, labels = split.read(np.arange(11))
   assert len(set(labels.tolist())) == CLASSES
   monkeypatch.setattr(records.Parser, "_parsed", lambda *_: pytest.fail("parsed"))
@@ -183,11 +184,11 @@ def test_only_the_first_record_of_a_label_is_looked_at(whole, monkeypatch):
   np.testing.assert_array_equal(again, images)
   np.testing.assert_array_equal(ids, labels)
   with pytest.raises(pytest.fail.Exception, match="parsed"):
-    datasets.open(whole).splits["train"].read(np.arange(1))
+    directory.open(whole).splits["train"].read(np.arange(1))
 
 
 def test_threads_read_the_same(whole):
-  split = datasets.open(whole).splits["train"]  # not read from before: threads open the files
+  split = directory.open(whole).splits["train"]  # not read from before: threads open the files
   images, labels = images_of("train")
   rows = [np.random.default_rng(seed).integers(0, 11, 20) for seed in range(64)]
   with concurrent.futures.ThreadPoolExecutor(8) as pool:
@@ -197,7 +198,7 @@ def test_threads_read_the_same(whole):
 
 
 def test_what_is_read_belongs_to_the_reader(whole):
-  split = datasets.open(whole).splits["train"]
+  split = directory.open(whole).splits["train"]
   images, _ = split.read(np.arange(3))
   images[:] = 0
   np.testing.assert_array_equal(split.read(np.arange(3))[0], images_of("train")[0][:3])
@@ -205,19 +206,19 @@ def test_what_is_read_belongs_to_the_reader(whole):
 
 def test_a_home_directory_and_a_string_are_taken(whole, monkeypatch):
   monkeypatch.setenv("HOME", str(whole.parent))
-  assert len(datasets.open("~/set").splits["test"]) == 11
-  assert datasets.verify("~/set").classes == CLASSES
+  assert len(directory.open("~/set").splits["test"]) == 11
+  assert directory.verify("~/set").classes == CLASSES
 
 
 def test_shards_are_all_in_order(whole):
-  found = [shard.file for shard in datasets.shards(manifest.read(whole))]
+  found = [shard.file for shard in directory.shards(manifest.read(whole))]
   assert found == [
     f"disguised-{split}.array_record-{i:05d}-of-00003"
     for split in ("train", "test")
     for i in range(3)
   ]
   assert (
-    datasets.file_sha256(whole / found[0]) == manifest.read(whole).splits["train"].shards[0].sha256
+    directory.file_sha256(whole / found[0]) == manifest.read(whole).splits["train"].shards[0].sha256
   )
 
 
@@ -232,7 +233,7 @@ def test_a_label_outside_the_classes_is_refused(tmp_path, bad):
 
   folder = build(tmp_path / "set", change=change)
   # The features that wrote it refuse nothing: only reading finds it.
-  split = datasets.open(folder).splits["train"]
+  split = directory.open(folder).splits["train"]
   split.read(np.array([5, 7]))
   line = refusal(lambda: split.read(np.array([5, 6])), DataError)
   assert f"train holds the label {bad}, but the manifest has 5 classes" in line
@@ -245,7 +246,7 @@ def test_a_label_beyond_32_bits_or_below_0_is_refused(tmp_path, bad):
     labels[6] = bad
     return images, labels
 
-  split = datasets.open(build(tmp_path / "set", change=change)).splits["train"]
+  split = directory.open(build(tmp_path / "set", change=change)).splits["train"]
   assert f"holds the label {bad}" in refusal(lambda: split.read(np.arange(11)), DataError)
 
 
@@ -259,7 +260,7 @@ def test_records_of_another_dtype_are_refused(tmp_path, dtype, written):
     return images.astype(written), labels
 
   folder = build(tmp_path / "set", dtype=dtype, written_dtype=written, change=change)
-  split = datasets.open(folder).splits["train"]
+  split = directory.open(folder).splits["train"]
   line = refusal(lambda: split.read(np.arange(3)), DataError)
   assert "disguised-train.array_record-00000-of-00003 cannot be read" in line
 
@@ -269,7 +270,7 @@ def test_records_of_another_shape_are_refused(tmp_path, shape):
   """What is longer than a record can be is not read, and what is shorter is another image."""
   spec = {**SPEC, "image_shape": list(shape)}
   folder = build(tmp_path / "set", disguised_shape=shape, spec=spec)
-  split = datasets.open(folder).splits["train"]
+  split = directory.open(folder).splits["train"]
   line = refusal(lambda: split.read(np.arange(3)), DataError)
   assert "disguised-train.array_record-00000-of-00003 cannot be read" in line
 
@@ -278,7 +279,7 @@ def test_records_of_another_shape_are_refused(tmp_path, shape):
 def test_records_that_are_too_short_are_refused(tmp_path, change):
   """Features and manifest agree; the bytes do not fit."""
   folder = build(tmp_path / "set", change=lambda images, labels: (images[:, change], labels))
-  split = datasets.open(folder).splits["train"]
+  split = directory.open(folder).splits["train"]
   line = refusal(lambda: split.read(np.arange(3)), DataError)
   held = 4 * 6 * 3 * change.stop
   assert f"an image of {held} bytes, the manifest says float32[4, 6, 3]" in line
@@ -292,7 +293,7 @@ def test_a_shard_with_a_flipped_bit_gives_no_record(copied, place):
   content = bytearray((copied / name).read_bytes())
   content[content.index(images[place].tobytes()) + 5] ^= 1
   (copied / name).write_bytes(content)
-  split = datasets.open(copied).splits["train"]
+  split = directory.open(copied).splits["train"]
   split.read(np.array([0, 4, 7, 10]))
   for rows in ([5], [6], [0, place, 10]):
     line = refusal(lambda rows=rows: split.read(np.array(rows)), ManifestError)
@@ -316,13 +317,13 @@ def test_a_shard_with_other_records_than_the_manifest_says_is_refused(
   splits = {**facts.splits, "train": SplitFacts(11, 1, shards)}
   (folder / ".unfinished").mkdir()
   manifest.write(folder, dataclasses.replace(facts, splits=splits), mac_key=KEY)
-  split = datasets.open(folder).splits["train"]
+  split = directory.open(folder).splits["train"]
   split.read(np.arange(5))
   assert words in refusal(lambda: split.read(np.array([5])), DataError)
 
 
 def test_a_shard_that_is_gone_when_it_is_read_is_named(copied):
-  split = datasets.open(copied).splits["train"]
+  split = directory.open(copied).splits["train"]
   (copied / "disguised-train.array_record-00002-of-00003").unlink()
   line = refusal(lambda: split.read(np.array([9])), DataError)
   assert "disguised-train.array_record-00002-of-00003 must exist, it does not" in line
@@ -330,7 +331,7 @@ def test_a_shard_that_is_gone_when_it_is_read_is_named(copied):
 
 def test_a_shard_that_was_hashed_is_the_one_that_is_read(copied):
   """Whatever has its name by then, and whether anything has."""
-  split = datasets.open(copied).splits["train"]
+  split = directory.open(copied).splits["train"]
   images, _ = images_of("train")
   split.check()
   names = [f"disguised-train.array_record-{i:05d}-of-00003" for i in range(3)]
@@ -345,7 +346,7 @@ def test_a_shard_that_was_hashed_is_the_one_that_is_read(copied):
 
 
 def test_a_shard_that_is_cut_off_after_it_was_hashed_is_refused(copied):
-  split = datasets.open(copied).splits["train"]
+  split = directory.open(copied).splits["train"]
   split.check()
   os.truncate(copied / "disguised-train.array_record-00000-of-00003", 100)
   line = refusal(lambda: split.read(np.array([0])), DataError)
@@ -364,18 +365,18 @@ def test_a_shard_that_grows_while_it_is_hashed_has_an_end(whole):
       return bytes(count)
 
   file, facts = Growing(), manifest.read(whole).splits["train"].shards[1]
-  digest = datasets.open(whole).splits["train"]._sha256(file, 1)
+  digest = directory.open(whole).splits["train"]._sha256(file, 1)
   assert file.read_so_far == facts.bytes
   assert digest == hashlib.sha256(bytes(facts.bytes)).hexdigest()
 
 
 def test_check_finds_a_damaged_shard_before_anything_is_read(copied):
-  datasets.open(copied).splits["train"].check()
+  directory.open(copied).splits["train"].check()
   name = "disguised-train.array_record-00002-of-00003"
   content = bytearray((copied / name).read_bytes())
   content[100] ^= 1
   (copied / name).write_bytes(content)
-  data = datasets.open(copied)
+  data = directory.open(copied)
   data.splits["test"].check()
   assert f"{name} is damaged" in refusal(data.splits["train"].check)
 
@@ -385,7 +386,7 @@ def test_close_gives_the_files_back_and_reading_opens_them_again(whole):
     links = (pathlib.Path("/proc/self/fd") / name for name in os.listdir("/proc/self/fd"))
     return sum("array_record" in os.readlink(link) for link in links if link.is_symlink())
 
-  split, before = datasets.open(whole).splits["train"], held()
+  split, before = directory.open(whole).splits["train"], held()
   for _ in range(2):
     split.check()
     assert held() == before + 3
@@ -399,7 +400,7 @@ def test_close_gives_the_files_back_and_reading_opens_them_again(whole):
 
 
 def test_a_private_shard_is_a_copy_that_was_hashed(copied):
-  split = datasets.open(copied).splits["train"]
+  split = directory.open(copied).splits["train"]
   assert split.shards == 3
   images, labels = images_of("train")
   name = "disguised-train.array_record-00001-of-00003"
@@ -418,8 +419,8 @@ def test_a_private_shard_is_a_copy_that_was_hashed(copied):
 
 
 def test_one_thread_hashes_a_shard_while_others_wait_for_it_alone(whole, monkeypatch):
-  split = datasets.open(whole).splits["train"]
-  hashed, slow, real = [], threading.Event(), datasets.Split._sha256
+  split = directory.open(whole).splits["train"]
+  hashed, slow, real = [], threading.Event(), directory.Split._sha256
 
   def counted(self, file, shard):
     hashed.append(shard)
@@ -427,7 +428,7 @@ def test_one_thread_hashes_a_shard_while_others_wait_for_it_alone(whole, monkeyp
       assert slow.wait(30)
     return real(self, file, shard)
 
-  monkeypatch.setattr(datasets.Split, "_sha256", counted)
+  monkeypatch.setattr(directory.Split, "_sha256", counted)
   with concurrent.futures.ThreadPoolExecutor(4) as pool:
     waiting = [pool.submit(split.read, np.array([row])) for row in (0, 1, 2)]
     split.read(np.array([5, 10]))  # others are not held
@@ -445,7 +446,7 @@ def test_what_stands_in_features_json_changes_nothing(tmp_path):
   for changed in (text.replace("float16", "uint8"), text.replace('"6"', '"7"'), "{}"):
     assert changed != text
     rewrite(folder, facts, changed)
-    images, _ = datasets.open(folder).splits["train"].read(np.arange(11))
+    images, _ = directory.open(folder).splits["train"].read(np.arange(11))
     np.testing.assert_array_equal(images, images_of("train", "float16")[0])
 
 
@@ -479,20 +480,20 @@ def test_features_that_name_other_code_are_refused_though_the_hash_is_right(tmp_
     assert old in changed
     changed = changed.replace(old, new)
   rewrite(folder, manifest.read(folder), changed)
-  for action in (datasets.open, datasets.verify):
+  for action in (directory.open, directory.verify):
     line = refusal(lambda action=action: action(folder))
     assert f"{folder}: features.json names code that is not of TFDS" in line
   rewrite(folder, manifest.read(folder), text)
-  datasets.verify(folder)
+  directory.verify(folder)
 
 
 def test_damaged_facts_of_tfds_are_refused(copied):
   for name in ("features.json", "dataset_info.json"):
     kept = (copied / name).read_bytes()
     (copied / name).write_bytes(b"{")
-    assert f"{name} is damaged" in refusal(lambda: datasets.open(copied))
+    assert f"{name} is damaged" in refusal(lambda: directory.open(copied))
     (copied / name).write_bytes(kept)
-  datasets.open(copied).splits["train"].read(np.arange(2))
+  directory.open(copied).splits["train"].read(np.arange(2))
 
 
 # Version 1.
@@ -522,12 +523,12 @@ def test_the_archive_holds_all_that_is_tested(old):
 
 @pytest.mark.parametrize("name", OLD)
 def test_directories_of_version_1_open_verify_authenticate_and_are_read(old, name):
-  data = datasets.open(old / name)
+  data = directory.open(old / name)
   facts = data.manifest
   assert (facts.version, facts.expansion, facts.id) == (1, "djx1", "")
   assert facts.role == ("request" if name == "request" else "dataset")
   assert tuple(data.splits) == OLD[name]
-  assert datasets.verify(old / name).sha256 == facts.sha256
+  assert directory.verify(old / name).sha256 == facts.sha256
   manifest.authenticate(facts, mac_key=MASTER.subkey("manifest"), where=old / name)
   restore.authenticate(facts, old / name, MASTER, role=facts.role)
   other = keys.Master(bytes(32))
@@ -546,7 +547,7 @@ def test_old_records_are_read_as_the_library_reads_them(old):
   from array_record.python.array_record_module import ArrayRecordReader
 
   for name in OLD:
-    data = datasets.open(old / name)
+    data = directory.open(old / name)
     for split in data.splits.values():
       facts = data.manifest.splits[split.name].shards
       first, _ = split.read(np.arange(len(split)))
@@ -563,11 +564,11 @@ def test_old_records_are_read_as_the_library_reads_them(old):
 
 def test_a_whole_directory_is_verified(whole):
   assert (
-    datasets.verify(whole).sha256
+    directory.verify(whole).sha256
     == hashlib.sha256((whole / "MANIFEST.json").read_bytes()).hexdigest()
   )
   facts = manifest.read(whole)
-  assert datasets.verify(whole, manifest=facts) is facts
+  assert directory.verify(whole, manifest=facts) is facts
 
 
 def test_verify_checks_against_the_manifest_that_it_is_given(tmp_path):
@@ -577,8 +578,8 @@ def test_verify_checks_against_the_manifest_that_it_is_given(tmp_path):
   forged = build(tmp_path / "forged", change=lambda images, labels: (images[::-1], labels))
   for entry in forged.iterdir():
     shutil.copyfile(entry, folder / entry.name)
-  datasets.verify(folder)
-  line = refusal(lambda: datasets.verify(folder, manifest=facts))
+  directory.verify(folder)
+  line = refusal(lambda: directory.verify(folder, manifest=facts))
   assert "disguised-train.array_record-00000-of-00003 is damaged" in line
 
 
@@ -591,13 +592,13 @@ def test_verify_names_the_file_of_every_flipped_byte(copied):
       damaged = bytearray(kept)
       damaged[place] ^= 4
       (copied / name).write_bytes(damaged)
-      line = refusal(lambda: datasets.verify(copied))
+      line = refusal(lambda: directory.verify(copied))
       if name.startswith("MANIFEST"):
         assert "MANIFEST" in line
       else:
         assert f"{copied}: {name} is damaged. Take the files from a good copy." == line
     (copied / name).write_bytes(kept)
-  datasets.verify(copied)
+  directory.verify(copied)
 
 
 def test_verify_names_every_fault_at_once(copied):
@@ -609,7 +610,7 @@ def test_verify_names_every_fault_at_once(copied):
   (copied / "README.md").unlink()
   (copied / "notes.txt").write_text("mine")
   (copied / ".unfinished").mkdir()
-  line = refusal(lambda: datasets.verify(copied))
+  line = refusal(lambda: directory.verify(copied))
   for fault in (
     f"{first} must exist, it does not",
     f"{second} must have {len(content)} bytes, has {len(content) - 1}",
@@ -627,28 +628,28 @@ def test_open_refuses_a_truncated_shard(copied, cut):
   name = "disguised-test.array_record-00001-of-00003"
   content = (copied / name).read_bytes()
   (copied / name).write_bytes(content[: max(0, len(content) - cut)])
-  line = refusal(lambda: datasets.open(copied))
+  line = refusal(lambda: directory.open(copied))
   assert f"{name} must have {len(content)} bytes" in line
-  assert name in refusal(lambda: datasets.verify(copied))
+  assert name in refusal(lambda: directory.verify(copied))
 
 
 @pytest.mark.parametrize("name", ["README.md", "features.json", "dataset_info.json"])
 def test_open_refuses_a_missing_file(copied, name):
   (copied / name).unlink()
-  assert f"{copied}: {name} must exist, it does not" in refusal(lambda: datasets.open(copied))
+  assert f"{copied}: {name} must exist, it does not" in refusal(lambda: directory.open(copied))
 
 
 def test_open_refuses_a_missing_shard(copied):
   name = "disguised-train.array_record-00000-of-00003"
   (copied / name).unlink()
-  assert f"{copied}: {name} must exist, it does not" in refusal(lambda: datasets.open(copied))
+  assert f"{copied}: {name} must exist, it does not" in refusal(lambda: directory.open(copied))
   (copied / name).mkdir()
-  assert name in refusal(lambda: datasets.open(copied))
-  assert name in refusal(lambda: datasets.verify(copied))
+  assert name in refusal(lambda: directory.open(copied))
+  assert name in refusal(lambda: directory.verify(copied))
 
 
 def test_a_directory_that_is_none_is_refused(tmp_path):
-  for action in (datasets.open, datasets.verify):
+  for action in (directory.open, directory.verify):
     assert "must exist" in refusal(lambda action=action: action(tmp_path))
     (tmp_path / ".unfinished").mkdir(exist_ok=True)
     assert "It is unfinished" in refusal(lambda action=action: action(tmp_path))
@@ -663,7 +664,7 @@ def test_forged_shards_pass_without_the_key_and_fail_with_it(tmp_path):
   data = (forged / "MANIFEST.json").read_bytes()
   digest = hashlib.sha256(data + first).hexdigest().encode()
   (forged / "MANIFEST.mac").write_bytes(first + b"sha256 " + digest + b"\n")
-  facts = datasets.verify(forged)
+  facts = directory.verify(forged)
   with pytest.raises(ManifestError, match="was not written with this key"):
     manifest.authenticate(facts, mac_key=KEY, where=forged)
 
@@ -704,7 +705,7 @@ LOADED = """
 import sys
 import numpy as np
 {}
-names = {{"djax.keys", "djax.keyfile", "djax.owner", "cryptography", "tensorflow"}}
+names = {{"djax.keys", "djax.keys.keyfile", "djax.owner", "cryptography", "tensorflow"}}
 names |= {{"tensorflow_datasets", "array_record", "google.protobuf"}}
 print(sorted(names & set(sys.modules)))
 """
@@ -712,13 +713,16 @@ print(sorted(names & set(sys.modules)))
 
 def test_reading_loads_no_key_code_and_nothing_that_believes_the_files(whole):
   script = LOADED.format(
-    "from djax import card, datasets, manifest, quantise, records\n"
+    "from djax.disguised import datacard, directory, manifest, quantise, records\n"
     "facts = datasets.verify(sys.argv[1])\n"
     "manifest.authenticate(facts, mac_key=bytes(range(32)), where=sys.argv[1])\n"
     "datasets.open(sys.argv[1]).splits['train'].read(np.arange(5))"
   )
   assert fresh(script, whole) == "[]\n"
-  caught = fresh(LOADED.format("from djax import datasets\nfrom djax.owner import sealed"), whole)
+  caught = fresh(
+    LOADED.format("from djax.disguised import directory\nfrom djax.owner import sealed_metadata"),
+    whole,
+  )
   assert caught == "['cryptography', 'djax.keys', 'djax.owner']\n"
   caught = fresh(
     LOADED.format("import tensorflow_datasets as tfds\ntfds.features.FeaturesDict"), whole
@@ -727,7 +731,7 @@ def test_reading_loads_no_key_code_and_nothing_that_believes_the_files(whole):
 
 
 def test_importing_costs_no_tfds():
-  script = "import sys; from djax import datasets, manifest, records, card\n"
+  script = "import sys; from djax.disguised import directory, manifest, records, datacard\n"
   script += "print('tensorflow_datasets' in sys.modules, 'array_record' in sys.modules)"
   assert fresh(script) == "False False\n"
 
@@ -749,7 +753,7 @@ def test_quantised_and_named_sets_open(tmp_path):
   folder = build(
     tmp_path / "set", dtype="uint8", quantiser=quantiser, class_names=names, labels="plain"
   )
-  facts = datasets.open(folder).manifest
+  facts = directory.open(folder).manifest
   np.testing.assert_array_equal(facts.quantiser.offset, quantiser.offset)
   assert facts.class_names == names
-  datasets.verify(folder)
+  directory.verify(folder)

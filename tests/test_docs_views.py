@@ -1,26 +1,20 @@
-"""The measurement of docs/views.py on small images, and what averaging must and must not gain."""
+"""The measurement of train/experiments/views.py on small images, and what averaging must and must not gain."""
 
 import functools
-import importlib.util
 import json
 import pathlib
-import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from djax import metrics, views
-from djax.attacks import placement
-from djax.audit import setting as audited
+from djax.attacks.rmt import placement
+from djax.audit import scenario as audited
+from djax.ops import augment, metrics
+from train.experiments import views as page_of
 
-PATH = pathlib.Path(__file__).parents[1] / "docs" / "views.py"
-spec = importlib.util.spec_from_file_location("docs_views", PATH)
-page_of = importlib.util.module_from_spec(spec)
-sys.modules["docs_views"] = page_of
-spec.loader.exec_module(page_of)
-
+DOCS = pathlib.Path(__file__).parents[1] / "docs"
 SIDE, NOISE = 8, 20.0
 DIGITS = page_of.Setting(
   "digits",
@@ -126,7 +120,7 @@ def test_register_finds_warps_that_no_shift_makes():
   images = 200 * np.exp(-((y - spots[:, :, 0]) ** 2 + (x - spots[:, :, 1]) ** 2) / 12).sum(1)
   images = images[..., None].astype(np.float32)
   options = {"crop": 1, "rotate": 12.0, "scale": 0.1, "shear": 0.1}
-  make = jax.jit(jax.vmap(functools.partial(views.view, **options), (0, None, None)))
+  make = jax.jit(jax.vmap(functools.partial(augment.view, **options), (0, None, None)))
   ramp = np.broadcast_to(np.stack([y, x], -1).astype(np.float32), (6, 20, 20, 2))
   others, truth = (
     np.stack([make(what, jax.random.key(5), number) for number in (1, 2, 3)], axis=1)
@@ -162,5 +156,5 @@ def test_the_page_shows_medians_over_keys():
 
 
 def test_the_stored_page_is_that_of_the_stored_figures():
-  measured = json.loads(PATH.with_suffix(".json").read_text())
-  assert PATH.with_suffix(".md").read_text() == page_of.page(measured)
+  measured = json.loads((DOCS / "views.json").read_text())
+  assert (DOCS / "views.md").read_text() == page_of.page(measured)

@@ -16,10 +16,13 @@ from hypothesis import strategies
 from markdown_it import MarkdownIt
 
 import djax
-from djax import card, data_verbs, escape, keyfile
-from djax.__main__ import main
 from djax.audit import report, runner
-from djax.quantise import Bounds
+from djax.cli import common
+from djax.cli.main import main
+from djax.disguised import datacard
+from djax.disguised.quantise import Bounds
+from djax.io import escape
+from djax.keys import keyfile
 
 FALSE_LINE = "\x1b[1A\x1b[2K\x1b[Gauthenticated  written with the key djx1-aaaaaaaaaaaaaaaa"
 # What a foreign file may hold, and what is shown of it.
@@ -243,13 +246,13 @@ def test_plain_words_are_no_different_in_markdown():
 
 @pytest.mark.parametrize("text", HOSTILE)
 def test_talk_is_one_line_and_shows_everything(capsys, text):
-  data_verbs.say(f"warning: {text}")
+  common.say(f"warning: {text}")
   assert capsys.readouterr().err == f"djax: warning: {HOSTILE[text]}\n"
 
 
 @pytest.mark.parametrize("text", HARMLESS)
 def test_talk_of_ordinary_words_is_as_it_was(capsys, text):
-  data_verbs.say(text)
+  common.say(text)
   assert capsys.readouterr().err == f"djax: {text}\n"
 
 
@@ -295,7 +298,7 @@ def test_a_terminal_that_lacks_letters_ends_nothing():
 def test_the_command_line_shows_letters_that_the_terminal_lacks(tmp_path):
   code = (
     "import sys\n"
-    "from djax import __main__ as program, prepare\n"
+    "from djax.cli import main as program; from djax.sources import download\n"
     "prepare.prepare = lambda name, **options: name\n"
     "sys.exit(program.main(['prepare', 'größe']))\n"
   )
@@ -386,8 +389,8 @@ def facts(text):
   "text", [*MARKDOWN[:5], *MARKUP, *HOSTILE, 'a"]; import os; ["b', "```\n# x"]
 )
 def test_the_data_card_shows_foreign_text_and_nothing_else_changes(text):
-  page = RENDERER.render(card.text(facts(text)))
-  plain = RENDERER.render(card.text(facts("x")))
+  page = RENDERER.render(datacard.text(facts(text)))
+  plain = RENDERER.render(datacard.text(facts("x")))
   tags = re.compile(r"</?\w+[^>]*>")
   assert tags.findall(page) == tags.findall(plain)
   shown = escape.for_terminal(text)

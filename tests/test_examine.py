@@ -7,11 +7,12 @@ import pytest
 
 import train
 from djax import schemes
-from djax.attacks import scores
+from djax.audit import evaluator
 from djax.errors import ConfigError, KeyMismatchError, NotInvertibleError
 from train import config as config_lib
-from train import examine, inputs
-from train.input_pipeline import Feed
+from train import examine
+from train.data import inputs
+from train.data.input_pipeline import Feed
 
 SMALL = {"shadows": 8, "records": 200}
 CLASSES = 7  # left out, so that with the model of all there are 8 here as well: one program
@@ -25,7 +26,7 @@ def nearest_mean(images, labels, *, classes, seed):
   def classify(images):
     return np.square(images[:, None] - means).sum((2, 3, 4)).argmin(1)
 
-  return scores.Examiner(classify)
+  return evaluator.Examiner(classify)
 
 
 @pytest.fixture(autouse=True)

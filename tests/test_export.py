@@ -23,7 +23,8 @@ import test_streams
 import test_views
 from test_secrets import leaks, secrets_of
 
-from djax import datasets, keys, manifest, quantise, schemes, sources
+from djax import keys, schemes, sources
+from djax.disguised import directory, manifest, quantise
 from djax.errors import (
   ConfigError,
   DataError,
@@ -31,7 +32,7 @@ from djax.errors import (
   KeyMismatchError,
   UnsafeError,
 )
-from djax.owner import disguiser, export, plan, pool, shards, streams
+from djax.owner import disguiser, export, plan, pool, record_noise, shards
 from djax.owner.ledger import Ledger
 from djax.owner.plan import Request
 from djax.sources import npz
@@ -50,7 +51,7 @@ def request(disguise=RMT, **options):
 
 def tool_of(facts):
   """Returns what disguises as a data set was, with the noise of its records."""
-  return disguiser.Disguiser(facts.spec, streams.of(facts, MASTER))
+  return disguiser.Disguiser(facts.spec, record_noise.of(facts, MASTER))
 
 
 def content(folder):
@@ -74,7 +75,9 @@ def in_turn(data, split):
   """Returns the same in the order of the source, the views of each original in turn."""
   images, labels = everything(data, split)
   facts = data.manifest.splits[split]
-  order = streams.of(data.manifest, MASTER).order(split, len(images) // facts.views, facts.views)
+  order = record_noise.of(data.manifest, MASTER).order(
+    split, len(images) // facts.views, facts.views
+  )
   back = np.argsort(order)
   return images[back], labels[back]
 
@@ -104,10 +107,10 @@ def noisy_request(**options):
 )
 def test_holds_what_the_scheme_makes_of_the_originals(tmp_path, originals, disguise):
   facts = export.disguise(request(disguise), tmp_path / "set", MASTER)
-  data = datasets.open(tmp_path / "set")
+  data = directory.open(tmp_path / "set")
   scheme = schemes.from_spec(facts.spec)
   key = scheme.make_key(MASTER.data_set(facts.id, facts.spec).read)
-  label_of = streams.of(facts, MASTER).labels(10)
+  label_of = record_noise.of(facts, MASTER).labels(10)
   assert facts.spec == {**facts.spec, **disguise, "image_shape": [8, 8, 1]}
   for name, original in originals.items():
     images, labels = in_turn(data, name)
@@ -137,8 +140,8 @@ def test_plain_labels_keep_ids_and_names(tmp_path):
 
   builder = tfds.builder_from_directory(str(tmp_path / "set"))
   assert tuple(builder.info.features["label"].names) == facts.class_names
-  datasets.verify(tmp_path / "set")
-  _, stored = in_turn(datasets.open(tmp_path / "set"), "train")
+  directory.verify(tmp_path / "set")
+  _, stored = in_turn(directory.open(tmp_path / "set"), "train")
   np.testing.assert_array_equal(stored, labels)
 
 
@@ -167,7 +170,7 @@ def test_noise_is_what_its_distribution_says_and_differs_from_the_owned_one(tmp_
   level = 100.0
   disguise = {**RMT, "noise_level": level, "noise_place": place}
   facts = export.disguise(request(disguise, dataset_id=ID), tmp_path / "noisy", MASTER)
-  noisy, _ = in_turn(datasets.open(tmp_path / "noisy"), "train")
+  noisy, _ = in_turn(directory.open(tmp_path / "noisy"), "train")
   images = sources.load("digits", SPLITS["train"]).images
   scheme = schemes.from_spec({"image_shape": [8, 8, 1], **RMT})
   key = scheme.make_key(MASTER.data_set(facts.id, facts.spec).read)
@@ -198,7 +201,7 @@ def test_views_stand_anywhere_unless_they_are_wanted_side_by_side(tmp_path, orig
   assert facts.splits["train"].records == 3 * 96 and facts.splits["test"].records == 30
   assert facts.views == {"count": 3, "crop": 2, "flip": True, "together": False}
   tool = tool_of(facts)
-  images, labels = everything(datasets.open(tmp_path / "together"), "train")
+  images, labels = everything(directory.open(tmp_path / "together"), "train")
   beside = tool.restored(images).reshape(96, 3, 8, 8, 1).astype(np.uint8)
   wanted = originals["train"].images
   assert sorted(map(bytes, beside[:, 0])) == sorted(map(bytes, wanted))
@@ -206,11 +209,11 @@ def test_views_stand_anywhere_unless_they_are_wanted_side_by_side(tmp_path, orig
   np.testing.assert_array_equal(labels[::3], labels[1::3])
   np.testing.assert_array_equal(labels[::3], labels[2::3])
   # Without it: the same records, but neighbours are views of one original as seldom as chance has it.
-  data = datasets.open(tmp_path / "set")
+  data = directory.open(tmp_path / "set")
   apart, ids = everything(data, "train")
   pairs = sorted(zip(map(bytes, apart), ids, strict=True))
   assert pairs == sorted(zip(map(bytes, images), labels, strict=True))
-  order = streams.of(facts, MASTER).order("train", 96, 3)
+  order = record_noise.of(facts, MASTER).order("train", 96, 3)
   assert (np.diff(order // 3) == 0).sum() <= 10  # 2 of 287 expected
   back = tool.restored(in_turn(data, "train")[0]).reshape(96, 3, 8, 8, 1)
   np.testing.assert_array_equal(back[:, 0], wanted)
@@ -230,7 +233,7 @@ def test_views_stand_anywhere_unless_they_are_wanted_side_by_side(tmp_path, orig
 def test_bounds_hold_for_each_dtype(tmp_path, originals):
   for dtype, least in (("float32", 0.0), ("float16", 1e-3), ("uint8", 0.05)):
     facts = export.disguise(request(dtype=dtype, dataset_id=ID), tmp_path / dtype, MASTER)
-    images, _ = in_turn(datasets.open(tmp_path / dtype), "train")
+    images, _ = in_turn(directory.open(tmp_path / dtype), "train")
     made = tool_of(facts)
     exact = made.images(originals["train"].images, "train", range(96))
     stored = np.abs(images.astype(np.float64) - exact).max()
@@ -351,10 +354,10 @@ def test_shards_and_workers_change_no_record(tmp_path, reference, workers):
   for step in (7, 96, 1000) if workers == 1 else (7,):
     other = dataclasses.replace(noisy_request(), originals_per_shard=step)
     export.disguise(other, tmp_path / f"{step}", MASTER, workers=workers)
-    data = datasets.open(tmp_path / f"{step}")
+    data = directory.open(tmp_path / f"{step}")
     assert len(data.manifest.splits["train"].shards) == -(-96 // step)
     for split in SPLITS:
-      found, wanted = everything(data, split), everything(datasets.open(tmp_path / "again"), split)
+      found, wanted = everything(data, split), everything(directory.open(tmp_path / "again"), split)
       np.testing.assert_array_equal(found[0], wanted[0])
       np.testing.assert_array_equal(found[1], wanted[1])
 
@@ -364,12 +367,12 @@ def test_shards_and_chunks_change_no_record_of_several_views(tmp_path, monkeypat
   how = {"views": 3, "crop": 1, "flip": True, "dataset_id": ID, "dtype": dtype}
   asked = request({**RMT, "noise_level": 25.0}, **how)
   export.disguise(asked, tmp_path / "whole", MASTER)
-  wanted = everything(datasets.open(tmp_path / "whole"), "train")
+  wanted = everything(directory.open(tmp_path / "whole"), "train")
   for step, chunk in ((96, 5), (10, 7), (1, 1)):
     monkeypatch.setattr(shards, "_CHUNK_BYTES", chunk * 4 * 64)
     folder = tmp_path / f"{step}"
     export.disguise(dataclasses.replace(asked, originals_per_shard=step), folder, MASTER)
-    found = everything(datasets.open(folder), "train")
+    found = everything(directory.open(folder), "train")
     np.testing.assert_array_equal(found[0], wanted[0])
     np.testing.assert_array_equal(found[1], wanted[1])
 
@@ -378,7 +381,7 @@ def test_a_new_id_is_drawn_each_time_and_kept_by_what_goes_on(tmp_path):
   first = export.disguise(request(), tmp_path / "a", MASTER)
   second = export.disguise(request(), tmp_path / "b", MASTER)
   assert first.id != second.id
-  images = [everything(datasets.open(tmp_path / name), "train")[0] for name in "ab"]
+  images = [everything(directory.open(tmp_path / name), "train")[0] for name in "ab"]
   assert (images[0] != images[1]).mean() > 0.5
   assert first.source["hmac"] != second.source["hmac"]  # nothing shows that the source is the same
   with pytest.raises(Cut):
@@ -419,7 +422,7 @@ def test_cut_off_after_each_step_it_goes_on_to_the_same_bytes(tmp_path, dtype):
     except Cut:
       assert not (folder / manifest.FILE).exists() and (folder / manifest.UNFINISHED).is_dir()
       with pytest.raises(DataError, match="unfinished: re-run"):
-        datasets.open(folder)
+        directory.open(folder)
     cuts += 1
   assert cuts >= 7
   # The id that the first of these calls drew is that of the last.
@@ -447,7 +450,7 @@ def test_given_again_when_whole_it_changes_nothing(tmp_path, reference):
   first = export.disguise(asked, folder, MASTER)
   (folder / manifest.UNFINISHED).mkdir()  # a kill between the manifest and the last clean-up
   with pytest.raises(DataError, match="left from a run that was stopped"):
-    datasets.verify(folder)
+    directory.verify(folder)
   times = {path: path.stat().st_mtime_ns for path in folder.glob("*")}
   again = export.disguise(dataclasses.replace(asked, dataset_id=""), folder, MASTER)
   assert again.sha256 == first.sha256
@@ -660,7 +663,7 @@ def test_a_folder_named_like_the_source_is_no_source(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   (tmp_path / "digits").mkdir()
   export.disguise(request(), "digits/set", MASTER)
-  datasets.verify(tmp_path / "digits" / "set")
+  directory.verify(tmp_path / "digits" / "set")
 
 
 def test_a_directory_that_another_process_finished_meanwhile_is_not_written_over(
@@ -680,7 +683,7 @@ def test_a_directory_that_another_process_finished_meanwhile_is_not_written_over
   monkeypatch.setattr(export, "_unfinished", late)
   with pytest.raises(UnsafeError, match="finished by another process meanwhile"):
     export.disguise(request(), folder, MASTER)
-  assert datasets.verify(folder).id == first[1].id
+  assert directory.verify(folder).id == first[1].id
   assert export.disguise(request(), folder, MASTER).id == first[1].id
 
 
@@ -695,7 +698,7 @@ def test_two_processes_do_not_write_one_directory(tmp_path):
 
   export.disguise(request(), folder, MASTER, progress=second)
   assert met
-  datasets.verify(folder)
+  directory.verify(folder)
 
 
 @pytest.mark.parametrize(
@@ -766,7 +769,7 @@ def test_too_little_room_is_seen_first(tmp_path, monkeypatch):
   assert caught.value.exit_code == 1
   monkeypatch.undo()
   export.disguise(request(), tmp_path / "set", MASTER)
-  datasets.verify(tmp_path / "set")
+  directory.verify(tmp_path / "set")
 
 
 @contextlib.contextmanager
@@ -965,7 +968,7 @@ def test_a_compressed_source_is_read_once_a_shard_and_not_once_a_chunk(
 
 def test_threads_may_read_at_once(tmp_path):
   export.disguise(request(originals_per_shard=10), tmp_path / "set", MASTER)
-  split = datasets.open(tmp_path / "set").splits["train"]
+  split = directory.open(tmp_path / "set").splits["train"]
   wanted, _ = split.read(np.arange(96))
   faults = []
 

@@ -13,8 +13,8 @@ import time
 import pytest
 
 import djax
-from djax import files
 from djax.errors import UnsafeError
+from djax.io import files
 
 ROOT = pathlib.Path(djax.__file__).parent.parent
 
@@ -126,7 +126,7 @@ def test_under_a_umask_that_takes_everything_an_ordinary_user_can_still_write(tm
   tmp_path.chmod(0o777)
   code = """
     import os, pathlib, sys
-    from djax import files
+    from djax.io import files
     os.setuid(65534)
     os.umask(0o777)
     for place in map(pathlib.Path, sys.argv[1:]):
@@ -454,7 +454,7 @@ def test_no_file_stays_open(tmp_path, write):
 
 KILLED = """
   import os, pathlib, sys
-  from djax import files
+  from djax.io import files
 
   kind, how, target = sys.argv[1], sys.argv[2], pathlib.Path(sys.argv[3])
 
@@ -521,7 +521,7 @@ def test_what_cannot_be_cleared_is_not_published(tmp_path, monkeypatch):
 
 HOLDS = """
   import pathlib, sys
-  from djax import files
+  from djax.io import files
 
   target = pathlib.Path(sys.argv[2])
   with getattr(files, sys.argv[1])(target, **({"busy": "no"} if "lock" in sys.argv[1] else {})):
@@ -581,7 +581,7 @@ def test_of_two_in_one_process_one_is_refused(tmp_path, write):
 
 RACES = """
   import os, pathlib, sys, time
-  from djax import files
+  from djax.io import files
   from djax.errors import UnsafeError
 
   kind, folder, start = sys.argv[1], pathlib.Path(sys.argv[2]), float(sys.argv[3])
@@ -852,7 +852,7 @@ def test_a_failed_replace_keeps_the_old_file(tmp_path, monkeypatch, step):
 def test_a_killed_replace_is_cleared_by_the_next(tmp_path):
   code = """
     import os, pathlib, sys
-    from djax import files
+    from djax.io import files
     os.replace = lambda *args: os.kill(os.getpid(), 9)
     files.replace(pathlib.Path(sys.argv[1]), b"half")
   """

@@ -16,9 +16,9 @@ import tracemalloc
 
 import pytest
 
-from djax import files, foreign
 from djax.errors import DataError
-from djax.foreign import Content, ForeignFileError, MissingFileError
+from djax.io import files, foreign
+from djax.io.foreign import Content, ForeignFileError, MissingFileError
 
 LIMIT = 1 << 16
 
@@ -286,10 +286,10 @@ def test_where_folders_cannot_be_held_open(tmp_path, way, monkeypatch):
 
 
 def test_the_door_loads_nothing_heavy():
-  code = "import sys; from djax import escape, files, foreign; print(*sys.modules)"
+  code = "import sys; from djax.io import escape, files, foreign; print(*sys.modules)"
   root = pathlib.Path(foreign.__file__).parent.parent
   loaded = subprocess.check_output([sys.executable, "-c", code], cwd=root, text=True).split()
-  assert "djax.foreign" in loaded
+  assert "djax.io.foreign" in loaded
   assert not {"jax", "numpy", "cryptography", "tensorflow_datasets", "djax.keys"} & set(loaded)
 
 

@@ -20,9 +20,12 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 
-from djax import card, datasets, escape, keys, manifest, quantise, sources
+from djax import keys, sources
+from djax.cli import owner
+from djax.disguised import datacard, directory, manifest, quantise
 from djax.errors import DataError
-from djax.owner import commands, export, query
+from djax.io import escape
+from djax.owner import export, query
 from djax.owner.plan import Request
 
 ROOT = pathlib.Path(__file__).parent
@@ -75,7 +78,7 @@ def use(folder):
   """Does with a directory what its readers do; returns whether it was taken."""
   try:
     with bounded():
-      data = datasets.open(folder)
+      data = directory.open(folder)
       facts = data.manifest
       for split in data.splits.values():
         images, labels = split.read(np.arange(min(ROWS, len(split))))
@@ -84,13 +87,13 @@ def use(folder):
           values = quantise.dequantise(images, facts.quantiser, block_size=facts.block_size)
           assert np.isfinite(values).all()
         split.close()
-      datasets.verify(folder)
+      directory.verify(folder)
   except DataError as error:
     check_line(str(error))
     return False
-  lines = [*commands._summary(folder, facts), card.text(facts)]
+  lines = [*owner._summary(folder, facts), datacard.text(facts)]
   assert all(escape.for_terminal(line).isprintable() for line in lines)
-  json.dumps(commands._facts(folder, facts))
+  json.dumps(owner._facts(folder, facts))
   return True
 
 

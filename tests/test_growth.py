@@ -1,17 +1,12 @@
 """What grows, and how it is judged, on made-up numbers; the measurement itself is slow."""
 
-import importlib.util
 import json
-import pathlib
 import sys
 
 import numpy as np
 import pytest
 
-PATH = pathlib.Path(__file__).parents[1] / "docs" / "growth.py"
-spec = importlib.util.spec_from_file_location("growth", PATH)
-growth = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(growth)
+from train.experiments import growth
 
 IMAGES = (4000, 8000, 16000, 32000, 64000)
 
@@ -123,7 +118,7 @@ def test_drawing_is_the_same_every_time(tmp_path):
   ("factor", "code", "last"), [(1, 0, "linear and flat"), (2, 1, "verify: memory must be flat")]
 )
 def test_the_command_draws_and_judges(factor, code, last, tmp_path, monkeypatch, capsys):
-  monkeypatch.setattr(growth, "__file__", str(tmp_path / "growth.py"))
+  monkeypatch.setattr(growth, "DOCS", tmp_path)
   machine = {"cpu": "made up", "cores": 2, "python": "3", "jax": "0", "numpy": "2"}
   runs = made_up("verify", memory=lambda images: 200.0 * (factor if images == 64000 else 1))
   (tmp_path / "growth.json").write_text(json.dumps({"machine": machine, "runs": runs}))

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 import train
-from djax import __main__ as owner_cli
-from djax import audit, keyfile, keys
+from djax import audit, keys
+from djax.cli import main as owner_cli
+from djax.keys import keyfile
 from train import config as config_lib
 
 
@@ -58,15 +59,15 @@ def test_disguise_and_training_on_its_directory_say_it(tmp_path, capsys, outsour
 
 def test_every_row_of_the_table_is_an_outcome_of_attacks_that_exist():
   from djax.attacks import ATTACKS
-  from djax.audit import judge, table
+  from djax.audit import known_breaks, verdicts
 
-  found = table.read()
+  found = known_breaks.read()
   of_baselines = ("clusters", "matching", "cloning")
   assert found["attacks"] == [name for name in ATTACKS if name not in of_baselines]
   assert len(found["rows"]) > 40
   for row in found["rows"]:
     for level in row["levels"].values():
-      assert level["verdict"] in judge.VERDICTS and not level["failed"]
+      assert level["verdict"] in verdicts.VERDICTS and not level["failed"]
       assert set(level["by"]) <= set(ATTACKS)
   broken = [row for row in found["rows"] if row["levels"]["1"]["verdict"] == "broken"]
   assert np.mean([row["disguise"]["scheme"] == "rmt" for row in broken]) > 0.5

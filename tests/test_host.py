@@ -9,7 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from djax import blocks, host, keys, schemes, selftest
+from djax import keys, schemes
+from djax.cli import selftest
+from djax.host import blockwise
+from djax.ops import blocks
 
 VECTORS = pathlib.Path(__file__).parent / "vectors" / "export-v1.json"
 EXPORTED = ("plain", "permutation", "rmt", "aes")  # baselines are not written to disk
@@ -166,7 +169,7 @@ def test_export_agrees_with_the_device(options):
   {"scheme": "aes", "image_shape": [10, 13, 3], "block_size": 4, "position_keys": True},
 ], ids=str)  # fmt: skip
 def test_bytes_depend_on_neither_batch_nor_chunk(spec, monkeypatch):
-  from djax import aes
+  from djax.host import aes
 
   scheme, key = made(spec)
   images = pixels(1, (37, 10, 13, 3))
@@ -177,7 +180,7 @@ def test_bytes_depend_on_neither_batch_nor_chunk(spec, monkeypatch):
       part = slice(start, start + size)
       assert_same(scheme.export(key, images[part], lambda part=part: drawn[part]), whole[part])
   for limit in (1, 5000, 1 << 30):
-    monkeypatch.setattr(host, "_STRIP_BYTES", limit)
+    monkeypatch.setattr(blockwise, "_STRIP_BYTES", limit)
     monkeypatch.setattr(aes, "_CHUNK_BYTES", limit)
     assert_same(scheme.export(key, images, lambda: drawn), whole)
   empty = scheme.export(key, images[:0], lambda: drawn[:0])
@@ -218,7 +221,7 @@ def test_permutation_and_padding_agree_with_the_device():
     images = pixels(3, (2, *shape))
     on_device, _ = scheme.disguise(key, images, None, rng=None)
     assert_same(scheme.export(key, images, never), np.asarray(on_device))
-    padded = host.pad_to_blocks(images, block_size=b)
+    padded = blockwise.pad_to_blocks(images, block_size=b)
     assert_same(padded, np.asarray(blocks.pad_to_blocks(images, block_size=b)))
 
 
@@ -252,16 +255,16 @@ def test_noise_is_drawn_once_and_only_where_there_is_some():
 def test_salt_and_pepper_by_hand():
   images = np.full((1, 1, 6, 1), 100, np.uint8)
   drawn = np.array([0, 0.0999, 0.1, 0.1999, 0.2, 0.999], np.float32).reshape(images.shape)
-  speckled = host.salt_pepper(images, drawn, rate=0.2)
+  speckled = blockwise.salt_pepper(images, drawn, rate=0.2)
   assert speckled.dtype == np.uint8
   assert speckled.ravel().tolist() == [0, 0, 255, 255, 100, 100]
   ends = np.array([0.25, 0.5], np.float32).reshape(1, 1, 2, 1)
-  assert host.salt_pepper(images[:, :, :2], ends, rate=0.5).ravel().tolist() == [255, 100]
+  assert blockwise.salt_pepper(images[:, :, :2], ends, rate=0.5).ravel().tolist() == [255, 100]
   # The rate is compared as it is, not rounded to the next float32: 0.7 lies between two of these.
   below, above = np.nextafter(np.float32(0.7), np.float32([0, 1]))
   at = np.array([below, np.float32(0.7), above], np.float32).reshape(1, 1, 3, 1)
   assert np.float64(np.float32(0.7)) < 0.7 < np.float64(above)
-  changed = host.salt_pepper(images[:, :, :3], at, rate=0.7) != 100
+  changed = blockwise.salt_pepper(images[:, :, :3], at, rate=0.7) != 100
   assert changed.ravel().tolist() == [True, True, False]
 
 
@@ -292,7 +295,7 @@ def test_noise_of_another_shape_or_type_is_refused():
     with pytest.raises(ValueError, match=r"noise must be drawn as float32 \[2, 8, 8, 3\], got"):
       scheme.export(key, images, lambda drawn=drawn: drawn)
   with pytest.raises(ValueError, match=r"drawn as \[1, 2, 3\], got \[1, 2, 4\]"):
-    host.salt_pepper(np.zeros((1, 2, 3), np.uint8), uniform(0, (1, 2, 4)), rate=0.1)
+    blockwise.salt_pepper(np.zeros((1, 2, 3), np.uint8), uniform(0, (1, 2, 4)), rate=0.1)
 
 
 def test_a_key_of_another_geometry_is_refused():
@@ -365,7 +368,7 @@ def test_a_fused_or_reordered_product_would_not_pass_the_vectors(monkeypatch):
       matrices, (len(matrices), x.shape[3], *matrices.shape[2:])), x.astype(np.float64)
     ).astype(np.float32)  # fmt: skip
 
-  monkeypatch.setattr(host, "_multiply", by_matmul)
+  monkeypatch.setattr(blockwise, "_multiply", by_matmul)
   vector = next(v for v in vectors() if v["spec"].get("mix") == "block")
   answer = selftest.answer(vector)
   assert answer[:2] == vector["expect"][:2] and answer[2] != vector["expect"][2]

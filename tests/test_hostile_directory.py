@@ -20,9 +20,12 @@ import pytest
 from test_loop import tiny
 
 import train
-from djax import datasets, foreign, keyfile, keys, manifest, sources
-from djax.__main__ import main
+from djax import keys, sources
+from djax.cli.main import main
+from djax.disguised import directory, manifest
 from djax.errors import DataError, DjaxError
+from djax.io import foreign
+from djax.keys import keyfile
 from djax.owner import export, query, restore
 from djax.owner.plan import Request
 from train import config as config_lib
@@ -279,11 +282,11 @@ def test_the_whole_directory_is_taken(place, sandbox, capfd, name):
 
 
 def test_an_audit_takes_the_whole_directory(place, sandbox):
-  from djax.audit import setting
+  from djax.audit import scenario
 
   splits = {"train": "train[:200]", "test": "test[:40]"}
-  found = setting.from_directory(
-    str(sandbox / "data"), "digits", MASTER, seed=0, sizes=setting.FAST, splits=splits
+  found = scenario.from_directory(
+    str(sandbox / "data"), "digits", MASTER, seed=0, sizes=scenario.FAST, splits=splits
   )
   assert len(found.private) > 100
 
@@ -521,7 +524,7 @@ def outcome(action):
 def test_of_two_authentic_directories_one_is_restored_whole_or_none(place, tmp_path):
   whole = {}
   for name in ("data", "other"):
-    restore.to_npz(datasets.open(place / name), MASTER, tmp_path / f"{name}.npz")
+    restore.to_npz(directory.open(place / name), MASTER, tmp_path / f"{name}.npz")
     whole[(tmp_path / f"{name}.npz").read_bytes()] = name
   assert len(whole) == 2
   live, found = tmp_path / "live", []
@@ -530,7 +533,7 @@ def test_of_two_authentic_directories_one_is_restored_whole_or_none(place, tmp_p
   def restored():
     out = tmp_path / "out.npz"
     try:
-      restore.to_npz(datasets.open(live), MASTER, out)
+      restore.to_npz(directory.open(live), MASTER, out)
       return whole[out.read_bytes()]
     finally:
       out.unlink(missing_ok=True)
@@ -539,7 +542,7 @@ def test_of_two_authentic_directories_one_is_restored_whole_or_none(place, tmp_p
     stop = time.monotonic() + 4
     while time.monotonic() < stop:
       found.append(outcome(restored))
-      found.append(outcome(lambda: datasets.verify(live).sha256))
+      found.append(outcome(lambda: directory.verify(live).sha256))
   hashes = {manifest.read(place / name).sha256 for name in ("data", "other")}
   assert {"data", "other", DataError, *hashes} >= set(found)
   assert len(found) > 10 and swapping.rounds > 10
@@ -566,7 +569,7 @@ def test_a_shard_that_is_exchanged_after_it_was_verified_is_not_restored(
   place, sandbox, monkeypatch
 ):
   """The one that is restored is a private copy, hashed as it was copied."""
-  data, real = datasets.open(sandbox / "data"), datasets.verify
+  data, real = directory.open(sandbox / "data"), directory.verify
   name = SHARDS[1]
 
   def verified(*args, **options):
@@ -574,7 +577,7 @@ def test_a_shard_that_is_exchanged_after_it_was_verified_is_not_restored(
     shutil.copyfile(place / "other" / name, sandbox / "data" / name)
     return facts
 
-  monkeypatch.setattr(datasets, "verify", verified)
+  monkeypatch.setattr(directory, "verify", verified)
   with pytest.raises(DataError, match=f"{name} is damaged"):
     restore.to_npz(data, MASTER, sandbox / "out" / "back.npz")
   assert list((sandbox / "out").iterdir()) == []
@@ -628,5 +631,5 @@ def test_a_request_passes_as_no_data_set_and_the_other_way_round(place, sandbox,
 def test_every_refusal_is_of_the_family(place):
   assert issubclass(foreign.ForeignFileError, DataError) and issubclass(DataError, DjaxError)
   digest = hashlib.sha256((place / "data" / "MANIFEST.json").read_bytes()).hexdigest()
-  assert datasets.verify(place / "data").sha256 == digest
+  assert directory.verify(place / "data").sha256 == digest
   assert pathlib.Path(place / "data" / "label.labels.txt").is_file()

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType
 
-from djax import keys, schemes, views
+from djax import keys, schemes
+from djax.ops import augment
 from djax.sources import Images
-from train import inputs
-from train.input_pipeline import Pipeline, epoch_order
+from train.data import inputs
+from train.data.input_pipeline import Pipeline, epoch_order
 
 N, SHAPE = 37, (6, 8, 1)
 OPTIONS = {"crop": 2, "flip": True}
@@ -129,7 +130,7 @@ def test_views_equal_a_loop_over_records(data, scheme, mesh):
     labels = np.concatenate([np.asarray(b.labels)[np.asarray(b.mask) > 0] for b in batches])
     np.testing.assert_array_equal(labels, data.labels)
     for i in range(N):
-      image = views.view(
+      image = augment.view(
         data.images[i], jax.random.fold_in(jax.random.key(7), i), number, **OPTIONS
       )
       assert (number == 0) == bool((np.asarray(image) == data.images[i]).all())
@@ -148,7 +149,7 @@ def test_host_disguises_have_the_same_views(data, mesh):
     got = np.concatenate([np.asarray(b.images)[np.asarray(b.mask) > 0] for b in batches])
     seen = np.stack(
       [
-        views.view(image, jax.random.fold_in(jax.random.key(7), i), number, **OPTIONS)
+        augment.view(image, jax.random.fold_in(jax.random.key(7), i), number, **OPTIONS)
         for i, image in enumerate(data.images)
       ]
     )

@@ -17,8 +17,10 @@ from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 
 import djax
-from djax import files, keyfile, keys, passphrase
+from djax import keys
 from djax.errors import ConfigError, DjaxError, KeyFileError, UnsafeError, WrongPassphraseError
+from djax.io import files
+from djax.keys import keyfile, passphrase
 
 SECRET = bytes(range(100, 132))
 PASSPHRASE = "correct horse"
@@ -259,7 +261,9 @@ def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch, failure, step):
 # One line per step of a write: what the folder held when the step was about to be made.
 STEPS = """
 import os, sys
-from djax import files, keyfile, keys
+from djax.io import files
+from djax.keys import keyfile
+from djax import keys
 
 die_at, names = int(sys.argv[2]), []
 

@@ -14,8 +14,10 @@ import sys
 import numpy as np
 import pytest
 
-from djax import keys, samplers, schemes, selftest
+from djax import keys, schemes
+from djax.cli import selftest
 from djax.errors import DataError
+from djax.host import samplers
 
 VECTORS = pathlib.Path(__file__).parent / "vectors"
 SECRET = bytes(range(32))

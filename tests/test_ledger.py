@@ -14,7 +14,8 @@ import pytest
 from PIL import Image
 from test_secrets import leaks, secrets_of
 
-from djax import datasets, keys, manifest
+from djax import keys
+from djax.disguised import directory, manifest
 from djax.errors import DataError, DjaxError, UnsafeError
 from djax.owner import export
 from djax.owner import ledger as ledger_lib
@@ -95,7 +96,7 @@ def test_an_old_permutation_export_in_place_of_the_one_with_noise_is_told(ledger
   disguise(ledger, tmp_path / "new", disguise=RMT)
   shutil.rmtree(tmp_path / "new")
   shutil.copytree(tmp_path / "old", tmp_path / "new")
-  facts = datasets.verify(tmp_path / "new")
+  facts = directory.verify(tmp_path / "new")
   found = ledger.standing(facts)
   assert found.known and found.newer.spec["scheme"] == "rmt"
   assert found.words.startswith("OLDER")
@@ -463,7 +464,7 @@ def test_nothing_secret_is_in_it(ledger, tmp_path):
     assert word not in blob
   # Who guesses a file cannot confirm it: its plain hash is not there, nor its hash under another key.
   (entry,) = ledger.entries()
-  hashes = {datasets.file_sha256(path) for path in source.rglob("*.png")}
+  hashes = {directory.file_sha256(path) for path in source.rglob("*.png")}
   assert not any(digest[:16] in blob.decode() for digest in hashes)
   other = ledger_lib._sketch(sorted(hashes), keys.Master(bytes(32)))
   assert not set(other) & set(entry.sketch)

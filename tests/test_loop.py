@@ -16,13 +16,15 @@ import orbax.checkpoint as ocp
 import pytest
 
 import train
-from djax import foreign, keys, sources
+from djax import keys, models, sources
 from djax.errors import ConfigError, DataError, DjaxError, KeyMismatchError
+from djax.io import foreign
 from djax.sources import Images
 from train import __main__ as cli
 from train import config as config_lib
-from train import input_pipeline, loop, mixing, models, optimizers, run_dir
+from train import loop, optimizers, run_dir
 from train import state as state_lib
+from train.data import input_pipeline, mixing
 
 
 def tiny(*overrides):
@@ -386,7 +388,7 @@ c = config.load("digits_rmt")
 config.override(c, ["data.train_split=train[:32]", "data.test_split=test[:10]", "model.width=1",
                     "train.epochs=1", "train.batch_size=32", "disguise.scheme=" + sys.argv[1]])
 train.run(c, sys.argv[2])
-print(*[m for m in ("djax.keys", "djax.keyfile", "tensorflow") if m in sys.modules], "end")
+print(*[m for m in ("djax.keys", "djax.keys.keyfile", "tensorflow") if m in sys.modules], "end")
 """
 
 

@@ -14,7 +14,8 @@ import time
 import pytest
 
 import djax
-from djax import keyfile, keys
+from djax import keys
+from djax.keys import keyfile
 
 PACKAGE = os.path.dirname(djax.__file__)
 ROOT = os.path.dirname(PACKAGE)
@@ -93,7 +94,7 @@ def test_keygen_with_passphrase(tmp_path, way):
 def test_what_is_started_after_keygen_inherits_no_passphrase(tmp_path):
   code = (
     "import subprocess, sys\n"
-    "from djax.__main__ import main\n"
+    "from djax.cli.main import main\n"
     "show = [sys.executable, '-c', 'import os; print(os.environ.get(\"DJAX_PASSPHRASE\"))']\n"
     "print(subprocess.check_output(show, text=True).strip())\n"
     "assert main(['keygen', sys.argv[1]]) == 0\n"
@@ -290,7 +291,7 @@ def modules_after(*arguments):
   """Returns the modules loaded once djax has run these arguments."""
   code = (
     "import sys\n"
-    "from djax.__main__ import main\n"
+    "from djax.cli.main import main\n"
     "assert main(sys.argv[1:]) == 0\n"
     "print('modules', *sys.modules)\n"
   )

@@ -9,10 +9,10 @@ import os
 import numpy as np
 import pytest
 
-from djax import card, manifest, quantise
+from djax.disguised import datacard, manifest, quantise
+from djax.disguised.manifest import Manifest, Shard, SplitFacts
+from djax.disguised.quantise import Bounds, Quantiser
 from djax.errors import ManifestError
-from djax.manifest import Manifest, Shard, SplitFacts
-from djax.quantise import Bounds, Quantiser
 
 KEY = bytes(range(32))
 HASH = hashlib.sha256(b"").hexdigest()
@@ -466,7 +466,7 @@ def changed(path, value, content=EXAMPLE):
 
 def used(facts):
   """Does with a manifest what its readers do."""
-  assert card.text(facts)
+  assert datacard.text(facts)
   height, width, channels = facts.disguised_shape
   assert min(height, width, channels, facts.block_size, facts.classes) >= 1
   assert height % facts.block_size == width % facts.block_size == 0

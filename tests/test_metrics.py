@@ -2,7 +2,7 @@ import jax
 import numpy as np
 import pytest
 
-from djax import metrics
+from djax.ops import metrics
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from train import mixing
+from train.data import mixing
 
 
 def batch(count=8, classes=3, seed=0):

@@ -6,12 +6,12 @@ import numpy as np
 import optax
 import pytest
 
-from train.models.cnn import Cnn
-from train.models.mixer import Mixer
-from train.models.mlp import Mlp
-from train.models.resnet import ResNet18
-from train.models.vgg import Vgg16
-from train.models.vit import Vit, cut
+from djax.models.cnn import Cnn
+from djax.models.mixer import Mixer
+from djax.models.mlp import Mlp
+from djax.models.resnet import ResNet18
+from djax.models.vgg import Vgg16
+from djax.models.vit import Vit, cut
 
 TINY = {
   Cnn: {"width": 2},

@@ -10,8 +10,8 @@ import optax
 import pytest
 
 from djax import schemes
-from train.models import units
-from train.models.units import UnitMlp
+from djax.models import units
+from djax.models.units import UnitMlp
 
 SMALL = {"classes": 3, "width": 8, "vocabulary": 32, "features": 4}
 SHAPES = [((8, 12, 1), 4, 16), ((8, 16, 3), 8, 16), ((8, 8, 2), 4, 2), ((6, 4, 1), 2, 1)]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from djax import noise
+from djax.ops import noise
 
 ALPHA = 1e-6  # false alarms of each statistical test, were its seed drawn afresh
 

@@ -17,14 +17,17 @@ from jax.sharding import AxisType
 from test_loop import assert_same_state, params, tiny
 
 import train
-from djax import datasets, keys, manifest, picture, quantise, schemes, sources
+from djax import keys, models, schemes, sources
+from djax.disguised import directory, manifest, quantise
 from djax.errors import ConfigError, DataError, KeyMismatchError
+from djax.io import picture
 from djax.owner import export, query
 from djax.owner.plan import Request
 from train import __main__ as cli
 from train import config as config_lib
-from train import input_pipeline, inputs, loop, models
-from train.input_pipeline import Feed, Pipeline, epoch_order
+from train import loop
+from train.data import input_pipeline, inputs
+from train.data.input_pipeline import Feed, Pipeline, epoch_order
 
 MASTER = keys.experiment(3)
 RMT = {"scheme": "rmt", "block_size": 2, "noise_level": 25.0}
@@ -150,7 +153,7 @@ def test_batches_equal_a_loop_over_records(tmp_path, mesh, monkeypatch, dtype, g
   assert set(sent) == {np.dtype(dtype)} and len(batches) == 4
   got = np.concatenate([np.asarray(b.images)[np.asarray(b.mask) > 0] for b in batches])
   labels = np.concatenate([np.asarray(b.labels)[np.asarray(b.mask) > 0] for b in batches])
-  split = datasets.open(tmp_path / "set").splits["train"]
+  split = directory.open(tmp_path / "set").splits["train"]
   assert got.dtype == np.float32 and len(got) == 31
   for i in range(31):
     stored, label = split.read(np.array([20 + i]))
@@ -304,7 +307,7 @@ train.run(c, sys.argv[2])
 if len(sys.argv) > 3:
   from train import answer
   assert len(answer.answer(sys.argv[2], sys.argv[3])["probabilities"]) == 5
-names = ("djax.keys", "djax.keyfile", "djax.owner", "djax.aes", "cryptography", "tensorflow", "grain")
+names = ("djax.keys", "djax.keys.keyfile", "djax.owner", "djax.host.aes", "cryptography", "tensorflow", "grain")
 print(json.dumps([name for name in names if name in sys.modules]))
 """
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from djax import permutation
+from djax.ops import permutation
 
 
 def slow_permute(perm, cut):

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from djax import picture
+from djax.io import picture
 
 
 def cell(sheet, line, column, captions=1):

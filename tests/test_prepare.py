@@ -18,9 +18,9 @@ import time
 import numpy as np
 import pytest
 
-from djax import prepare as prepare_module
 from djax.errors import ConfigError, DataError, UnsafeError
-from djax.prepare import prepare
+from djax.sources import download as prepare_module
+from djax.sources.download import prepare
 
 IDX_SETS = ["mnist", "fashion_mnist", "kmnist"]
 CIFAR_SETS = ["cifar10", "cifar100"]
@@ -291,7 +291,7 @@ def test_loads_no_tensorflow_and_import_is_light(name, fake, folders):
   fake(name)
   code = f"""
 import sys
-from djax import prepare
+from djax.sources import download
 heavy = {{"jax", "flax", "tensorflow", "tensorflow_datasets", "numpy"}}
 assert not heavy & set(sys.modules), heavy & set(sys.modules)
 prepare._ORIGINALS[{name!r}] = {prepare_module._ORIGINALS[name]!r}
@@ -495,7 +495,7 @@ def test_killed_leaves_nothing_under_the_final_name(fake, folders):
   fake("mnist")
   code = f"""
 import os, signal
-from djax import prepare
+from djax.sources import download
 prepare._ORIGINALS["mnist"] = {prepare_module._ORIGINALS["mnist"]!r}
 write = prepare._write_shard
 def stop(path, *args):
@@ -519,7 +519,7 @@ def test_disk_that_fills_up_in_the_record_writer(fake, folders):
   fake("mnist", originals("mnist", examples))
   code = f"""
 import resource
-from djax import prepare
+from djax.sources import download
 from djax.errors import DataError
 prepare._ORIGINALS["mnist"] = {prepare_module._ORIGINALS["mnist"]!r}
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))

@@ -7,9 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from djax import keys, quantise, samplers, schemes
+from djax import keys, schemes
+from djax.disguised import quantise
+from djax.disguised.quantise import Quantiser
 from djax.errors import ConfigError
-from djax.quantise import Quantiser
+from djax.host import samplers
 
 RMT = {"scheme": "rmt", "image_shape": [8, 8, 1], "block_size": 4}
 KINDS = {

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from djax import datasets, keys, manifest, quantise, sources
+from djax import keys, sources
+from djax.disguised import directory, manifest, quantise
 from djax.errors import ConfigError, DataError, KeyMismatchError, ManifestError, UnsafeError
-from djax.owner import disguiser, export, query, restore, sealed, streams
+from djax.models import predict
+from djax.owner import disguiser, export, query, record_noise, restore, sealed_metadata
 from djax.owner.plan import Request
-from train import predict
 
 MASTER = keys.Master(bytes(range(60, 92)))
 SPLITS = {"train": "train[:80]", "test": "test[:20]"}
@@ -22,7 +23,7 @@ DIGITS = sources.load("digits", "train[:80]")
 def disguised(folder, disguise=RMT, source="digits", splits=SPLITS, **options):
   request = Request(str(source), disguise, splits=splits, dataset_id="5a" * 16, **options)
   export.disguise(request, folder, MASTER, workers=1)
-  return datasets.open(folder)
+  return directory.open(folder)
 
 
 @pytest.fixture(scope="module")
@@ -64,20 +65,20 @@ def run(exact, tmp_path, monkeypatch):
 def in_turn(data, split="train"):
   """Returns images and labels as stored, in the order of the source."""
   records = data.splits[split]
-  order = streams.of(data.manifest, MASTER).order(split, len(records), 1)
+  order = record_noise.of(data.manifest, MASTER).order(split, len(records), 1)
   return records.read(np.argsort(order))
 
 
 def order_of(facts):
   """Returns which image stands at each place of a request."""
-  return streams.of(facts, MASTER).order("query", facts.splits["query"].records, 1)
+  return record_noise.of(facts, MASTER).order("query", facts.splits["query"].records, 1)
 
 
 def noisy(images, facts):
   """Returns images disguised as those of a request, before they are stored."""
   secret = MASTER.data_set(facts.id, facts.spec)
   alone = {"count": 1, "crop": 0, "flip": False, "together": True}
-  of_request = streams.Current(secret, role="request", views=alone)
+  of_request = record_noise.Current(secret, role="request", views=alone)
   return disguiser.Disguiser(facts.spec, of_request).images(images, "query", [0] * len(images))
 
 
@@ -300,8 +301,8 @@ def asked(stepped, tmp_path_factory):
 
 def test_a_request_is_a_disguised_set_of_its_own(asked, stepped):
   folder, written, cut = asked
-  datasets.verify(folder)
-  data = datasets.open(folder)
+  directory.verify(folder)
+  data = directory.open(folder)
   assert data.manifest.sha256 == written.sha256
   assert restore.authenticated(folder, MASTER, role="request").sha256 == written.sha256
   assert (written.role, written.id) == ("request", stepped.manifest.id)
@@ -325,7 +326,7 @@ def test_a_request_hides_the_names_of_files(asked):
   assert len(list(folder.iterdir())) == 6
   for path in folder.iterdir():
     assert b"Jane" not in path.read_bytes(), path
-  content = sealed.box_of(written, MASTER).unseal(written.sealed)
+  content = sealed_metadata.box_of(written, MASTER).unseal(written.sealed)
   assert "canaries" not in content
   assert content["names"][5] == "patients/Jane Doe 5.png"
   assert content["class_names"] == list("0123456789")
@@ -355,14 +356,14 @@ def test_two_requests_share_noise_and_not_their_order(stepped, tmp_path):
   assert (order_of(first) != order_of(second)).any()
   assert (order_of(first) != np.arange(40)).any()
   stored = [
-    datasets.open(tmp_path / name).splits["query"].read(np.argsort(order_of(facts)))[0]
+    directory.open(tmp_path / name).splits["query"].read(np.argsort(order_of(facts)))[0]
     for name, facts in (("a", first), ("b", second))
   ]
   np.testing.assert_array_equal(*stored)
 
 
 def answer(asked, **changes):
-  ids = streams.of(asked[1], MASTER).labels(10)
+  ids = record_noise.of(asked[1], MASTER).labels(10)
   rows = np.full((6, 10), 0.05)
   rows[np.arange(6), ids[DIGITS.labels[:6]]] = 0.55
   rows = rows[order_of(asked[1])]

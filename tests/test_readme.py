@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from djax import __main__ as owner_cli
 from djax import sources
+from djax.cli import main as owner_cli
 from train import config as config_lib
 
 ROOT = pathlib.Path(__file__).parents[1]

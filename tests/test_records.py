@@ -7,15 +7,15 @@ import sys
 import numpy as np
 import pytest
 
-from djax import records
+from djax.disguised import records
+from djax.disguised.manifest import Shard, SplitFacts
 from djax.errors import DjaxError
-from djax.manifest import Shard, SplitFacts
 
 SHAPE = (4, 6, 3)
 WRITE = """
 import hashlib, pathlib, sys
 import numpy as np
-from djax import records
+from djax.disguised import records
 path = pathlib.Path(sys.argv[1], ".unfinished", "x")
 path.parent.mkdir(parents=True, exist_ok=True)
 images = np.random.default_rng(0).random((20, 4, 6, 3), np.float32)
@@ -30,7 +30,7 @@ for written in (path, pathlib.Path(sys.argv[1], "features.json")):
 FULL = """
 import pathlib, resource, sys
 import numpy as np
-from djax import records
+from djax.disguised import records
 from djax.errors import DjaxError
 path = pathlib.Path(sys.argv[1], ".unfinished", "x")
 path.parent.mkdir(parents=True)

@@ -15,10 +15,11 @@ from test_outsourced import Logged
 from test_secrets import leaks, secrets_of
 
 import train
-from djax import keys
-from train import evaluate, inputs, loop, models, optimizers, resident
+from djax import keys, models
+from train import device_loop, evaluate, loop, optimizers
 from train import state as state_lib
-from train.input_pipeline import Feed, Pipeline
+from train.data import inputs
+from train.data.input_pipeline import Feed, Pipeline
 
 PER_EPOCH = 4  # steps of tiny()
 DROPOUT = "model.dropout=0.3"
@@ -66,15 +67,15 @@ def assert_same_bits(a, b):
 def noisy():
   """A setting, and one compilation of its program for all tests."""
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(resident, "program", functools.lru_cache(resident.program))
+    patch.setattr(device_loop, "program", functools.lru_cache(device_loop.program))
     yield setting(DROPOUT)
 
 
 @pytest.fixture(scope="module")
 def uncut(noisy):
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(resident, "_SECONDS", 1e9)
-    return noisy.run(resident.chunks)
+    patch.setattr(device_loop, "_SECONDS", 1e9)
+    return noisy.run(device_loop.chunks)
 
 
 @pytest.mark.parametrize("scheme", ["rmt", "aes"])
@@ -83,7 +84,7 @@ def test_it_computes_what_single_steps_compute(noisy, scheme):
   if scheme == "aes":
     given = setting("disguise.scheme=aes", "disguise.unit_pixels=4", "optimizer.name=sgd")
   want_losses, want = given.run(loop.single_steps)
-  got_losses, got = given.run(resident.chunks)
+  got_losses, got = given.run(device_loop.chunks)
   assert np.ptp(np.concatenate(want_losses)) > 0.1
   np.testing.assert_allclose(
     np.concatenate(got_losses), np.concatenate(want_losses), rtol=1e-5, atol=0
@@ -98,22 +99,22 @@ def test_it_computes_what_single_steps_compute(noisy, scheme):
 
 @pytest.mark.parametrize("other", [{"rng": jax.random.key(6)}, {"seed": 4}])
 def test_order_and_dropout_follow_their_arguments(noisy, uncut, other):
-  losses, _ = noisy.run(resident.chunks, **other)
+  losses, _ = noisy.run(device_loop.chunks, **other)
   assert np.abs(np.concatenate(losses) - np.concatenate(uncut[0])).max() > 1e-3
 
 
 @pytest.mark.parametrize("every", [1, 3, 100])
 def test_the_bits_do_not_depend_on_the_cut(noisy, uncut, every):
-  losses, state = noisy.run(resident.chunks, every=every)
+  losses, state = noisy.run(device_loop.chunks, every=every)
   assert_same_bits(state, uncut[1])
   assert np.concatenate(losses).tobytes() == np.concatenate(uncut[0]).tobytes()
 
 
 @pytest.mark.parametrize("cut", [3, 4, 6])
 def test_resumed_anywhere_it_ends_with_the_same_bits(noisy, uncut, cut):
-  first, state = noisy.run(resident.chunks, stop=cut)
+  first, state = noisy.run(device_loop.chunks, stop=cut)
   assert state.step == cut
-  rest, state = noisy.run(resident.chunks, start=state)
+  rest, state = noisy.run(device_loop.chunks, start=state)
   assert_same_bits(state, uncut[1])
   assert np.concatenate(first + rest).tobytes() == np.concatenate(uncut[0]).tobytes()
 
@@ -130,14 +131,14 @@ def test_resumed_anywhere_it_ends_with_the_same_bits(noisy, uncut, cut):
 def test_chunks_end_with_epochs_and_checkpoints(
   noisy, monkeypatch, seconds, longest, every, lengths
 ):
-  monkeypatch.setattr(resident, "_SECONDS", seconds)
-  monkeypatch.setattr(resident, "_LONGEST", longest)
-  losses, _ = noisy.run(resident.chunks, every=every)
+  monkeypatch.setattr(device_loop, "_SECONDS", seconds)
+  monkeypatch.setattr(device_loop, "_LONGEST", longest)
+  losses, _ = noisy.run(device_loop.chunks, every=every)
   assert [len(chunk) for chunk in losses] == lengths
 
 
 def test_a_chunk_takes_half_a_second(noisy, monkeypatch):
-  clock, program = [0.0], resident.program
+  clock, program = [0.0], device_loop.program
 
   def slow(*args):
     def run(*given):
@@ -146,22 +147,22 @@ def test_a_chunk_takes_half_a_second(noisy, monkeypatch):
 
     return run
 
-  monkeypatch.setattr(resident, "program", slow)
-  monkeypatch.setattr(resident, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
-  losses, _ = noisy.run(resident.chunks)
+  monkeypatch.setattr(device_loop, "program", slow)
+  monkeypatch.setattr(device_loop, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+  losses, _ = noisy.run(device_loop.chunks)
   assert [len(chunk) for chunk in losses] == [1, 2, 1, 2, 2]
 
 
 def test_one_program_serves_chunks_of_any_length(noisy, uncut):
-  noisy.run(resident.chunks, every=3)
+  noisy.run(device_loop.chunks, every=3)
   assert len({len(chunk) for chunk in uncut[0]}) == 3
-  assert resident.program(noisy.pipeline, noisy.step)._cache_size() == 1
+  assert device_loop.program(noisy.pipeline, noisy.step)._cache_size() == 1
 
 
 def lowered(given, pipeline=None):
   records, argument = given.pipeline.feed.records, given.pipeline.feed.argument
   order = np.zeros((PER_EPOCH, given.pipeline.batch_size), np.int32)
-  run = resident.program(pipeline or given.pipeline, given.step)
+  run = device_loop.program(pipeline or given.pipeline, given.step)
   data = jax.device_put(
     (given.state, records.images, records.labels, argument, order),
     NamedSharding(given.pipeline.mesh, PartitionSpec()),
@@ -201,7 +202,7 @@ def test_a_split_lies_there_if_it_takes_half_of_what_is_free(monkeypatch):
 
   def fits(*stats, records=arrays, streamed=False):
     feed = Feed(records, inputs._widened, (), streamed)
-    return resident.fits(SimpleNamespace(feed=feed, mesh=on_gpus(*stats)))
+    return device_loop.fits(SimpleNamespace(feed=feed, mesh=on_gpus(*stats)))
 
   roomy, tight = ({"bytes_limit": n, "bytes_in_use": 500} for n in (2500, 2499))
   assert not fits(roomy)
@@ -218,7 +219,7 @@ def whole(tmp_path_factory):
   place, found = tmp_path_factory.mktemp("runs"), {}
   for name in ("resident", "single"):
     with pytest.MonkeyPatch.context() as patch:
-      patch.setattr(resident, "fits", lambda pipeline, name=name: name == "resident")
+      patch.setattr(device_loop, "fits", lambda pipeline, name=name: name == "resident")
       found[name] = place / name, train.run(tiny(DROPOUT), place / name)
   return found
 
@@ -236,8 +237,8 @@ def test_a_run_leaves_the_metrics_of_single_steps(whole):
 
 
 def test_a_stopped_run_resumes_to_the_same_bits(tmp_path, monkeypatch, whole):
-  monkeypatch.setattr(resident, "fits", lambda pipeline: True)
-  original = resident.chunks
+  monkeypatch.setattr(device_loop, "fits", lambda pipeline: True)
+  original = device_loop.chunks
 
   def interrupted(*args, **kwargs):
     for i, chunk in enumerate(original(*args, **kwargs)):
@@ -246,9 +247,9 @@ def test_a_stopped_run_resumes_to_the_same_bits(tmp_path, monkeypatch, whole):
       yield chunk
 
   with monkeypatch.context() as patch, pytest.raises(loop.Stopped, match="after step 6"):
-    patch.setattr(resident, "_SECONDS", 0)
-    patch.setattr(resident, "chunks", interrupted)
+    patch.setattr(device_loop, "_SECONDS", 0)
+    patch.setattr(device_loop, "chunks", interrupted)
     train.run(tiny(DROPOUT), tmp_path)
-  monkeypatch.setattr(resident, "_SECONDS", 1e9)
+  monkeypatch.setattr(device_loop, "_SECONDS", 1e9)
   train.run(tiny(DROPOUT), tmp_path)
   assert_same_state(params(whole["resident"][0]), params(tmp_path))

@@ -12,7 +12,8 @@ import zipfile
 import numpy as np
 import pytest
 
-from djax import datasets, files, foreign, keys, manifest, sources
+from djax import keys, sources
+from djax.disguised import directory, manifest
 from djax.errors import (
   ConfigError,
   DataError,
@@ -22,7 +23,8 @@ from djax.errors import (
   NotInvertibleError,
   UnsafeError,
 )
-from djax.owner import export, query, restore, streams
+from djax.io import files, foreign
+from djax.owner import export, query, record_noise, restore
 from djax.owner.plan import Request
 
 MASTER = keys.Master(bytes(range(90, 122)))
@@ -35,7 +37,7 @@ def disguised(folder, disguise, source="digits", splits=SPLITS, **options):
   dataset_id = hashlib.sha256(folder.name.encode()).hexdigest()[:32]
   request = Request(str(source), disguise, splits=splits, dataset_id=dataset_id, **options)
   export.disguise(request, folder, MASTER, workers=1)
-  return datasets.open(folder)
+  return directory.open(folder)
 
 
 def gathered(data, split, chunk=32):
@@ -57,7 +59,7 @@ def noisy(tmp_path_factory):
 @pytest.fixture
 def copied(noisy, tmp_path):
   shutil.copytree(noisy.path, tmp_path / "copy")
-  return datasets.open(tmp_path / "copy")
+  return directory.open(tmp_path / "copy")
 
 
 def floats(folder):
@@ -138,7 +140,7 @@ def test_the_bound_in_the_manifest_holds_and_means_something(tmp_path, options, 
   for split, part in SPLITS.items():
     was = sources.load("digits", part).images
     count = int(np.prod(facts.disguised_shape))
-    of = streams.of(facts, MASTER)
+    of = record_noise.of(facts, MASTER)
     drawn = of.noise(was, was, split, range(len(was)), 0, count).astype(np.float64)
     noise = noise_level * (drawn.reshape(-1, *facts.disguised_shape)[:, :8, :8] - 0.5)
     assert abs(noise).max() <= facts.error.noise
@@ -308,10 +310,10 @@ def tamper(folder):
 def test_a_manifest_that_was_tampered_with_is_refused(copied, tmp_path, write, name):
   tamper(copied.path)
   with pytest.raises(ManifestError, match="checksum does not hold"):
-    datasets.open(copied.path)
+    directory.open(copied.path)
   mend(copied.path)
-  datasets.verify(copied.path)  # without the key it goes unseen
-  forged = datasets.open(copied.path)
+  directory.verify(copied.path)  # without the key it goes unseen
+  forged = directory.open(copied.path)
   refused(write, forged, MASTER, tmp_path / name, ManifestError, "was not written with this key")
   with pytest.raises(ManifestError, match="was not written with this key"):
     restore.originals(forged, MASTER, "train", chunk=1)
@@ -328,7 +330,7 @@ def test_what_was_authenticated_is_used_and_not_what_lies_there_since(
   other = disguised(tmp_path / "other", {"scheme": "permutation", "block_size": 4})
   for file in (manifest.FILE, manifest.MAC_FILE):
     shutil.copyfile(other.path / file, copied.path / file)
-  assert datasets.open(tmp_path / "other").manifest.sha256 == other.manifest.sha256
+  assert directory.open(tmp_path / "other").manifest.sha256 == other.manifest.sha256
   write(copied, MASTER, tmp_path / f"b{name}")
   assert files_of(tmp_path / f"b{name}") == files_of(tmp_path / f"a{name}")
   tamper(copied.path)
@@ -376,25 +378,25 @@ def test_a_shard_exchanged_after_it_was_verified_is_not_used(
 ):
   """An authentic shard of another data set, of the same length: put there once every byte was verified."""
   other = disguised(tmp_path / "other", {**RMT, "noise_level": 25.0}, originals_per_shard=40)
-  real = datasets.verify
+  real = directory.verify
 
   def verify_then_swap(*args, **options):
     found = real(*args, **options)
     for mine, theirs in zip(
-      datasets.shards(copied.manifest), datasets.shards(other.manifest), strict=True
+      directory.shards(copied.manifest), directory.shards(other.manifest), strict=True
     ):
       assert mine.bytes == theirs.bytes
       shutil.copyfile(other.path / theirs.file, copied.path / mine.file)
     return found
 
-  monkeypatch.setattr(datasets, "verify", verify_then_swap)
+  monkeypatch.setattr(directory, "verify", verify_then_swap)
   refused(write, copied, MASTER, tmp_path / name, DataError, "its SHA-256 is not the recorded one")
 
 
 @pytest.mark.parametrize(("write", "name"), WRITERS)
 def test_a_shard_exchanged_while_it_is_read_changes_nothing(copied, tmp_path, write, name):
   write(copied, MASTER, tmp_path / f"a{name}")
-  shards = [copied.path / shard.file for shard in datasets.shards(copied.manifest)]
+  shards = [copied.path / shard.file for shard in directory.shards(copied.manifest)]
   seen = []
 
   def swap(done, total):
@@ -508,7 +510,8 @@ def test_originals_are_for_the_owner_alone_whatever_the_umask(noisy, tmp_path, w
 
 KILLED = """
 import os, signal, sys
-from djax import datasets, keys
+from djax.disguised import directory
+from djax import keys
 from djax.owner import restore
 restore._CHUNK_BYTES = 10 * 4 * 64
 def progress(done, total):
@@ -591,7 +594,7 @@ def test_a_role_is_authenticated_with_the_rest(noisy, tmp_path):
     restore.authenticated(noisy.path, MASTER, role="request")
   for write, name in WRITERS:
     with pytest.raises(ManifestError, match="must be a dataset, is a request"):
-      write(datasets.open(tmp_path / "request"), MASTER, tmp_path / name)
+      write(directory.open(tmp_path / "request"), MASTER, tmp_path / name)
   # Under the subkey of the one role, the other one's manifest is a forgery.
   swapped = manifest.read(noisy.path)
   key = MASTER.owner().subkey("manifest|request")
@@ -614,4 +617,4 @@ def test_nothing_is_taken_from_a_manifest_before_it_is_authenticated(tmp_path):
   tamper(data.path)
   mend(data.path)
   with pytest.raises(ManifestError, match="was not written with this key"):
-    restore.to_folder(datasets.open(data.path), MASTER, tmp_path / "back")
+    restore.to_folder(directory.open(data.path), MASTER, tmp_path / "back")

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from djax import rmt
+from djax.ops import rmt
 
 KINDS = ("rows", "rows per channel", "block")
 

@@ -28,9 +28,12 @@ from test_loop import assert_same_state, params
 from test_outsourced import config_for, write
 
 import train
-from djax import foreign, keyfile, keys, sources
+from djax import keys, models, sources
 from djax.errors import ConfigError, DataError, DjaxError, UnsafeError
-from train import checksums, models, optimizers, predict, run_dir, terminal, weights
+from djax.io import foreign
+from djax.keys import keyfile
+from djax.models import checksums, predict, weights
+from train import optimizers, run_dir, terminal
 from train import state as state_lib
 
 MASTER = keys.Master(bytes(range(32)))

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from djax import keys, samplers
+from djax import keys
+from djax.host import samplers
 
 ALPHA = 1e-6  # false alarms of each statistical test, were its seed drawn afresh
 

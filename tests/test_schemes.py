@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from djax import noise, schemes
+from djax import schemes
 from djax.errors import ConfigError
+from djax.ops import noise
 
 SHAPE = (6, 9, 2)  # blocks of 4 pad it to 8 x 12
 RNG = jax.random.key(0, impl="rbg")  # compiles faster than the default

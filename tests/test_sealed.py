@@ -11,7 +11,7 @@ from test_streams import twin_data_set, twin_subkey
 
 from djax import keys
 from djax.errors import ManifestError
-from djax.owner import sealed
+from djax.owner import sealed_metadata
 
 FOLDER = pathlib.Path(__file__).parent / "vectors"
 VECTORS = json.loads((FOLDER / "record-streams.json").read_text())["sealed"]
@@ -41,7 +41,7 @@ BOXES = {
 
 @pytest.fixture(params=BOXES)
 def box(request):
-  return sealed.box_of(BOXES[request.param], MASTER)
+  return sealed_metadata.box_of(BOXES[request.param], MASTER)
 
 
 def twin_seal(secret, plain, *, of=None):
@@ -66,8 +66,8 @@ def test_what_was_sealed_comes_back(box):
 
 @pytest.mark.parametrize("name", BOXES)
 def test_sealing_equals_the_twin_and_is_deterministic(name):
-  found = sealed.box_of(BOXES[name], MASTER).seal(NAMES)
-  assert found == sealed.box_of(BOXES[name], keys.Master(SECRET)).seal(NAMES)
+  found = sealed_metadata.box_of(BOXES[name], MASTER).seal(NAMES)
+  assert found == sealed_metadata.box_of(BOXES[name], keys.Master(SECRET)).seal(NAMES)
   assert found == twin_seal(SECRET, json.dumps(NAMES).encode(), of=BOXES[name])
 
 
@@ -78,15 +78,15 @@ def test_no_two_boxes_share_a_key_or_open_each_other():
     "another id": facts(dataset_id="0" * 32),
     "another spec": facts(spec={**SPEC, "block_size": 2}),
   }
-  found = {name: sealed.box_of(one, MASTER).seal(NAMES) for name, one in others.items()}
+  found = {name: sealed_metadata.box_of(one, MASTER).seal(NAMES) for name, one in others.items()}
   assert len({content[:16] for content in found.values()}) == len(found)  # the nonces
   for name, content in found.items():
     for other, one in others.items():
       if other == name:
-        assert sealed.box_of(one, MASTER).unseal(content) == NAMES
+        assert sealed_metadata.box_of(one, MASTER).unseal(content) == NAMES
         continue
       with pytest.raises(ManifestError, match="must open with this key"):
-        sealed.box_of(one, MASTER).unseal(content)
+        sealed_metadata.box_of(one, MASTER).unseal(content)
 
 
 def test_repr_of_a_box_shows_no_secret(box):
@@ -97,7 +97,7 @@ def test_repr_of_a_box_shows_no_secret(box):
 @pytest.mark.parametrize("vector", VECTORS, ids=lambda v: v["name"])
 def test_golden_vectors_hold_for_the_module_and_the_twin(vector):
   secret = bytes.fromhex(vector["secret"])
-  box = sealed.box_of(facts(1), keys.Master(secret))
+  box = sealed_metadata.box_of(facts(1), keys.Master(secret))
   found = box.seal(vector["content"])
   assert box.unseal(found) == vector["content"]
   # The whole is 5.5 kB of base64: its nonce and tag depend on every byte.
@@ -143,9 +143,9 @@ def test_nothing_of_the_names_is_in_the_sealed_bytes(box):
 
 @pytest.mark.parametrize("name", BOXES)
 def test_another_key_is_refused(name):
-  found = sealed.box_of(BOXES[name], MASTER).seal(NAMES)
+  found = sealed_metadata.box_of(BOXES[name], MASTER).seal(NAMES)
   with pytest.raises(ManifestError, match="must open with this key"):
-    sealed.box_of(BOXES[name], keys.Master(bytes(32))).unseal(found)
+    sealed_metadata.box_of(BOXES[name], keys.Master(bytes(32))).unseal(found)
 
 
 def test_every_flipped_byte_is_refused(box):

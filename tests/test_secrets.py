@@ -17,8 +17,8 @@ import pytest
 
 from djax import keys, schemes
 from djax.sources import Images
-from train import inputs
-from train.input_pipeline import Pipeline
+from train.data import inputs
+from train.data.input_pipeline import Pipeline
 
 SPEC = {"scheme": "rmt", "image_shape": [8, 8, 1], "block_size": 2, "noise_level": 25.0}
 SEED = 7
@@ -36,11 +36,11 @@ c = config.load("digits_rmt")
 config.override(c, ["data.train_split=train[:64]", "data.test_split=test[:20]", "model.width=1", "train.epochs=1",
                     "train.batch_size=32", f"disguise.experiment_seed={sys.argv[2]}"])
 if "resident" in sys.argv[3]:
-  from train import resident
+  from train import device_loop
   resident.fits = lambda pipeline: True
 if "planted" in sys.argv[3]:
   from djax import keys
-  from train import inputs
+  from train.data import inputs
   original = inputs._per_record
   def closed_over(scheme, *views):
     key = scheme.make_key(keys.experiment(c.disguise.experiment_seed).read)

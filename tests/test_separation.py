@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy import stats
 
-from djax import datasets, keys, metrics, schemes, sources
-from djax.owner import disguiser, export, restore, streams
+from djax import keys, schemes, sources
+from djax.disguised import directory
+from djax.ops import metrics
+from djax.owner import disguiser, export, record_noise, restore
 from djax.owner.plan import Request
 
 MASTER = keys.Master(bytes(range(7, 39)))
@@ -59,11 +61,11 @@ class Export:
 
 def new(one):
   secret = MASTER.data_set(one.id, one.spec)
-  return streams.Current(secret, role=one.role, views=one.views, own_id=one.request)
+  return record_noise.Current(secret, role=one.role, views=one.views, own_id=one.request)
 
 
 def old(one):
-  return streams.Old(one.spec, MASTER)
+  return record_noise.Old(one.spec, MASTER)
 
 
 def drawn(one, derivation):
@@ -221,11 +223,11 @@ def exported(folder, disguise, part, **options):
   # Random ids are the rule; here they are the same in every run of a test.
   options.setdefault("dataset_id", hashlib.sha256(folder.name.encode()).hexdigest()[:32])
   facts = export.disguise(Request("digits", disguise, splits, **options), folder, MASTER, workers=1)
-  split = datasets.open(folder).splits["train"]
+  split = directory.open(folder).splits["train"]
   views = facts.splits["train"].views
-  order = streams.of(facts, MASTER).order("train", len(split) // views, views)
+  order = record_noise.of(facts, MASTER).order("train", len(split) // views, views)
   images, _ = split.read(np.argsort(order))
-  return facts, images, disguiser.Disguiser(facts.spec, streams.of(facts, MASTER))
+  return facts, images, disguiser.Disguiser(facts.spec, record_noise.of(facts, MASTER))
 
 
 def db(estimate, original):
@@ -246,7 +248,7 @@ def test_sixteen_exports_of_one_set_average_to_no_more_than_one(tmp_path, varied
     facts, images, tool = exported(tmp_path / f"{number}", disguise, f"train[{start}:40]", **how)
     average.append(images[20 - start])
     alone.append(db(tool.restored(images[20 - start][None]), original))
-    was = disguiser.Disguiser(facts.spec, streams.Old(facts.spec, MASTER))
+    was = disguiser.Disguiser(facts.spec, record_noise.Old(facts.spec, MASTER))
     before.append(was.images(original, "train", [20 - start])[0])
     tools.append((tool, was))
   tool, was = tools[0]
@@ -269,8 +271,8 @@ def test_two_exports_with_other_crops_and_one_id_do_not_cancel(tmp_path):
     options = {"views": 2, "crop": crop, "dataset_id": ID}
     facts, images, tool = exported(tmp_path / f"{crop}", disguise, "train[:100]", **options)
     new_sets.append((images[1::2], tool))
-    shown.append(view_of(facts, originals, streams.of(facts, MASTER), crop))
-    of_old = streams.Old(facts.spec, MASTER)
+    shown.append(view_of(facts, originals, record_noise.of(facts, MASTER), crop))
+    of_old = record_noise.Old(facts.spec, MASTER)
     was = disguiser.Disguiser(facts.spec, of_old)
     old_sets.append(was.images(originals, "train", range(100), view=1, crop=crop))
     shown.append(view_of(facts, originals, of_old, crop))
@@ -283,10 +285,10 @@ def test_two_exports_with_other_crops_and_one_id_do_not_cancel(tmp_path):
 
 def view_of(facts, originals, of, crop):
   """View 1 of some originals, before it is disguised."""
-  from djax.owner import views
+  from djax.host import augment
 
   drawn_of_view = of.views(originals, "train", range(len(originals)), 1)
-  shown = views.augment(originals, drawn_of_view, crop=crop, flip=False)
+  shown = augment.augment(originals, drawn_of_view, crop=crop, flip=False)
   return shown.astype(np.float32)
 
 
@@ -313,9 +315,9 @@ def test_a_disclosed_export_says_nothing_of_another(tmp_path):
   facts, images, own = exported(tmp_path / "b", {**RMT, "noise_level": 10.0}, "train[:40]")
   assert db(own.restored(images), original) > 30
   assert db(known.restored(images), original) < 12
-  was = disguiser.Disguiser(facts.spec, streams.Old(facts.spec, MASTER))
+  was = disguiser.Disguiser(facts.spec, record_noise.Old(facts.spec, MASTER))
   free = {**facts.spec, "noise_level": 0.0}
-  before = disguiser.Disguiser(free, streams.Old(free, MASTER))
+  before = disguiser.Disguiser(free, record_noise.Old(free, MASTER))
   assert db(before.restored(was.images(original, "train", range(40))), original) > 25
 
 
@@ -328,7 +330,7 @@ def orders(sampler, records, count):
 
 def true_order(index, records):
   secret = MASTER.data_set(f"{index:032x}", {"scheme": "none"})
-  of = streams.Current(secret, role="dataset", views=ALONE)
+  of = record_noise.Current(secret, role="dataset", views=ALONE)
   return of.order("train", records, 1)
 
 
@@ -415,17 +417,17 @@ def named(stored, classes):
 def test_stored_labels_show_no_period_and_name_no_class(folder, tmp_path):
   request = Request(str(folder), {"scheme": "permutation", "block_size": 2}, dataset_id=ID)
   facts = export.disguise(request, tmp_path / "set", MASTER, workers=1)
-  split = datasets.open(tmp_path / "set").splits["train"]
+  split = directory.open(tmp_path / "set").splits["train"]
   stored = split.read(np.arange(600))[1]
   source = sources.load(str(folder), "train").labels
   np.testing.assert_array_equal(source, np.arange(600) % 10)
-  of = streams.of(facts, MASTER)
+  of = record_noise.of(facts, MASTER)
   np.testing.assert_array_equal(stored, of.labels(10)[source[of.order("train", 600, 1)]])
   assert len(set(stored[:10])) < 10  # once in 2755 they would be all different
   assert not shows_a_period(stored)
   assert (np.array(named(stored, 10)) == of.labels(10)).sum() <= 4  # 1 by chance; more, once in 270
   # The old format: each run of ten is the label permutation itself.
-  before = streams.Old(facts.spec, MASTER).labels(10)
+  before = record_noise.Old(facts.spec, MASTER).labels(10)
   old_stored = before[source]
   assert shows_a_period(old_stored)
   assert named(old_stored, 10) == before.tolist() == old_stored[:10].tolist()
@@ -443,7 +445,7 @@ def shows_a_period(labels):
 def test_restoring_needs_the_order(folder, tmp_path):
   request = Request(str(folder), {"scheme": "permutation", "block_size": 2}, dataset_id=ID)
   export.disguise(request, tmp_path / "set", MASTER, workers=1)
-  data = datasets.open(tmp_path / "set")
+  data = directory.open(tmp_path / "set")
   restore.to_npz(data, MASTER, tmp_path / "back.npz")
   for split in ("train", "test"):
     was, back = (sources.load(str(x), split) for x in (folder, tmp_path / "back.npz"))

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from djax import sources
-from djax.attacks import shadows
+from djax.attacks.model import shadows
 from djax.errors import ConfigError
 
 RECIPE = shadows.Recipe(width=32, steps=100)  # of one size, and compiled once

@@ -7,8 +7,8 @@ import optax
 import pytest
 
 from djax import errors, keys, schemes
-from train.models import stems
-from train.models.stems import Aligned, Position
+from djax.models import stems
+from djax.models.stems import Aligned, Position
 
 SHAPE = (8, 12, 3)
 RMT = {"scheme": "rmt", "image_shape": SHAPE, "block_size": 4}

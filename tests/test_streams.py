@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from djax import keys, samplers
-from djax.manifest import Manifest
-from djax.owner import streams
+from djax import keys
+from djax.disguised.manifest import Manifest
+from djax.host import samplers
+from djax.owner import record_noise
 
 VECTORS = json.loads(
   (pathlib.Path(__file__).parent / "vectors" / "record-streams.json").read_text()
@@ -124,8 +125,8 @@ def drawn(
   view=0,
   count=40,
 ):
-  subkey = keys.Master(secret).subkey(streams.label(purpose, spec, split))
-  return streams.uniforms(subkey, originals, indices, view=view, count=count)
+  subkey = keys.Master(secret).subkey(record_noise.label(purpose, spec, split))
+  return record_noise.uniforms(subkey, originals, indices, view=view, count=count)
 
 
 def originals(batch=3, dtype=np.uint8):
@@ -201,9 +202,11 @@ def test_label_knows_a_spec_by_its_content():
   turned = dict(reversed(SPEC.items()))
   assert list(turned) != list(SPEC)
   read_back = json.loads(json.dumps({**SPEC, "image_shape": (4, 5, 2)}))
-  assert streams.label("noise", SPEC, "train") == twin_label("noise", SPEC, "train")
-  assert streams.label("noise", turned, "train") == streams.label("noise", read_back, "train")
-  assert streams.label("noise", {**SPEC, "permute": True}, "train") != streams.label(
+  assert record_noise.label("noise", SPEC, "train") == twin_label("noise", SPEC, "train")
+  assert record_noise.label("noise", turned, "train") == record_noise.label(
+    "noise", read_back, "train"
+  )
+  assert record_noise.label("noise", {**SPEC, "permute": True}, "train") != record_noise.label(
     "noise", SPEC, "train"
   )
 
@@ -221,7 +224,7 @@ def data_set(*, dataset_id=ID, spec=SPEC, master=SECRET):
 
 
 def current(*, role="dataset", views=ALONE, own_id=None, **of):
-  return streams.Current(data_set(**of), role=role, views=views, own_id=own_id)
+  return record_noise.Current(data_set(**of), role=role, views=views, own_id=own_id)
 
 
 @pytest.mark.parametrize("label", ["perm|64", "rmt|0|4", "sealed|dataset", ""])
@@ -260,7 +263,7 @@ def test_labels_of_a_data_set_equal_the_twin(classes):
   expected = twin_label_permutation(twin_data_set(SECRET), classes, "djx2")
   assert current().labels(classes).tolist() == expected
   # Those of the key would be every data set's.
-  old = streams.Old(SPEC, keys.Master(SECRET)).labels(100)
+  old = record_noise.Old(SPEC, keys.Master(SECRET)).labels(100)
   assert current().labels(100).tolist() != old.tolist()
 
 
@@ -334,15 +337,15 @@ def test_of_takes_the_derivation_from_the_manifest():
   master = keys.Master(SECRET)
   fields = {name: None for name in Manifest.__dataclass_fields__}
   fields |= {"spec": SPEC, "views": VIEWS}
-  old = streams.of(Manifest(**{**fields, "version": 1, "id": ""}), master)
+  old = record_noise.of(Manifest(**{**fields, "version": 1, "id": ""}), master)
   assert old.read("perm|4", 40) == master.read("perm|4", 40)
   assert old.order("train", 4, 2).tolist() == list(range(8))
   facts = {**fields, "version": 2, "id": ID}
-  new = streams.of(Manifest(**{**facts, "role": "dataset", "request": None}), master)
+  new = record_noise.of(Manifest(**{**facts, "role": "dataset", "request": None}), master)
   assert new.read("perm|4", 40) == data_set().read("perm|4", 40)
   expected = current(views=VIEWS).order("train", 40, 3)
   assert new.order("train", 40, 3).tolist() == expected.tolist()
-  asked = streams.of(Manifest(**{**facts, "role": "request", "request": "b" * 32}), master)
+  asked = record_noise.of(Manifest(**{**facts, "role": "request", "request": "b" * 32}), master)
   assert asked.read("perm|4", 40) == new.read("perm|4", 40)
   expected = current(role="request", own_id="b" * 32, views=VIEWS).order("query", 40, 3)
   assert asked.order("query", 40, 3).tolist() == expected.tolist()
@@ -353,7 +356,7 @@ def test_old_noise_is_of_the_original_whatever_the_view_shows(images_differ):
   """As docs/key-format.md, section 7, has it: directories of version 1 hold such noise."""
   given = originals()
   images = given[::-1].copy() if images_differ else given
-  old = streams.Old(SPEC, keys.Master(SECRET))
+  old = record_noise.Old(SPEC, keys.Master(SECRET))
   found = old.noise(given, images, "train", range(3), 1, 40)
   np.testing.assert_array_equal(found, drawn(given, range(3), view=1))
 
@@ -413,7 +416,7 @@ def test_the_statistics_see_shared_noise(many):
   assert abs(difference.var() - 1 / 6) > 6 * np.sqrt(7 / 180 / difference.size)
 
 
-# Golden vectors; `vectors` is what djax.selftest runs too.
+# Golden vectors; `vectors` is what djax.cli.selftest runs too.
 
 
 @pytest.mark.parametrize("vector", VECTORS["uniforms"], ids=lambda v: v["name"])
@@ -437,7 +440,7 @@ def test_golden_uniforms_hold_for_the_module_and_the_twin(vector):
 def test_golden_label_permutations_hold_for_the_module_and_the_twin(vector):
   master = keys.Master(bytes.fromhex(vector["secret"]))
   assert vector["label"] == f"labels|{vector['n']}"
-  assert streams.Old(SPEC, master).labels(vector["n"]).tolist() == vector["expect"]
+  assert record_noise.Old(SPEC, master).labels(vector["n"]).tolist() == vector["expect"]
   words = samplers.Words(master.read, vector["label"])
   assert samplers.permutation(words, vector["n"]).tolist() == vector["expect"]
   assert twin_label_permutation(bytes.fromhex(vector["secret"]), vector["n"]) == vector["expect"]

@@ -16,10 +16,10 @@ from configs import base
 from djax import schemes, sources
 from djax.attacks import ATTACKS
 from djax.errors import ConfigError, DjaxError
+from djax.models import MODELS, STEMS
 from train import config as config_lib
 from train import run_dir, terminal
 from train.loop import Stopped
-from train.models import MODELS, STEMS
 from train.table import __main__ as cli
 from train.table import rows, runner
 from train.table.rows import Row
@@ -406,11 +406,11 @@ def test_the_ordinary_row_differs_by_the_stem_alone():
 
 def test_an_audit_attacks_what_the_config_disguises(monkeypatch):
   """The audit itself, on few images and with the attacks that take no time."""
-  from djax.audit import setting
+  from djax.audit import scenario
 
-  few = setting.Sizes(private=300, public=150, targets=40, pairs=(5,))
+  few = scenario.Sizes(private=300, public=150, targets=40, pairs=(5,))
   quick = {name: ATTACKS[name] for name in ("examiner", "procrustes")}
-  monkeypatch.setattr(setting, "FAST", few)
+  monkeypatch.setattr(scenario, "FAST", few)
   monkeypatch.setattr("djax.attacks.ATTACKS", quick)
   digits = sources.load("digits", "test")
   examiner = nearest_mean(digits.images, digits.labels)

@@ -6,10 +6,10 @@ import json
 import pytest
 
 from djax.errors import ConfigError
+from djax.models import MODELS
 from djax.schemes import SCHEMES
 from train import __main__ as cli
 from train import config as config_lib
-from train.models import MODELS
 
 
 def _refused(capsys, *argv):

@@ -12,11 +12,13 @@ import tarfile
 import numpy as np
 import pytest
 
-from djax import __main__ as owner_cli
-from djax import datasets, keyfile, keys, manifest, sources
-from djax.audit import setting
+from djax import keys, sources
+from djax.audit import scenario
+from djax.cli import main as owner_cli
+from djax.disguised import directory, manifest
 from djax.errors import ConfigError, DataError, KeyMismatchError, ManifestError, UnsafeError
-from djax.owner import canaries, export, query, restore, sealed, streams
+from djax.keys import keyfile
+from djax.owner import canaries, export, query, record_noise, restore, sealed_metadata
 from djax.owner.ledger import Ledger
 from djax.owner.plan import Request
 
@@ -68,7 +70,7 @@ def test_it_verifies_with_its_key_and_no_other(place, name):
   facts = restore.authenticated(place / name, MASTER, role=role)
   assert (facts.version, facts.expansion, facts.role) == (1, "djx1", role)
   assert facts.id == "" and facts.request is None and facts.views["together"] is True
-  assert datasets.verify(place / name).sha256 == facts.sha256
+  assert directory.verify(place / name).sha256 == facts.sha256
   assert set(facts.to_dict()) == FIELDS == set(json.loads(facts.raw))
   assert facts.to_dict() == json.loads(facts.raw) | {
     # Python's own types come back as JSON's.
@@ -104,7 +106,7 @@ def test_a_manifest_of_version_1_is_no_forgery_of_version_2(place, tmp_path):
 
 @pytest.mark.parametrize("name", SETS)
 def test_the_right_originals_come_back(place, tmp_path, name):
-  data = datasets.open(place / name)
+  data = directory.open(place / name)
   restore.to_npz(data, MASTER, tmp_path / "back.npz")
   restore.to_folder(data, MASTER, tmp_path / "back")
   for split, part in SPLITS.items():
@@ -124,9 +126,9 @@ def test_records_hold_what_the_old_derivation_draws(place):
   """Noise of views, block order and label permutation, from the rules of version 1 and the originals."""
   from djax.owner.disguiser import Disguiser
 
-  data = datasets.open(place / "rmt-float32-noise-views")
+  data = directory.open(place / "rmt-float32-noise-views")
   facts = data.manifest
-  of = streams.of(facts, MASTER)
+  of = record_noise.of(facts, MASTER)
   tool = Disguiser(facts.spec, of)
   was = sources.load("digits", "train[:24]")
   images, labels = data.splits["train"].read(np.arange(48))
@@ -163,8 +165,8 @@ def test_a_request_is_of_version_1_and_the_same_as_then(place, tmp_path):
 @pytest.mark.parametrize("name", SETS)
 def test_every_set_can_be_queried_and_answers_are_read(place, tmp_path, name):
   written, _ = asked(place, name, tmp_path / "request")
-  images, _ = datasets.open(tmp_path / "request").splits["query"].read(np.arange(3))
-  known, ids = datasets.open(place / name).splits["test"].read(np.arange(3))
+  images, _ = directory.open(tmp_path / "request").splits["query"].read(np.arange(3))
+  known, ids = directory.open(place / name).splits["test"].read(np.arange(3))
   # Without noise, images that are in the set look as they do there: a network would know them.
   assert np.array_equal(images, known) == (name != "rmt-float32-noise-views")
   rows = np.full((3, 10), 0.05)
@@ -179,8 +181,8 @@ def test_every_set_can_be_queried_and_answers_are_read(place, tmp_path, name):
 
 def test_answers_to_the_request_of_the_archive_are_read(place, tmp_path):
   facts = manifest.read(place / "request")
-  assert set(sealed.box_of(facts, MASTER).unseal(facts.sealed)) == {"class_names", "names"}
-  label_of = streams.of(facts, MASTER).labels(10)
+  assert set(sealed_metadata.box_of(facts, MASTER).unseal(facts.sealed)) == {"class_names", "names"}
+  label_of = record_noise.of(facts, MASTER).labels(10)
   rows = np.eye(10)[label_of[sources.load("digits", "test[:3]").labels]]
   content = {"format": "djax-answers", "version": 1, "request": facts.sha256, "run": {}}
   (tmp_path / "a.json").write_text(json.dumps({**content, "probabilities": rows.tolist()}))
@@ -205,17 +207,17 @@ def test_nothing_is_planted_in_a_request_that_keeps_its_order(place, tmp_path):
 
 @pytest.mark.parametrize("name", SETS)
 def test_audit_takes_it(place, monkeypatch, name):
-  monkeypatch.setattr(setting, "_LEAST_TARGETS", 1)
-  sizes = setting.Sizes(private=16, public=8, targets=3, pairs=(2,))
-  found = setting.from_directory(
+  monkeypatch.setattr(scenario, "_LEAST_TARGETS", 1)
+  sizes = scenario.Sizes(private=16, public=8, targets=3, pairs=(2,))
+  found = scenario.from_directory(
     str(place / name), "digits", MASTER, seed=0, sizes=sizes, splits=SPLITS
   )
   assert len(found.private) == len(found.disguised) == 16
   # Each disguised image is that of its original: undone with the key, it is near.
-  data = datasets.open(place / name)
+  data = directory.open(place / name)
   from djax.owner.disguiser import Disguiser
 
-  tool = Disguiser(data.manifest.spec, streams.of(data.manifest, MASTER))
+  tool = Disguiser(data.manifest.spec, record_noise.of(data.manifest, MASTER))
   off = np.abs(tool.restored(found.disguised).astype(float) - found.private)
   assert off.max() <= max(SETS[name], 0.5) + 0.5
 
@@ -225,7 +227,7 @@ def test_disguise_does_not_write_over_it(place, tmp_path):
   request = Request("digits", {"scheme": "aes", "block_size": 4}, SPLITS)
   with pytest.raises(UnsafeError, match=r"made otherwise \(version"):
     export.disguise(request, tmp_path / "set", MASTER)
-  datasets.verify(tmp_path / "set")
+  directory.verify(tmp_path / "set")
 
 
 def test_a_ledger_does_not_know_it(place, tmp_path):
@@ -255,4 +257,4 @@ def test_a_record_changed_in_it_is_refused(place, tmp_path):
   content[len(content) // 2] ^= 1
   shard.write_bytes(content)
   with pytest.raises(DataError, match="is damaged"):
-    restore.to_npz(datasets.open(tmp_path / "set"), MASTER, tmp_path / "back.npz")
+    restore.to_npz(directory.open(tmp_path / "set"), MASTER, tmp_path / "back.npz")

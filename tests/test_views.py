@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from djax.owner import views
+from djax.host import augment
 
 
 def twin(image, u, crop, flip):
@@ -31,7 +31,7 @@ def twin(image, u, crop, flip):
 
 def draws(count, seed=0):
   """Uniforms as the streams give them: multiples of 2^-24."""
-  steps = np.random.default_rng(seed).integers(0, 2**24, (count, views.DRAWS))
+  steps = np.random.default_rng(seed).integers(0, 2**24, (count, augment.DRAWS))
   return (steps / 2**24).astype(np.float32)
 
 
@@ -62,7 +62,7 @@ def test_augment_equals_the_twin(shape, data, flip, dtype):
   u = draws(12, seed=crop)
   u[:3] = [[0, 0, 0], [1 - 2**-24] * 3, [0.5, 0.5, 0.5]]
   before = values.copy()
-  found = views.augment(values, u, crop=crop, flip=flip)
+  found = augment.augment(values, u, crop=crop, flip=flip)
   assert found.dtype == dtype
   assert found.shape == values.shape
   for image, row, view in zip(values, u, found, strict=True):
@@ -73,21 +73,21 @@ def test_augment_equals_the_twin(shape, data, flip, dtype):
 def test_a_shift_shows_what_lies_further_and_mirrors_beyond_the_edge():
   image = places(3, 5, 1)
   u = np.array([[0.99, 0.0, 0.9]], np.float32)  # dy = 2, dx = -2
-  view = views.augment(image, u, crop=2, flip=True)[0, :, :, 0]
+  view = augment.augment(image, u, crop=2, flip=True)[0, :, :, 0]
   expected = [[2002, 2001, 2000, 2001, 2002], [1002, 1001, 1000, 1001, 1002], [2, 1, 0, 1, 2]]
   assert view.tolist() == expected
-  mirrored = views.augment(image, np.array([[0.99, 0.0, 0.49]], np.float32), crop=2, flip=True)
+  mirrored = augment.augment(image, np.array([[0.99, 0.0, 0.49]], np.float32), crop=2, flip=True)
   assert mirrored[0, :, :, 0].tolist() == [row[::-1] for row in expected]
 
 
 def test_crop_0_without_flip_is_the_original():
   image = places(4, 6, 50)
-  np.testing.assert_array_equal(views.augment(image, draws(50), crop=0, flip=False), image)
+  np.testing.assert_array_equal(augment.augment(image, draws(50), crop=0, flip=False), image)
 
 
 def test_flip_alone_mirrors_where_the_third_draw_is_below_one_half():
   image, u = places(4, 6, 50), draws(50)
-  found = views.augment(image, u, crop=0, flip=True)
+  found = augment.augment(image, u, crop=0, flip=True)
   low = u[:, 2] < 0.5
   assert 10 < low.sum() < 40
   np.testing.assert_array_equal(found[low], image[low, :, ::-1])
@@ -95,7 +95,7 @@ def test_flip_alone_mirrors_where_the_third_draw_is_below_one_half():
 
 
 def test_without_flip_nothing_is_mirrored():
-  found = views.augment(places(9, 12, 200), draws(200), crop=3, flip=False)
+  found = augment.augment(places(9, 12, 200), draws(200), crop=3, flip=False)
   assert not any(shift_of(view)[2] for view in found)
 
 
@@ -108,7 +108,7 @@ def is_uniform(shifts, crop):
 @pytest.fixture(scope="module")
 def shifts():
   count, crop = 6000, 4
-  found = views.augment(places(11, 14, count), draws(count, seed=2), crop=crop, flip=True)
+  found = augment.augment(places(11, 14, count), draws(count, seed=2), crop=crop, flip=True)
   return np.array([shift_of(view) for view in found]), crop
 
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from djax import views
+from djax.ops import augment
 
 WARP = {"rotate": 20.0, "scale": 0.2, "shear": 0.3}
 
@@ -17,7 +17,7 @@ WARP = {"rotate": 20.0, "scale": 0.2, "shear": 0.3}
 def many(image, count, seed=0, numbers=None, **options):
   """Returns view 1 of ``count`` records, or the given views of one."""
   rngs = jax.random.split(jax.random.key(seed), count)
-  make = functools.partial(views.view, **options)
+  make = functools.partial(augment.view, **options)
   if numbers is None:
     return np.asarray(jax.jit(jax.vmap(make, (None, 0, None)))(image, rngs, 1))
   return np.asarray(jax.jit(jax.vmap(make, (None, None, 0)))(image, rngs[0], numbers))
@@ -133,9 +133,9 @@ def test_number_0_is_the_image_to_the_bit(dtype, options):
   bits = np.random.default_rng(3).integers(0, 256, (5, 6, 3 * np.dtype(dtype).itemsize), np.uint8)
   image = bits.view(dtype)  # NaN, infinities and all
   for number in (0, np.int32(0)):
-    made = functools.partial(views.view, **options)(jnp.asarray(image), jax.random.key(0), number)
+    made = functools.partial(augment.view, **options)(jnp.asarray(image), jax.random.key(0), number)
     assert np.asarray(made).tobytes() == image.tobytes()
-  traced = jax.jit(functools.partial(views.view, **options))(image, jax.random.key(0), 0)
+  traced = jax.jit(functools.partial(augment.view, **options))(image, jax.random.key(0), 0)
   assert np.asarray(traced).tobytes() == image.tobytes()
 
 
@@ -148,7 +148,7 @@ def test_no_options_change_nothing():
 def test_jit_and_vmap_agree_with_single_calls(options):
   images = np.random.default_rng(4).integers(0, 256, (6, 7, 8, 3)).astype(np.uint8)
   rngs, numbers = jax.random.split(jax.random.key(5), 6), np.arange(6, dtype=np.int32)
-  make = functools.partial(views.view, **options)
+  make = functools.partial(augment.view, **options)
   found = np.asarray(jax.jit(jax.vmap(make))(images, rngs, numbers))
   for row in range(6):
     alone = np.asarray(make(jnp.asarray(images[row]), rngs[row], int(numbers[row])))
@@ -255,10 +255,10 @@ def test_the_statistics_reject_wrong_samplers(moves, warps):
 )
 def test_bad_options_are_refused_in_one_line(options, word):
   with pytest.raises(ValueError, match=word) as caught:
-    views.view(jnp.zeros((6, 8, 1)), jax.random.key(0), 1, **options)
+    augment.view(jnp.zeros((6, 8, 1)), jax.random.key(0), 1, **options)
   assert "\n" not in str(caught.value)
 
 
 def test_a_batch_is_refused():
   with pytest.raises(ValueError, match="Use vmap"):
-    views.view(jnp.zeros((2, 6, 8, 1)), jax.random.key(0), 1, crop=1)
+    augment.view(jnp.zeros((2, 6, 8, 1)), jax.random.key(0), 1, crop=1)

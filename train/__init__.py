@@ -42,7 +42,8 @@ def run(
   """
   from djax.errors import ConfigError
   from train import config as config_lib
-  from train import inputs, loop
+  from train import loop
+  from train.data import inputs
 
   config_lib.check(config)
   if not config.data.disguised_dir:
@@ -60,7 +61,7 @@ def _begun_id(workdir: "str | Path") -> str | None:
   """Returns the data-set id of the run that a directory holds, if it holds one that has an id."""
   from pathlib import Path
 
-  from djax import foreign
+  from djax.io import foreign
 
   try:
     facts = foreign.parse_json(

@@ -7,8 +7,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from djax import escape
 from djax.errors import ConfigError, nearest
+from djax.io import escape
 from train import terminal
 
 _FLAGS = ("--config", "--workdir", "--key", "--passphrase-file", "--json", "--help")
@@ -50,7 +50,7 @@ def _main(argv: list[str]) -> int:
         "--key needs a disguise, got config.disguise.scheme=plain, which would use no key. "
         "Leave --key out, or choose another scheme."
       )
-    from djax import keyfile
+    from djax.keys import keyfile
 
     master = keyfile.read(flags.key, passphrase=keyfile.find_passphrase(flags.passphrase_file))
   stem = Path(flags.config).stem

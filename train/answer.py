@@ -13,8 +13,8 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from djax import files
 from djax.errors import ConfigError, DataError, KeyMismatchError
+from djax.io import files
 from train import terminal
 
 __all__ = ["answer", "main"]
@@ -76,10 +76,10 @@ def answer(run: str | Path, request: str | Path) -> dict[str, Any]:
     DataError: if the request is damaged, or no request.
     KeyMismatchError: if the request was disguised with another key.
   """
-  from djax import datasets, manifest, quantise
-  from train import predict
+  from djax.disguised import directory, manifest, quantise
+  from djax.models import predict
 
-  data = datasets.open(request)
+  data = directory.open(request)
   facts = data.manifest
   if facts.role != manifest.REQUEST:
     raise DataError(

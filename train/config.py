@@ -14,8 +14,9 @@ from ml_collections import ConfigDict
 
 import configs
 from configs import base
-from djax import foreign, schemes
+from djax import models, schemes
 from djax.errors import ConfigError, DataError, nearest
+from djax.models import run_files
 from djax.sources import Images
 
 __all__ = [
@@ -32,7 +33,6 @@ __all__ = [
 ]
 
 _SEED = 2**63 - 1  # the largest that JAX takes
-_LONGEST_TEXT, _LONGEST_NAME = 4096, 64  # characters
 _ANY = float("-inf")  # where the scheme itself says what is too small
 # Of a field, the least and the greatest value: far above what has a use, they keep made-up configs from filling memory.
 _BOUNDS: dict[str, tuple[float, float]] = {
@@ -55,10 +55,7 @@ _BOUNDS: dict[str, tuple[float, float]] = {
   "augment.scale": (0, 10),
   "augment.shear": (0, 1 << 10),
   "augment.mixup": (0, 1e6),
-  "model.width": (1, 1 << 14),
-  "model.depth": (1, 64),
-  "model.patch": (0, 1 << 10),
-  "model.stem_rank": (0, 1 << 12),
+  **{f"model.{name}": bounds for name, bounds in models.BOUNDS.items()},
   "optimizer.learning_rate": (0, 1e6),
   "optimizer.warmup_epochs": (0, 1e5),
   "optimizer.weight_decay": (0, 1e6),
@@ -159,14 +156,7 @@ def from_json(data: bytes) -> ConfigDict:
   Raises:
     ConfigError: if they are no fields in groups.
   """
-  try:
-    value = foreign.parse_json(data)
-  except ValueError as error:
-    raise ConfigError(f"config.json must be JSON: {error}.") from None
-  if not isinstance(value, dict):
-    raise ConfigError("config.json must hold fields in groups, it does not.")
-  _check_fields(value, groups=True)
-  return ConfigDict(value)
+  return ConfigDict(run_files.config_from(data))
 
 
 def check(config: ConfigDict) -> None:
@@ -234,13 +224,9 @@ def check_stored(config: ConfigDict) -> None:
       f"{given['disguise.scheme']!r}. Start from --config=outsourced."
     )
   _check_augment(config)
-  from train.models import MODELS, STEMS
-
   choices_of: dict[str, Collection[str]] = {
     "disguise.scheme": schemes.SCHEMES,
-    "model.name": MODELS,
-    "model.stem": STEMS,
-    "model.dtype": ("float32", "bfloat16"),
+    **{f"model.{name}": choices for name, choices in models.CHOICES.items()},
     "optimizer.name": ("adamw", "sgd"),
     "optimizer.schedule": ("cosine", "constant"),
   }
@@ -325,19 +311,6 @@ def make_scheme(
     return schemes.from_spec({"scheme": name, "image_shape": image_shape, **options})
   except ValueError as error:
     raise ConfigError(f"config.disguise: {error}") from error
-
-
-def _check_fields(value: dict[str, Any], *, groups: bool) -> None:
-  """Refuses what is no number, truth value or text, nor an object of them."""
-  for name, field in value.items():
-    if not name.isidentifier() or len(name) > _LONGEST_NAME:
-      raise ConfigError("config.json holds a field whose name is none.")
-    if groups and isinstance(field, dict):
-      _check_fields(field, groups=False)
-    elif type(field) not in (bool, int, float, str):
-      raise ConfigError(f"config.json: {name} must be a number, true, false or a text.")
-    elif isinstance(field, str) and len(field) > _LONGEST_TEXT:
-      raise ConfigError(f"config.json: {name} must have at most {_LONGEST_TEXT} characters.")
 
 
 def _check_augment(config: ConfigDict) -> None:

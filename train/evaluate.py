@@ -7,9 +7,9 @@ import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
-from train import models
-from train.input_pipeline import Pipeline
-from train.inputs import STATISTICS_RECORDS
+from djax import models
+from train.data.input_pipeline import Pipeline
+from train.data.inputs import STATISTICS_RECORDS
 
 __all__ = ["accuracy_and_loss", "estimates", "statistics"]
 

@@ -16,17 +16,22 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from djax import foreign, form, metrics, schemes
-from djax.attacks import ATTACKS, membership, model_targeted, scores
-from djax.attacks import examiner as examiner_lib
-from djax.attacks import shadows as shadows_lib
-from djax.attacks.contract import Known
+from djax import models, schemes
+from djax.attacks import ATTACKS
+from djax.attacks.base import Known
+from djax.attacks.generic import examiner as examiner_lib
+from djax.attacks.model import membership, model_targeted
+from djax.attacks.model import shadows as shadows_lib
+from djax.audit import evaluator
 from djax.errors import ConfigError, DataError, KeyMismatchError, NotInvertibleError
-from train import checksums, loop, models, optimizers, run_dir
+from djax.io import foreign, form
+from djax.models import checksums, run_files
+from djax.ops import metrics
 from train import config as config_lib
-from train import inputs as inputs_lib
+from train import loop, optimizers
 from train import state as state_lib
-from train.input_pipeline import Feed, Pipeline
+from train.data import inputs as inputs_lib
+from train.data.input_pipeline import Feed, Pipeline
 
 __all__ = ["FORMAT", "VERSION", "examine", "figure", "lines"]
 
@@ -275,7 +280,7 @@ def _material(config: ConfigDict, folder: Path | None, records: int) -> _Materia
   assert given.originals is not None
   if folder is not None:
     data = foreign.read(folder, checksums.FACTS, limit=checksums.LIMITS[checksums.FACTS])
-    used = run_dir.facts_from(data)["key_fingerprint"]
+    used = run_files.facts_from(data)["key_fingerprint"]
     if used != given.key_fingerprint:
       raise KeyMismatchError(
         f"{folder} must be a run with the public key of config.disguise.experiment_seed, {given.key_fingerprint}, got "
@@ -380,7 +385,7 @@ def _inversion(
   count = len(next(iter(sets.values())))
   others = np.concatenate([train.images[count : count + _HELD], test.images[:_HELD]])
   other_labels = np.concatenate([train.labels[count : count + _HELD], test.labels[:_HELD]])
-  examiner = scores.train_examiner(others, other_labels, classes=given.classes, seed=seed)
+  examiner = evaluator.train_examiner(others, other_labels, classes=given.classes, seed=seed)
   originals = train.images[: len(material.labels)].astype(np.float32)
   wanted = np.repeat(np.unique(material.labels), _COPIES)
   means = {c: originals[material.labels == c].mean(0) for c in np.unique(wanted)}
@@ -388,7 +393,7 @@ def _inversion(
 
   def score(images: np.ndarray) -> dict[str, float]:
     images = np.clip(images, 0, 255).astype(np.float32)
-    alike = metrics.ssim(targets, jnp.asarray(images), filter_size=scores.window(images.shape))
+    alike = metrics.ssim(targets, jnp.asarray(images), filter_size=evaluator.window(images.shape))
     return {
       "accuracy": float(np.mean(examiner.labels(images) == wanted)),
       "ssim": float(np.mean(np.asarray(alike))),

@@ -17,13 +17,15 @@ import optax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from djax import audit, files, picture
+from djax import audit, models
 from djax.errors import ConfigError, DjaxError
+from djax.io import files, picture
+from train import device_loop, optimizers, run_dir, terminal
 from train import evaluate as evaluate_lib
-from train import mixing, models, optimizers, resident, run_dir, terminal
 from train import state as state_lib
-from train.input_pipeline import Batch, Feed, Pipeline
-from train.inputs import Inputs
+from train.data import mixing
+from train.data.input_pipeline import Batch, Feed, Pipeline
+from train.data.inputs import Inputs
 from train.state import State
 
 __all__ = ["Recipe", "Stopped", "TrainingError", "data_mesh", "fit", "single_steps", "update"]
@@ -109,7 +111,7 @@ def _fit(
   evaluate = functools.partial(evaluate_lib.accuracy_and_loss, log_probabilities)
 
   chunks = functools.partial(
-    resident.chunks if resident.fits(train) else single_steps,
+    device_loop.chunks if device_loop.fits(train) else single_steps,
     train,
     functools.partial(update, model, optimizer, recipe),
     rng=jax.random.fold_in(rng, 4),

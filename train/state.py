@@ -24,19 +24,17 @@ import numpy as np
 import optax
 import orbax.checkpoint as ocp
 
-from djax import foreign
 from djax.errors import DataError, DjaxError
-from train import checksums, weights
+from djax.io import foreign
+from djax.models import checksums, weights
+from djax.models.network import Network, logits
 
 __all__ = [
   "Checkpoints",
-  "Network",
   "State",
   "checkpoints",
   "forward",
   "initial",
-  "limit",
-  "logits",
   "network",
   "remove_unfinished",
   "restore",
@@ -45,8 +43,6 @@ __all__ = [
 
 _SPARE_BYTES = 1 << 20
 _KEPT = 2  # checkpoints
-# A checkpoint holds the network as such and, for the optimizer, up to four times: with averages and two moments.
-_TIMES_NETWORK, _SPARE_CHECKPOINT_BYTES = 8, 16 << 20
 
 
 class State(NamedTuple):
@@ -67,20 +63,6 @@ class State(NamedTuple):
   average: Any
   batch_stats: Any
   opt_state: Any
-  mean: jax.Array
-  scale: jax.Array
-
-
-class Network(NamedTuple):
-  """What classifies images: a part of a ``State``.
-
-  Attributes:
-    params: float32 parameters, or their average in a run that keeps one.
-    batch_stats: as in ``State``, and so ``mean`` and ``scale``.
-  """
-
-  params: Any
-  batch_stats: Any
   mean: jax.Array
   scale: jax.Array
 
@@ -120,7 +102,7 @@ def initial(
     mean: float32 ``[H, W, C]``, see ``State``.
     scale: float32 scalar, see ``State``.
     averaged: whether an average of the parameters is kept.
-    estimates: entries of ``batch_stats`` that the network took from the training images, see ``train.models``.
+    estimates: entries of ``batch_stats`` that the network took from the training images, see ``djax.models``.
   """
   variables = jax.jit(functools.partial(model.init, train=False))(rng, mean[None])
   params = variables["params"]
@@ -153,19 +135,6 @@ def network(state: State) -> Network:
     state: of a run.
   """
   return Network(state.average or state.params, state.batch_stats, state.mean, state.scale)
-
-
-def logits(model: nn.Module, network: Network, images: jax.Array) -> jax.Array:
-  """Returns float32 logits ``[B, K]`` outside of training.
-
-  Args:
-    model: the network's module.
-    network: its parameters and statistics.
-    images: float32 ``[B, H, W, C]``, disguised.
-  """
-  variables = {"params": network.params, "batch_stats": network.batch_stats}
-  found: Any = model.apply(variables, (images - network.mean) / network.scale, train=False)
-  return found
 
 
 def _updated(stats: Mapping[str, Any], estimates: Mapping[str, Any]) -> dict[str, Any]:
@@ -258,7 +227,7 @@ def restore(checkpoints: Checkpoints, state: State) -> tuple[State, float]:
   """Reads the newest finished checkpoint, once all that its record names is as it was.
 
   Security: checksums tell damage, not who wrote the run. What Orbax and TensorStore do with files that somebody made
-  for them, with checksums that fit, is up to them; to answer questions, ``train.predict`` needs neither.
+  for them, with checksums that fit, is up to them; to answer questions, ``djax.models.predict`` needs neither.
 
   Args:
     checkpoints: from ``checkpoints``.
@@ -279,7 +248,9 @@ def restore(checkpoints: Checkpoints, state: State) -> tuple[State, float]:
     for name, content in record.checkpoint.items()
     if name != f"{folder}/{checksums.NETWORK}"
   }
-  checksums.verify(workdir, record, limit=limit(weights.size(network(state))), apart_from=copied)
+  checksums.verify(
+    workdir, record, limit=checksums.limit(weights.size(network(state))), apart_from=copied
+  )
   abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, state._asdict())
   args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), meta=ocp.args.JsonRestore())
   with foreign.private_copies(workdir, copied) as copies, _orbax() as orbax:
@@ -299,15 +270,6 @@ def restore(checkpoints: Checkpoints, state: State) -> tuple[State, float]:
       f"{workdir / folder} must be a checkpoint of step {record.step}, it is not. Take the run from a good copy."
     )
   return found, seconds
-
-
-def limit(network_bytes: int) -> int:
-  """Returns how many bytes a checkpoint may have.
-
-  Args:
-    network_bytes: size of the plain file of its network.
-  """
-  return _TIMES_NETWORK * network_bytes + _SPARE_CHECKPOINT_BYTES
 
 
 def _orbax() -> ocp.Checkpointer:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from djax.errors import DjaxError
-from djax.escape import for_terminal
+from djax.io.escape import for_terminal
 
 __all__ = ["guarded", "progress", "say", "signals"]
 

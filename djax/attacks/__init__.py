@@ -1,19 +1,12 @@
 """The attacks, by name: threat level 1, disguised images alone, then level 2, known pairs."""
 
-from djax.attacks import (
-  clusters,
-  codebook,
-  examiner,
-  ica,
-  inversion,
-  jigsaw,
-  known_pairs,
-  matching,
-  moments,
-  placement,
-  unpaired,
-)
-from djax.attacks.contract import Attack
+from djax.attacks.aes import codebook
+from djax.attacks.base import Attack
+from djax.attacks.generic import examiner, inversion, known_pairs, unpaired
+from djax.attacks.instahide import clusters
+from djax.attacks.neuracrypt import matching
+from djax.attacks.permutation import jigsaw
+from djax.attacks.rmt import ica, moments, placement
 
 __all__ = ["ATTACKS"]
 

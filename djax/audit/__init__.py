@@ -3,6 +3,6 @@
 ``lookup`` is light: it knows what is known to break a setting, from a table of audits made before.
 """
 
-from djax.audit.table import lookup
+from djax.audit.known_breaks import lookup
 
 __all__ = ["lookup"]

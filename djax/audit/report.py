@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from djax import escape, files
-from djax.audit import judge
+from djax.audit import verdicts
 from djax.audit.runner import Outcome
+from djax.io import escape, files
 
 __all__ = ["FACTS", "PAGE", "curves", "page", "svg", "write"]
 
@@ -130,7 +130,7 @@ kind{_pairs(sizes)}. None of these originals is a target.</p>
 <ul>{warnings}</ul>
 <h2>How verdicts are made</h2>
 <dl>{"".join(_threshold(name) for name in facts["thresholds"])}
-<dt>{_text(judge.VERDICTS[2])}</dt><dd>neither of the two. It is a statement about these attacks, not about the
+<dt>{_text(verdicts.VERDICTS[2])}</dt><dd>neither of the two. It is a statement about these attacks, not about the
 disguise.</dd></dl>
 <p>The examiner is a network trained on originals that are no targets; its accuracy is read between one guess for all
 images (0) and what it reaches on the originals (1). Estimates that are better when all of them are mirrored left to
@@ -170,7 +170,7 @@ def curves(facts: Mapping[str, Any]) -> str:
     figure = Figure(figsize=(4.2, 3), layout="constrained")
     axes = figure.subplots()
     axes.set(title=title, xlabel="known pairs", ylim=(-0.05, 1.05), xscale="log")
-    axes.axhline(judge.BROKEN, color="0.6", linewidth=1, linestyle=":")
+    axes.axhline(verdicts.BROKEN, color="0.6", linewidth=1, linestyle=":")
     ticks = sorted({run["pairs"] for row in rows for run in row["runs"]})
     axes.set_xticks(ticks, [str(count) for count in ticks])
     axes.minorticks_off()
@@ -199,7 +199,7 @@ def svg(figure: Any) -> str:
 
 
 def _level(number: str, found: Mapping[str, Any]) -> str:
-  verdict = found["verdict"] or judge.UNTRIED
+  verdict = found["verdict"] or verdicts.UNTRIED
   knows = {"1": "disguised images alone", "2": "also a few known originals"}[number]
   return (
     f'<section class="level {_mark(verdict)}"><div class="soft">Level {number}: {knows}</div>'
@@ -259,7 +259,7 @@ def _mark(verdict: str) -> str:
 
 
 def _threshold(name: str) -> str:
-  value, reason = judge.THRESHOLDS[name]
+  value, reason = verdicts.THRESHOLDS[name]
   return f"<dt>{_text(name)}: {value:g}</dt><dd>{_text(reason)}.</dd>"
 
 

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import djax
-from djax.attacks import contract, scores
-from djax.attacks.contract import Attack
-from djax.audit import judge
-from djax.audit.setting import Setting
+from djax.attacks import base
+from djax.attacks.base import Attack
+from djax.audit import evaluator, verdicts
+from djax.audit.scenario import Scenario
 from djax.errors import ConfigError, nearest
 
 __all__ = ["FORMAT", "PICTURES", "VERSION", "Outcome", "audit", "choose", "train_examiner"]
@@ -57,11 +57,11 @@ def choose(names: Sequence[str], table: Mapping[str, Attack]) -> list[Attack]:
 
 
 def audit(
-  setting: Setting,
+  setting: Scenario,
   attacks: Sequence[Attack],
   *,
   seed: int,
-  examiner: scores.Examiner | None = None,
+  examiner: evaluator.Examiner | None = None,
   progress: Progress = lambda fraction, word: None,
 ) -> Outcome:
   """Attacks a setting and judges what came of it.
@@ -106,16 +106,16 @@ def audit(
     },
     "seed": seed,
     "seconds": time.perf_counter() - start,
-    "levels": {str(number): judge.level(rows, number) for number in (1, 2)},
+    "levels": {str(number): verdicts.level(rows, number) for number in (1, 2)},
     "attacks": rows,
-    "thresholds": {name: value for name, (value, _) in judge.THRESHOLDS.items()},
+    "thresholds": {name: value for name, (value, _) in verdicts.THRESHOLDS.items()},
   }
   return Outcome(facts, pictures)
 
 
 def train_examiner(
-  setting: Setting, *, seed: int, progress: Progress = lambda fraction, word: None
-) -> scores.Examiner:
+  setting: Scenario, *, seed: int, progress: Progress = lambda fraction, word: None
+) -> evaluator.Examiner:
   """Trains the examiner of a setting: on public images, and on private ones that are no targets.
 
   Args:
@@ -127,14 +127,14 @@ def train_examiner(
   images = np.concatenate([setting.public, setting.private[setting.targets :]])
   labels = np.concatenate([setting.public_labels, setting.labels[setting.targets :]])
   some = slice(_EXAMINER_IMAGES)
-  return scores.train_examiner(images[some], labels[some], classes=setting.classes, seed=seed)
+  return evaluator.train_examiner(images[some], labels[some], classes=setting.classes, seed=seed)
 
 
 def _attack(
-  setting: Setting,
+  setting: Scenario,
   attack: Attack,
   seed: int,
-  examiner: scores.Examiner,
+  examiner: evaluator.Examiner,
   constant: np.ndarray,
   progress: Progress,
 ) -> tuple[dict[str, Any], np.ndarray | None]:
@@ -150,7 +150,7 @@ def _attack(
       len(runs) / max(1, len(setting.pairs)), "starts" if pairs is None else f"{pairs} pairs"
     )
     try:
-      result = contract.run(attack, setting.known(pairs or 0), seed=seed, progress=progress)
+      result = base.run(attack, setting.known(pairs or 0), seed=seed, progress=progress)
       if not np.isfinite(result.images).all():
         raise ValueError("its estimates are not all finite")
     except (
@@ -163,14 +163,14 @@ def _attack(
     originals, labels = setting.private[: setting.targets], setting.labels[: setting.targets]
     # A picture and its mirror image show the same, and some attacks cannot tell which of them is the original.
     sides = (result.images, result.images[:, :, ::-1])
-    every = [judge.measure(originals, labels, images, constant, examiner) for images in sides]
+    every = [verdicts.measure(originals, labels, images, constant, examiner) for images in sides]
     side = int(every[1]["ssim"]["median"] > every[0]["ssim"]["median"])
     measured = every[side]
     runs.append(
       {
         "pairs": pairs,
         "mirrored": bool(side),
-        "verdict": judge.verdict(measured),
+        "verdict": verdicts.verdict(measured),
         "seconds": result.seconds,
         "scores": measured,
         "diagnostics": _plain(result.diagnostics),
@@ -180,7 +180,7 @@ def _attack(
   row |= {"status": "failed" if failures else "ran", "runs": runs}
   if failures:
     row["reason"] = "; ".join(failures)
-  row["verdict"] = judge.worst([run["verdict"] for run in runs])
+  row["verdict"] = verdicts.worst([run["verdict"] for run in runs])
   if not runs:
     return row, None
   row["pairs"] = next(run["pairs"] for run in runs if run["verdict"] == row["verdict"])
@@ -192,7 +192,7 @@ def _attack(
 def _unheard(rows: Sequence[Mapping[str, Any]]) -> list[str]:
   """Warns of an examiner that is not good enough to have a say."""
   found = next((run["scores"] for row in rows for run in row["runs"]), None)
-  if not found or found["plain_accuracy"] - found["chance"] >= judge.EXAMINER_USABLE:
+  if not found or found["plain_accuracy"] - found["chance"] >= verdicts.EXAMINER_USABLE:
     return []
   return [
     f"the examiner names {found['plain_accuracy']:.0%} of the originals, one guess for all {found['chance']:.0%}: it "

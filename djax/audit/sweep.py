@@ -14,10 +14,9 @@ from typing import Any
 import numpy as np
 
 import djax
-from djax.attacks import scores
-from djax.attacks.contract import Attack
-from djax.audit import judge, runner, setting
-from djax.audit.setting import Setting
+from djax.attacks.base import Attack
+from djax.audit import evaluator, runner, scenario, verdicts
+from djax.audit.scenario import Scenario
 from djax.errors import ConfigError, UnsafeError
 
 __all__ = ["CELLS", "FACTS", "PLAN", "Plan", "leakage", "lines", "run"]
@@ -167,13 +166,15 @@ def _cell(
   plan: Plan,
   disguise: Mapping[str, Any],
   table: Mapping[str, Attack],
-  examiner: scores.Examiner | None,
+  examiner: evaluator.Examiner | None,
   progress: Progress,
-) -> tuple[dict[str, Any], scores.Examiner | None]:
+) -> tuple[dict[str, Any], evaluator.Examiner | None]:
   """Audits one setting; returns also the examiner, the same for all cells: they have the same originals."""
-  sizes = setting.FULL if plan.full else dataclasses.replace(setting.FAST, pairs=setting.FULL.pairs)
+  sizes = (
+    scenario.FULL if plan.full else dataclasses.replace(scenario.FAST, pairs=scenario.FULL.pairs)
+  )
   try:
-    made = setting.from_source(
+    made = scenario.from_source(
       plan.source,
       disguise,
       seed=plan.seed,
@@ -194,10 +195,10 @@ def _cell(
   return {"refused": "", "utility": utility, **kept}, examiner
 
 
-def _utility(made: Setting, seed: int, examiner: scores.Examiner) -> dict[str, float]:
+def _utility(made: Scenario, seed: int, examiner: evaluator.Examiner) -> dict[str, float]:
   """Trains the examiner's network on disguised images and says how well it does on others, beside the plain one."""
   rest, targets = slice(made.targets, None), slice(made.targets)
-  network = scores.train_examiner(
+  network = evaluator.train_examiner(
     made.disguised[rest], made.labels[rest], classes=made.classes, seed=seed
   )
   labels = made.labels[targets]
@@ -268,7 +269,7 @@ def _draw(facts: Mapping[str, Any], out: Path) -> None:
       label = "level 1" if pairs is None else f"level 2, {pairs} pairs"
       values = [np.nan if (x := leakage(cell, pairs)) is None else x for cell in row]
       axes.plot(noise, values, marker="o", label=label)
-    axes.axhline(judge.BROKEN, color="0.6", linewidth=1, linestyle=":")
+    axes.axhline(verdicts.BROKEN, color="0.6", linewidth=1, linestyle=":")
     axes.set(title=f"blocks of {size}", xlabel="noise", ylim=(-0.05, 1.05))
   panels[0].set_ylabel("0: chance, 1: originals")
   handles, labels = panels[0].get_legend_handles_labels()

@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from djax import blocks, keys, schemes
+from djax import keys, schemes
 from djax.bench import clock, twin
 from djax.bench.clock import Work
+from djax.ops import blocks
 from djax.schemes import Scheme
 
 __all__ = ["Case", "cases", "copy_bandwidth", "errors", "measure", "on_device", "repeated"]

@@ -33,7 +33,8 @@ _GROWTH = """\
 ## Growth
 
 Time and peak memory of `disguise`, `verify` and an epoch against the number of images, their side and the block size:
-`python docs/growth.py --measure docs/growth.json`, then `python docs/growth.py docs/growth.json`.
+`python -m train.experiments.growth --measure docs/growth.json`, then `python -m train.experiments.growth
+docs/growth.json`.
 
 ![seconds and memory against images](growth.svg)
 """

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from djax import manifest
+from djax.disguised import manifest
+from djax.disguised.manifest import Manifest
 from djax.errors import KeyMismatchError, ManifestError
 from djax.keys import Master
-from djax.manifest import Manifest
 
 __all__ = ["authenticate", "authenticated", "check_expected", "mac_key"]
 

@@ -14,8 +14,8 @@ from typing import NamedTuple
 import numpy as np
 
 from djax import sources
+from djax.disguised.manifest import Manifest
 from djax.errors import DataError
-from djax.manifest import Manifest
 
 __all__ = ["Canaries", "Outcome", "judge", "read"]
 

@@ -5,10 +5,11 @@ from typing import Any
 
 import numpy as np
 
-from djax import quantise, schemes
-from djax.owner import views
-from djax.owner.streams import RecordStreams
-from djax.quantise import Quantiser
+from djax import schemes
+from djax.disguised import quantise
+from djax.disguised.quantise import Quantiser
+from djax.host import augment
+from djax.owner.record_noise import RecordStreams
 
 __all__ = ["Disguiser", "stored"]
 
@@ -52,7 +53,7 @@ class Disguiser:
     images = originals
     if view:
       drawn = self._streams.views(originals, split, indices, view)
-      images = views.augment(originals, drawn, crop=crop, flip=flip)
+      images = augment.augment(originals, drawn, crop=crop, flip=flip)
 
     def draw() -> np.ndarray:
       shape = self.scheme.spec.disguised_shape

@@ -17,10 +17,12 @@ from typing import Any
 
 import numpy as np
 
-from djax import card, datasets, files, foreign, form, keys, manifest, quantise, records
+from djax import keys
+from djax.disguised import datacard, directory, manifest, quantise, records
+from djax.disguised.manifest import UNFINISHED, Manifest, Shard
 from djax.errors import DataError, DjaxError, KeyMismatchError, UnsafeError
+from djax.io import files, foreign, form
 from djax.keys import Master
-from djax.manifest import UNFINISHED, Manifest, Shard
 from djax.owner import plan, pool, restore, shards
 from djax.owner.ledger import Ledger
 from djax.owner.plan import Job, Request
@@ -138,7 +140,7 @@ def _already_whole(folder: Path, facts: Manifest, master: Master) -> Manifest | 
       "Nothing is overwritten: give another --out."
     )
   restore.authenticate(there, folder, master)
-  datasets.verify(folder, manifest=there, unfinished=True)
+  directory.verify(folder, manifest=there, unfinished=True)
   shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
   return there
 
@@ -293,7 +295,7 @@ def finish(folder: Path, facts: Manifest, master: Master) -> Manifest:
   features.save_config(str(place))
   texts = {path.name: path.read_bytes() for path in sorted(place.iterdir())}
   texts["dataset_info.json"] = json.dumps(records.tfds_info(facts.splits), indent=1).encode()
-  texts["README.md"] = card.text(facts).encode()
+  texts["README.md"] = datacard.text(facts).encode()
   for name, data in texts.items():
     manifest.replace(folder / name, data)
   hashes = {name: hashlib.sha256(data).hexdigest() for name, data in texts.items()}

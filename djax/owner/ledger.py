@@ -19,10 +19,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from djax import files, foreign, form
+from djax.disguised.manifest import Manifest
 from djax.errors import DataError, DjaxError, UnsafeError
+from djax.io import files, foreign, form
 from djax.keys import Master
-from djax.manifest import Manifest
 
 __all__ = ["Entry", "Ledger", "Standing", "beside"]
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from djax import sources
+from djax.disguised.manifest import Manifest
 from djax.errors import ConfigError, DataError
-from djax.manifest import Manifest
 
 __all__ = ["Query", "read"]
 
@@ -109,7 +109,7 @@ def _array(path: Path, shape: tuple[int, ...], dtype: str) -> np.ndarray:
         name = "images" if "images" in held else held[0] if len(held) == 1 else None
         images = images[name] if name else None
   except Exception as error:  # zipfile, zlib and numpy each have their own
-    raise DataError(f"{path}: not a whole NumPy file ({sources.records.brief(error)}).") from None
+    raise DataError(f"{path}: not a whole NumPy file ({sources.base.brief(error)}).") from None
   if images is None:
     raise DataError(f"{path}: must hold one array, or one named images; has {', '.join(held)}.")
   if images.ndim == 3 and shape[2] == 1:

@@ -13,11 +13,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import djax
-from djax import card, datasets, keys, manifest, quantise, schemes, sources
+from djax import keys, schemes, sources
+from djax.disguised import datacard, directory, manifest, quantise
+from djax.disguised.manifest import Manifest, SplitFacts
 from djax.errors import ConfigError, DataError, UnsafeError
 from djax.keys import Master
-from djax.manifest import Manifest, SplitFacts
-from djax.owner import sealed
+from djax.owner import sealed_metadata
 
 __all__ = ["Job", "Plan", "Request", "make", "source_hmac"]
 
@@ -93,7 +94,7 @@ class Job:
   def shard_file(self, split: str, index: int) -> str:
     """Returns the name of a shard in the directory."""
     count = len(self.starts_of[split]) - 1
-    return f"{datasets.NAME}-{split}.array_record-{index:05d}-of-{count:05d}"
+    return f"{directory.NAME}-{split}.array_record-{index:05d}-of-{count:05d}"
 
 
 class Plan(NamedTuple):
@@ -165,7 +166,7 @@ def make(request: Request, out: Path, master: Master) -> Plan:
     },
   )
   secret = _secret(request, spec, master)
-  hashes = tuple(datasets.file_sha256(path) for _, path in files)
+  hashes = tuple(directory.file_sha256(path) for _, path in files)
   facts = Manifest(
     djax=djax.__version__,
     expansion=keys.DATA_SETS,
@@ -188,11 +189,11 @@ def make(request: Request, out: Path, master: Master) -> Plan:
       name: SplitFacts(count * views_of[name], views_of[name], ()) for name, count in counts.items()
     },
     files={},
-    warnings=card.warnings(spec, fingerprint=master.fingerprint),
+    warnings=datacard.warnings(spec, fingerprint=master.fingerprint),
     sealed="",
     id=request.dataset_id,
   )
-  box = sealed.box_of(facts, master)
+  box = sealed_metadata.box_of(facts, master)
   facts = dataclasses.replace(facts, sealed=box.seal({"class_names": list(names)}))
   try:
     manifest.check(facts)

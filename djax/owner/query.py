@@ -16,12 +16,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import djax
-from djax import datasets, files, foreign, keys, manifest, quantise, records
+from djax import keys
+from djax.disguised import directory, manifest, quantise, records
+from djax.disguised.manifest import UNFINISHED, Manifest, Shard, SplitFacts
 from djax.errors import ConfigError, DataError, ManifestError
+from djax.io import files, foreign
 from djax.keys import Master
-from djax.manifest import UNFINISHED, Manifest, Shard, SplitFacts
 from djax.owner import canaries as canaries_lib
-from djax.owner import disguiser, export, restore, sealed, streams
+from djax.owner import disguiser, export, record_noise, restore, sealed_metadata
 from djax.owner.disguiser import Disguiser
 from djax.owner.pictures import Query, read
 
@@ -91,12 +93,12 @@ def disguised(query: Query, facts: Manifest, master: Master) -> tuple[np.ndarray
   return np.concatenate(found), cut
 
 
-def _streams(facts: Manifest, master: Master) -> streams.RecordStreams:
+def _streams(facts: Manifest, master: Master) -> record_noise.RecordStreams:
   """Returns the streams of images that are asked about: the matrices of the data set, noise of their own."""
   if facts.version == 1:
-    return streams.of(facts, master)
+    return record_noise.of(facts, master)
   secret = master.data_set(facts.id, facts.spec)
-  return streams.Current(secret, role=manifest.REQUEST, views=_ALONE)
+  return record_noise.Current(secret, role=manifest.REQUEST, views=_ALONE)
 
 
 def _outside(exact: np.ndarray, quantiser: quantise.Quantiser, block_size: int) -> int:
@@ -120,7 +122,7 @@ def ask(query: Query, run: str | os.PathLike, facts: Manifest, master: Master) -
     ConfigError: if the run holds no network.
     ManifestError: if its network was trained on other images than its manifest says.
   """
-  from train import predict
+  from djax.models import predict
 
   predictor = predict.load(Path(run))
   if predictor.facts["source_sha256"] != facts.sha256:
@@ -173,7 +175,7 @@ def request(
     classes = canaries.labels.tolist()
     query = Query(np.concatenate([query.images, canaries.images]), query.names)
   count = len(query.images)
-  name = f"{datasets.NAME}-{SPLIT}.array_record-00000-of-00001"
+  name = f"{directory.NAME}-{SPLIT}.array_record-00000-of-00001"
   asked = dataclasses.replace(
     facts,
     djax=djax.__version__,
@@ -183,7 +185,7 @@ def request(
     splits={SPLIT: SplitFacts(count, 1, ())},
     files={},
   )
-  order = streams.of(asked, master).order(SPLIT, count, 1)
+  order = record_noise.of(asked, master).order(SPLIT, count, 1)
   stored, cut = disguised(query, facts, master)
   with files.new_folder(target) as temporary:
     (temporary / UNFINISHED).mkdir(parents=True)
@@ -191,7 +193,7 @@ def request(
     with records.writer(temporary / UNFINISHED / name, features) as write:
       write(stored[order], np.zeros(count, np.int32))
     os.rename(temporary / UNFINISHED / name, temporary / name)
-    size, digest = (temporary / name).stat().st_size, datasets.file_sha256(temporary / name)
+    size, digest = (temporary / name).stat().st_size, directory.file_sha256(temporary / name)
     content = {
       "class_names": _opened(facts, master)["class_names"],
       "names": list(query.names),
@@ -204,7 +206,7 @@ def request(
         asked,
         source=source,
         splits={SPLIT: SplitFacts(count, 1, (Shard(name, count, size, digest),))},
-        sealed=sealed.box_of(asked, master).seal(content),
+        sealed=sealed_metadata.box_of(asked, master).seal(content),
       ),
       master,
     )
@@ -214,7 +216,7 @@ def request(
 
 def _opened(facts: Manifest, master: Master) -> dict[str, Any]:
   """Returns the sealed part of a manifest."""
-  return sealed.box_of(facts, master).unseal(facts.sealed)
+  return sealed_metadata.box_of(facts, master).unseal(facts.sealed)
 
 
 def _hmac(query: Query, facts: Manifest, master: Master) -> str:
@@ -256,7 +258,7 @@ def answers(
   data = foreign.read(path.parent, path.name, limit=limit)
   stored = _probabilities(data, path, folder, facts)
   opened = _opened(facts, master)
-  order = streams.of(facts, master).order(SPLIT, count, 1)
+  order = record_noise.of(facts, master).order(SPLIT, count, 1)
   probabilities = np.empty_like(stored)
   probabilities[order] = stored
   planted = opened.get("canaries", [])
@@ -309,7 +311,7 @@ def named(
   classes = tuple(_opened(facts, master)["class_names"])
   by_class = np.asarray(probabilities)
   if facts.labels == "permuted":
-    by_class = by_class[:, streams.of(facts, master).labels(facts.classes)]
+    by_class = by_class[:, record_noise.of(facts, master).labels(facts.classes)]
   rows = tuple(
     Answer(name, classes[row.argmax()], float(row.max()), tuple(map(float, row)))
     for name, row in zip(names, by_class, strict=True)

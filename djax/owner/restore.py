@@ -18,12 +18,13 @@ from typing import IO, Any, NamedTuple
 
 import numpy as np
 
-from djax import datasets, files, quantise
-from djax.datasets import Disguised, Split
+from djax.disguised import directory, quantise
+from djax.disguised.directory import Disguised, Split
+from djax.disguised.manifest import Manifest
 from djax.errors import ConfigError, DjaxError, UnsafeError
+from djax.io import files
 from djax.keys import Master
-from djax.manifest import Manifest
-from djax.owner import sealed, streams
+from djax.owner import record_noise, sealed_metadata
 from djax.owner.authentic import authenticate, authenticated, check_expected, mac_key
 from djax.owner.disguiser import Disguiser
 
@@ -95,7 +96,7 @@ def originals(data: Disguised, master: Master, split: str, *, chunk: int) -> Ite
   """
   facts = data.manifest
   authenticate(facts, data.path, master, role=facts.role)
-  drawn = streams.of(facts, master)
+  drawn = record_noise.of(facts, master)
   tool = Disguiser(facts.spec, drawn)
   probe = np.zeros((1, *facts.disguised_shape), facts.dtype)
   tool.restored(values(probe, facts))  # refused before the first record is read
@@ -108,7 +109,7 @@ def originals(data: Disguised, master: Master, split: str, *, chunk: int) -> Ite
 def _originals(
   split: Split,
   facts: Manifest,
-  drawn: streams.RecordStreams,
+  drawn: record_noise.RecordStreams,
   tool: Disguiser,
   classes: np.ndarray,
   chunk: int,
@@ -243,9 +244,9 @@ def _verified(data: Disguised, master: Master, expect: str) -> tuple[Manifest, l
   """Checks key and every byte; returns the manifest and the class names of the source."""
   facts = data.manifest
   authenticate(facts, data.path, master, expect=expect)
-  datasets.verify(data.path, manifest=facts)
+  directory.verify(data.path, manifest=facts)
   originals(data, master, next(iter(data.splits)), chunk=1)  # refuses what has no way back
-  return facts, sealed.box_of(facts, master).unseal(facts.sealed)["class_names"]
+  return facts, sealed_metadata.box_of(facts, master).unseal(facts.sealed)["class_names"]
 
 
 class _Chunks:

@@ -15,14 +15,15 @@ from typing import Any
 
 import numpy as np
 
-from djax import datasets, manifest, records, sources
+from djax import sources
+from djax.disguised import directory, manifest, records
+from djax.disguised.manifest import UNFINISHED, Shard
+from djax.disguised.quantise import Quantiser
 from djax.errors import DataError
 from djax.keys import Streams
-from djax.manifest import UNFINISHED, Shard
-from djax.owner import disguiser, streams
+from djax.owner import disguiser, record_noise
 from djax.owner.disguiser import Disguiser
 from djax.owner.plan import Job
-from djax.quantise import Quantiser
 
 __all__ = ["Task", "Worker", "scanned", "tasks", "written"]
 
@@ -64,7 +65,7 @@ class Worker:
 
   def __init__(self, job: Job, secret: Streams):
     self._job = job
-    self._streams = streams.Current(secret, role=manifest.DATASET, views=job.views)
+    self._streams = record_noise.Current(secret, role=manifest.DATASET, views=job.views)
     self._disguiser = Disguiser(job.spec, self._streams)
     self._label_of = np.arange(job.classes, dtype=np.int32)
     if not job.request.plain_labels:
@@ -110,7 +111,7 @@ class Worker:
     with records.writer(temporary, records.features(shape, job.dtype, job.classes)) as write:
       write(images, labels)
     name = job.shard_file(task.split, task.index)
-    facts = Shard(name, len(images), temporary.stat().st_size, datasets.file_sha256(temporary))
+    facts = Shard(name, len(images), temporary.stat().st_size, directory.file_sha256(temporary))
     manifest.replace(_path(job, task, ".json"), json.dumps(dataclasses.asdict(facts)).encode())
     os.replace(temporary, job.out / name)
 
@@ -212,7 +213,7 @@ def written(job: Job, task: Task, *, check: bool = False) -> Shard | None:
   try:
     whole = (job.out / facts.file).stat().st_size == facts.bytes
     if whole and check:
-      whole = datasets.file_sha256(job.out / facts.file) == facts.sha256
+      whole = directory.file_sha256(job.out / facts.file) == facts.sha256
   except OSError:
     return None
   return facts if whole else None

@@ -8,11 +8,11 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from djax.baselines.instahide import instahide_scheme
-from djax.baselines.neuracrypt import neuracrypt_scheme
 from djax.errors import ConfigError, nearest
 from djax.schemes.aes import UNITS, aes_scheme
-from djax.schemes.contract import Key, Scheme, SchemeSpec
+from djax.schemes.base import Key, Scheme, SchemeSpec
+from djax.schemes.instahide import instahide_scheme
+from djax.schemes.neuracrypt import neuracrypt_scheme
 from djax.schemes.permutation import permutation_scheme
 from djax.schemes.plain import plain_scheme
 from djax.schemes.rmt import MATRICES, NOISE_PLACES, rmt_scheme

@@ -6,9 +6,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from djax import host
 from djax.errors import NotInvertibleError
-from djax.schemes.contract import (
+from djax.host import blockwise
+from djax.schemes.base import (
   Key,
   Scheme,
   SchemeSpec,
@@ -47,7 +47,7 @@ def aes_scheme(
   Raises:
     ValueError: for an option that does not exist or does not fit.
 
-  Security: equal units stay equal; open to frequency analysis and codebooks, see ``djax.aes``.
+  Security: equal units stay equal; open to frequency analysis and codebooks, see ``djax.host.aes``.
   """
   shape, disguised_shape, positions = geometry(image_shape, block_size)
   if type(unit_pixels) is not int or unit_pixels not in UNITS:
@@ -72,11 +72,11 @@ def aes_scheme(
     return {"block_size": block_size, "perm": np.asarray(key.perm) if permute else None}
 
   def encrypt(key, batch, draw):
-    from djax import aes  # core imports no crypto package until it is asked to encrypt
+    from djax.host import aes  # core imports no crypto package until it is asked to encrypt
 
-    padded = host.pad_to_blocks(batch, block_size=block_size)
+    padded = blockwise.pad_to_blocks(batch, block_size=block_size)
     if salt_pepper:
-      padded = host.salt_pepper(padded, draw(), rate=salt_pepper)
+      padded = blockwise.salt_pepper(padded, draw(), rate=salt_pepper)
     return aes.encrypt(np.asarray(key.aes_keys), padded, unit_pixels=unit_pixels, **moved(key))
 
   def disguise(key, images, labels, *, rng):
@@ -93,7 +93,7 @@ def aes_scheme(
         f"aes: only units of 16 pixels can be restored, this scheme has unit_pixels={unit_pixels}, which averages "
         "ciphers away. Keep the originals."
       )
-    from djax import aes
+    from djax.host import aes
 
     batch, leading = _bytes_of(images, disguised_shape)
     whole = aes.decrypt(np.asarray(key.aes_keys), batch, **moved(key))

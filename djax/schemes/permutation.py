@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from djax import blocks as blocks_lib
-from djax import host
-from djax import permutation as permutation_lib
-from djax.schemes.contract import (
+from djax.host import blockwise
+from djax.ops import blocks as blocks_lib
+from djax.ops import permutation as permutation_lib
+from djax.schemes.base import (
   Key,
   Scheme,
   SchemeSpec,
@@ -53,8 +53,8 @@ def permutation_scheme(image_shape: Sequence[int], *, block_size: int) -> Scheme
   def export(key, images, draw):
     del draw
     check_export(images, shape)
-    padded = host.pad_to_blocks(images, block_size=block_size)
-    return host.permute(np.asarray(key.perm), padded, block_size=block_size)
+    padded = blockwise.pad_to_blocks(images, block_size=block_size)
+    return blockwise.permute(np.asarray(key.perm), padded, block_size=block_size)
 
   spec = SchemeSpec("permutation", shape, disguised_shape, block_size, {})
   return Scheme(spec, make_key, disguise, restore, export)

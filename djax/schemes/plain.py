@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from djax.schemes.contract import Key, Scheme, SchemeSpec, check_export, check_images, checked_shape
+from djax.schemes.base import Key, Scheme, SchemeSpec, check_export, check_images, checked_shape
 
 __all__ = ["plain_scheme"]
 

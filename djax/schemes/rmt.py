@@ -5,11 +5,12 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 import numpy as np
 
-from djax import blocks as blocks_lib
-from djax import host, noise, rmt, samplers
-from djax import permutation as permutation_lib
 from djax.errors import nearest
-from djax.schemes.contract import (
+from djax.host import blockwise, samplers
+from djax.ops import blocks as blocks_lib
+from djax.ops import noise, rmt
+from djax.ops import permutation as permutation_lib
+from djax.schemes.base import (
   Key,
   Scheme,
   SchemeSpec,
@@ -55,7 +56,7 @@ def rmt_scheme(
   Raises:
     ValueError: for an option that does not exist or does not fit.
 
-  Security: broken by known pairs, and without any pair by second moments; see ``djax.rmt`` and the README.
+  Security: broken by known pairs, and without any pair by second moments; see ``djax.ops.rmt`` and the README.
   """
   shape, disguised_shape, positions = geometry(image_shape, block_size)
   _check_choice("matrix", matrix, MATRICES)
@@ -110,9 +111,9 @@ def rmt_scheme(
 
   def export(key, images, draw):
     check_export(images, shape)
-    return host.project(
+    return blockwise.project(
       np.asarray(key.matrices),
-      host.pad_to_blocks(images, block_size=block_size),
+      blockwise.pad_to_blocks(images, block_size=block_size),
       perm=np.asarray(key.perm) if permute else None,
       block_size=block_size,
       mix=mix,

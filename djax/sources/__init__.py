@@ -9,7 +9,7 @@ import pathlib
 
 from djax.errors import ConfigError
 from djax.sources import digits, folder, npz, tfds
-from djax.sources.records import Images, Records
+from djax.sources.base import Images, Records
 
 __all__ = ["Images", "Records", "load", "open"]
 

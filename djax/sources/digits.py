@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from djax.sources.records import Images, Records, parse_split
+from djax.sources.base import Images, Records, parse_split
 
 __all__ = ["DigitsRecords"]
 

@@ -8,7 +8,7 @@ import warnings
 import numpy as np
 
 from djax.errors import DataError
-from djax.sources.records import Images, Records, brief, parse_split
+from djax.sources.base import Images, Records, brief, parse_split
 
 __all__ = ["FolderRecords", "decode", "read_header"]
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from djax.errors import DataError, DjaxError, nearest
-from djax.sources.records import (
+from djax.sources.base import (
   Images,
   Records,
   brief,

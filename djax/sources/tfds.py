@@ -10,7 +10,7 @@ import re
 import numpy as np
 
 from djax.errors import ConfigError, DataError, nearest
-from djax.sources.records import Images, Records, brief, check_classes, check_labels, check_shape
+from djax.sources.base import Images, Records, brief, check_classes, check_labels, check_shape
 
 __all__ = ["TfdsRecords"]
 

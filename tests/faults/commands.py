@@ -146,7 +146,7 @@ def _keygen_problems(work: Path, before: Snapshot, clean: Snapshot) -> list[str]
   path = work / "out" / "new.key"
 
   def check() -> list[str]:
-    from djax import keyfile
+    from djax.keys import keyfile
 
     try:
       keyfile.read(path, passphrase=keyfile.find_passphrase(work / "passphrase"))
@@ -213,13 +213,14 @@ def _disguise_problems(work: Path, before: Snapshot, clean: Snapshot) -> list[st
 
 def _verified(work: Path) -> list[str]:
   """What verify finds; that a directory was stopped at the very end is no fault of it."""
-  from djax import datasets, keyfile
+  from djax.disguised import directory
+  from djax.keys import keyfile
   from djax.owner import restore
 
   folder = work / "out" / "set"
   try:
     facts = restore.authenticated(folder, keyfile.read(work / "keys/owner.key", passphrase=None))
-    datasets.verify(folder, manifest=facts, unfinished=True)
+    directory.verify(folder, manifest=facts, unfinished=True)
   except Exception as error:
     return [f"verify: {error}"]
   return []
@@ -343,7 +344,7 @@ def _train_problems(work: Path, before: Snapshot, clean: Snapshot) -> list[str]:
 
 def _loads(run: Path, steps: list[int]) -> list[str]:
   """What is wrong with the checkpoints that are recorded; the newest is loaded as answering loads it."""
-  from train import checksums, predict
+  from djax.models import checksums, predict
 
   try:
     for step in steps:
@@ -372,9 +373,9 @@ def _same_run(snapshot: Snapshot, work: Path) -> Snapshot:
   return found
 
 
-_OWNER = ("djax.__main__", "djax.owner.commands")
+_OWNER = ("djax.__main__", "djax.cli.owner")
 
-_TRAINER = ("train.__main__", "train.loop", "train.predict")
+_TRAINER = ("train.__main__", "train.loop", "djax.models.predict")
 
 COMMANDS = {
   command.name: command

@@ -16,7 +16,10 @@ from pathlib import Path
 
 import numpy as np
 
-from djax import datasets, keyfile, keys, schemes, selftest
+from djax import keys, schemes
+from djax.cli import selftest
+from djax.disguised import directory
+from djax.keys import keyfile
 from djax.owner import export, plan
 
 HERE = Path(__file__).parent
@@ -237,7 +240,7 @@ def disguises() -> list[dict]:
 def disguised(vector: dict) -> dict[str, str]:
   """Disguises, and hashes the records of each split in their order: images, then label ids as int32.
 
-  Not in djax.selftest, which does without TFDS.
+  Not in djax.cli.selftest, which does without TFDS.
   """
   found = {}
   with tempfile.TemporaryDirectory() as folder:
@@ -245,7 +248,7 @@ def disguised(vector: dict) -> dict[str, str]:
     request = plan.Request("digits", vector["disguise"], vector["splits"], **how)
     master = keys.Master(bytes.fromhex(vector["secret"]))
     facts = export.disguise(request, Path(folder, "set"), master, workers=1)
-    for name, split in datasets.open(Path(folder, "set")).splits.items():
+    for name, split in directory.open(Path(folder, "set")).splits.items():
       images, labels = split.read(np.arange(len(split)))
       data = images.astype(images.dtype.newbyteorder("<")).tobytes()
       found[name] = hashlib.sha256(data + labels.astype("<i4").tobytes()).hexdigest()
@@ -276,7 +279,7 @@ FILES = {
   ),
   "keyfile-v1.json": ("djax 0.1.0, docs/key-format.md", key_files),
   "export-v1.json": (
-    "djax 0.1.0, docs/format.md, section 3; images by the formula of djax.selftest; "
+    "djax 0.1.0, docs/format.md, section 3; images by the formula of djax.cli.selftest; "
     "checked by the twins in tests/test_host.py",
     exports,
   ),

@@ -12,7 +12,7 @@ import numpy as np
 
 from djax import keys, schemes, sources
 from djax.bench import clock, disguises
-from djax.bench.commands import machine
+from djax.cli.bench import machine
 from train import config as config_lib
 from train import run_dir
 from train.examine import examine

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from djax.audit import judge
+from djax.audit import verdicts
 from train.table.figures import NEAR_CHANCE, Figures, Spread, figures
 
 __all__ = [
@@ -100,7 +100,7 @@ public experiment key of that seed, whose fingerprint stands there too."""
 
 
 def _explained() -> str:
-  worse, better = judge.VERDICTS[0], judge.VERDICTS[1]
+  worse, better = verdicts.VERDICTS[0], verdicts.VERDICTS[1]
   return f"""## How to read it
 
 - **disguised**: accuracy on disguised test images; mean over seeds, in brackets the least and the greatest. Where the

@@ -3,7 +3,6 @@
 import dataclasses
 import fnmatch
 import hashlib
-import inspect
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -11,9 +10,9 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from configs import base
-from djax import schemes
-from djax.audit import setting
+from djax.audit import scenario
 from djax.errors import ConfigError, nearest
+from train import audited as attacked
 from train import config as config_lib
 
 __all__ = [
@@ -169,23 +168,13 @@ def fingerprint(config: ConfigDict | Mapping[str, Any]) -> str:
 
 
 def audited(config: ConfigDict) -> dict[str, Any]:
-  """Returns what the audit of a run attacks: ``hash``, ``source``, ``image_size``, ``split`` and ``disguise``.
-
-  The whole split is drawn from, however few images the run trains on: a disguise is as strong on some as on all.
+  """Returns what the audit of a run attacks, see ``train.audited.of``, and the ``hash`` of it and of its sizes.
 
   Args:
     config: of the run.
   """
-  scheme = config.disguise.scheme
-  taken = inspect.signature(schemes.SCHEMES[scheme]).parameters
-  options = {name: value for name, value in config.disguise.items() if name in taken}
-  facts = {
-    "source": config.data.source,
-    "image_size": config.data.image_size,
-    "split": config.data.train_split.partition("[")[0],
-    "disguise": {"scheme": scheme, **options},
-  }
-  return {"hash": _hash({**facts, "sizes": dataclasses.asdict(setting.FAST)}), **facts}
+  facts = attacked.of(config)
+  return {"hash": _hash({**facts, "sizes": dataclasses.asdict(scenario.FAST)}), **facts}
 
 
 def ordinary(row: Row, table: Sequence[Row]) -> Row | None:

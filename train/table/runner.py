@@ -12,9 +12,12 @@ from typing import Any, Self
 
 from ml_collections import ConfigDict
 
+from djax.attacks import ATTACKS
+from djax.audit import runner as audit_runner
+from djax.audit import scenario
 from djax.errors import DjaxError
+from train import audited, run_dir, terminal
 from train import config as config_lib
-from train import run_dir, terminal
 from train.loop import Stopped
 from train.table import rows
 from train.table.rows import Row
@@ -200,21 +203,8 @@ def attack(config: ConfigDict, progress: Progress) -> dict[str, Any]:
   Raises:
     DjaxError: if the source or the disguise cannot be audited.
   """
-  from djax.attacks import ATTACKS
-  from djax.audit import runner, setting
-
-  facts = rows.audited(config)
-  made = setting.from_source(
-    facts["source"],
-    facts["disguise"],
-    seed=0,
-    sizes=setting.FAST,
-    data_dir=config.data.data_dir,
-    image_size=facts["image_size"],
-    split=facts["split"],
-    progress=progress,
-  )
-  return runner.audit(made, list(ATTACKS.values()), seed=0, progress=progress).facts
+  made = audited.scenario_of(config, seed=0, sizes=scenario.FAST, progress=progress)
+  return audit_runner.audit(made, list(ATTACKS.values()), seed=0, progress=progress).facts
 
 
 def run_of(folder: Path, config: ConfigDict) -> dict[str, Any] | None:

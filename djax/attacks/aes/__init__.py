@@ -1,0 +1,1 @@
+"""Attacks on AES in ECB mode."""

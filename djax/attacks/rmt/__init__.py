@@ -1,0 +1,1 @@
+"""Attacks on RMT that use disguised images alone."""

@@ -1,0 +1,71 @@
+"""Ciphertext-only attack on projection RMT: whiten, then find the rotation that is left from moments between blocks.
+
+Any invertible matrix becomes orthogonal once originals and disguised images are both whitened within each group:
+``R = S_X^(-1/2) Q S_Y^(1/2)``. Independent component analysis would find ``Q`` from the shape of the distributions,
+and then has to guess order, signs and scale. Covariances between blocks hold all three and are well measured, so this
+attack uses those; its id names the step whose place they take.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from djax.attacks.base import Attack, Estimate, Known
+from djax.attacks.common import statistics
+from djax.attacks.common.statistics import Layout, Moments
+from djax.attacks.rmt import moments
+
+__all__ = ["ATTACK", "attack", "refuses"]
+
+
+def refuses(spec: Mapping[str, Any]) -> str | None:
+  """Returns why the attack cannot handle a scheme, or None if it can.
+
+  Args:
+    spec: ``SchemeSpec.to_dict()``.
+  """
+  if spec["scheme"] != "rmt":
+    return f"it finds the matrices of rmt, and scheme {spec['scheme']!r} has none"
+  if spec["matrix"] == "orthogonal":
+    return "orthogonal matrices keep eigenvalues, which moments uses; use that"
+  if spec["permute"]:
+    return "the blocks are moved; use placement, which puts them back first"
+  return None
+
+
+def attack(known: Known, *, seed: int, progress: Callable[[float, str], None]) -> Estimate:
+  """Estimates the originals of the targets from disguised and public images.
+
+  Args:
+    known: ``disguised``, ``targets`` and ``public``. ``pairs`` are not looked at.
+    seed: not used: nothing is drawn.
+    progress: told how far it is.
+
+  Returns:
+    The estimates, smoothed where there is noise, as for ``moments``.
+  """
+  del seed
+  return moments.estimate(known, solve=_solve, progress=progress)
+
+
+def _solve(
+  known: Known, layout: Layout, window: tuple[slice, slice]
+) -> tuple[np.ndarray, Moments, dict[str, Any]]:
+  """Returns the inverse matrices of a window, the moments of its originals, and what was found on the way."""
+  x, y, originals, _ = moments.noisy_moments(known, layout, window)
+  whiten_x, whiten_y = (statistics.power(statistics.within(m), -0.5) for m in (x, y))
+  rotation, facts = moments.align(
+    statistics.transform(x, whiten_x), statistics.transform(y, whiten_y), whitened=True
+  )
+  return whiten_y @ rotation.swapaxes(1, 2) @ np.linalg.inv(whiten_x), originals, facts
+
+
+ATTACK = Attack(
+  name="ica",
+  level=1,
+  needs=("public",),
+  title="matrices of projection rmt by whitening and moments between blocks",
+  refuses=refuses,
+  attack=attack,
+)

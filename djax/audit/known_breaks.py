@@ -1,0 +1,86 @@
+"""What is known to break a setting: the table of audits that ships with the package. Light: JSON and nothing more."""
+
+import functools
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+__all__ = ["FILE", "FORMAT", "classify", "lookup", "read"]
+
+FILE = Path(__file__).with_name("known_breaks.json")
+FORMAT = "djax-audit-table"
+
+_BLOCKS = ((3, "2-3"), (7, "4-7"))
+_PLACES = ((16, "up to 16"), (64, "17-64"), (256, "65-256"))
+_NOISE = ((0, "no"), (25, "up to 25"), (50, "25-50"), (100, "50-100"))
+_LEVELS = {"1": "from the disguised images alone", "2": "with a few known originals"}
+
+
+def classify(spec: Mapping[str, Any]) -> str:
+  """Returns the class of settings that a disguise belongs to, in words.
+
+  Args:
+    spec: ``SchemeSpec.to_dict()``, complete. The shape of the images counts by the number of blocks that are moved.
+  """
+  size = spec["block_size"]
+  height, width, _ = spec["image_shape"]
+  count = -(-height // size) * -(-width // size)
+  places = next((name for most, name in _PLACES if count <= most), "more than 256")
+  blocks = next((name for most, name in _BLOCKS if size <= most), "8 and more")
+  words = [f"{spec['scheme']} with blocks of {blocks} pixels"]
+  if spec["scheme"] == "rmt":
+    level = spec["noise_level"]
+    noise = next((name for most, name in _NOISE if level <= most), "more than 100")
+    place = f" {spec['noise_place']} the projection" if level else ""
+    words += [f"{noise} noise{place}", f"{spec['matrix']} matrices that mix {spec['mix']}"]
+    words += ["one a channel"] * spec["per_channel"]
+  if spec["scheme"] == "aes":
+    words += [f"units of {spec['unit_pixels']} pixels"]
+    words += ["a key for each position"] * spec["position_keys"]
+    words += ["salt and pepper"] * bool(spec["salt_pepper"])
+  moved = count > 1 and spec.get("permute", True)
+  words.append(f"permuted among {places} places" if moved else "not permuted")
+  return ", ".join(words)
+
+
+def lookup(spec: Mapping[str, Any], *, path: Path = FILE) -> str | None:
+  """Says in one line what is known to break a setting.
+
+  Args:
+    spec: ``SchemeSpec.to_dict()``, complete.
+    path: the table.
+
+  Returns:
+    The worst that any audited data set of this class of settings showed; None where none was audited, or where none of
+    the attacks did anything, which is no reason to rely on it.
+  """
+  if "block_size" not in spec:  # plain, and the baselines
+    return None
+  known = classify(spec)
+  rows = [row for row in read(path)["rows"] if row["class"] == known]
+  for verdict in ("broken", "leaks"):
+    for level, how in _LEVELS.items():
+      for row in rows:
+        found = row["levels"][level]
+        if found["verdict"] == verdict:
+          with_pairs = f" ({found['pairs']} pairs)" if found["pairs"] else ""
+          return (
+            f"{known}: {verdict} {how}{with_pairs} by {', '.join(found['by'])}, as audited on {row['source']}. "
+            "On your images: python -m djax audit"
+          )
+  return None
+
+
+@functools.cache
+def read(path: Path = FILE) -> dict[str, Any]:
+  """Reads the table.
+
+  Args:
+    path: of the file.
+
+  Returns:
+    ``format``, ``djax`` (version), ``seed``, ``attacks`` and ``rows``: ``class``, ``source``, ``disguise``, ``sizes``
+    and, by level, ``verdict``, ``by``, ``pairs`` and ``failed``.
+  """
+  return json.loads(path.read_text())

@@ -1,0 +1,1 @@
+"""The command line ``python -m djax``: one file a group of verbs."""

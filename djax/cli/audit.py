@@ -1,0 +1,233 @@
+"""What ``python -m djax audit`` does. Data goes to stdout, talk to stderr."""
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from djax.attacks import ATTACKS
+from djax.audit import build_known_breaks, report, runner, scenario, sweep, verdicts
+from djax.audit.runner import Outcome
+from djax.audit.scenario import Scenario
+from djax.cli import training
+from djax.cli.common import SCHEME_FLAGS, say
+from djax.cli.owner import scheme_of
+from djax.errors import ConfigError
+from djax.io import escape, files
+from djax.keys import keyfile
+from djax.owner import restore
+
+__all__ = ["run"]
+
+_SECONDS_OF_A_LINE = 10
+
+
+def run(args: argparse.Namespace) -> None:
+  """Audits as the flags say.
+
+  Args:
+    args: of the verb ``audit``.
+
+  Raises:
+    DjaxError: for flags, data or places that cannot be used.
+  """
+  if args.run_dir:
+    _model(args)
+    return
+  attacks = runner.choose([name for name in args.attacks.split(",") if name], ATTACKS)
+  if args.write_table:
+    build_known_breaks.write(
+      Path(args.write_table).expanduser(), data_dir=args.data_dir, progress=_progress()
+    )
+    return
+  if not args.out:
+    raise ConfigError("audit: needs --out, the directory to write.")
+  if args.sweep:
+    _sweep(args, attacks)
+    return
+  for flag in ("block_sizes", "noise_levels"):
+    if getattr(args, flag):
+      raise ConfigError(f"audit: --{flag.replace('_', '-')} is given with --sweep alone.")
+  out = restore.check_new(args.out, Path(args.data).expanduser() if args.data else None)
+  progress = _progress()
+  outcome = runner.audit(_setting(args, progress), attacks, seed=args.seed, progress=progress)
+  with files.new_folder(out) as temporary:
+    report.write(temporary, outcome)
+  _show(args, outcome.facts, _lines(outcome, out))
+  say(f"{out / report.PAGE} shows originals: keep it on this machine")
+
+
+def _show(args: argparse.Namespace, facts: Any, lines: Sequence[str]) -> None:
+  """Prints facts for programs, or lines, which may hold names from outside, for people."""
+  if args.json:
+    print(json.dumps(facts))
+    return
+  for line in lines:
+    print(escape.for_terminal(line))
+
+
+def _sweep(args: argparse.Namespace, attacks: Sequence[Any]) -> None:
+  """Audits a grid of settings, or goes on with it."""
+  given = scheme_of(args)
+  if not args.source or args.config or args.data or not given or "block_size" in given:
+    raise ConfigError(
+      "audit: --sweep takes --source and --scheme, and --block-sizes instead of --block-size."
+    )
+  plan = sweep.Plan(
+    source=args.source,
+    disguise=given,
+    block_sizes=_numbers("block-sizes", args.block_sizes, int),
+    noise_levels=_numbers("noise-levels", args.noise_levels, float),
+    attacks=tuple(attack.name for attack in attacks),
+    seed=args.seed,
+    full=args.full,
+    data_dir=args.data_dir,
+    image_size=args.image_size,
+    split=args.train_split,
+  )
+  out = Path(args.out).expanduser()
+  try:
+    facts = sweep.run(plan, out, ATTACKS, progress=_progress())
+  except KeyboardInterrupt:
+    raise KeyboardInterrupt("interrupted. The same command goes on where it stopped.") from None
+  _show(args, facts, sweep.lines(facts, out))
+
+
+def _model(args: argparse.Namespace) -> None:
+  """Attacks the model of a run directory: writes ``examination.json`` and ``membership.svg``, prints the figures."""
+  if not args.out:
+    raise ConfigError("audit: needs --out, the directory to write.")
+  others = (
+    "source",
+    "config",
+    "data",
+    "originals",
+    "key",
+    "passphrase_file",
+    "sweep",
+    "attacks",
+    "full",
+    "fast",
+    "data_dir",
+    "image_size",
+    "block_sizes",
+    "noise_levels",
+  )
+  for name in others:
+    if getattr(args, name):
+      raise ConfigError(
+        f"audit: --run attacks the model of a run with all there is, got --{name.replace('_', '-')} too. Leave it out."
+      )
+  if scheme_of(args) or any(name in vars(args) for name in SCHEME_FLAGS):
+    raise ConfigError("audit: --run says what the disguise is; leave --scheme and its flags out.")
+  out = restore.check_new(args.out, None)
+  examine = training.verbs("audit --run")
+  facts = examine.examine(args.run_dir, seed=args.seed, progress=_progress())
+  with files.new_folder(out) as temporary:
+    for name, text in (
+      ("examination.json", json.dumps(facts) + "\n"),
+      ("membership.svg", examine.figure(facts)),
+    ):
+      with files.private(temporary / name) as file:
+        file.write(text.encode())
+  _show(args, facts, [*examine.lines(facts), f"wrote {out}"])
+
+
+def _setting(args: argparse.Namespace, progress: Callable[[float, str], None]) -> Scenario:
+  """Makes what is attacked of one of its three forms."""
+  given = {name for name in ("source", "config", "data", "originals") if getattr(args, name)}
+  if given not in ({"source"}, {"config"}, {"data", "originals"}):
+    raise ConfigError(
+      "audit: takes --source with a scheme, or --config, or --data with --originals; got "
+      f"{' and '.join(f'--{name}' for name in sorted(given)) or 'none of them'}."
+    )
+  sizes = scenario.FULL if args.full else scenario.FAST
+  where = {"data_dir": args.data_dir, "image_size": args.image_size}
+  disguise = scheme_of(args)
+  if (args.key or args.passphrase_file) and not args.data:
+    raise ConfigError("audit: --key and --passphrase-file are given with --data alone.")
+  if args.source:
+    if not disguise or "block_size" not in disguise:
+      raise ConfigError("audit: --source needs --scheme and --block-size.")
+    return scenario.from_source(
+      args.source,
+      disguise,
+      seed=args.seed,
+      sizes=sizes,
+      split=args.train_split,
+      progress=progress,
+      **where,
+    )
+  if disguise or any(name in vars(args) for name in SCHEME_FLAGS):
+    raise ConfigError(
+      "audit: --config and --data say what the disguise is; leave --scheme and its flags out."
+    )
+  if args.config:
+    return training.verbs("audit --config").scenario_of(
+      args.config, seed=args.seed, sizes=sizes, progress=progress, **where
+    )
+  if not args.key:
+    raise ConfigError(
+      "audit: --data needs --key, which knows the order of the records. No attack gets the key."
+    )
+  master = keyfile.read(args.key, passphrase=keyfile.find_passphrase(args.passphrase_file))
+  splits = {"train": args.train_split, "test": args.test_split}
+  return scenario.from_directory(
+    args.data,
+    args.originals,
+    master,
+    seed=args.seed,
+    sizes=sizes,
+    splits=splits,
+    progress=progress,
+    **where,
+  )
+
+
+def _numbers(flag: str, text: str, kind: Callable[[str], Any]) -> tuple[Any, ...]:
+  """Reads ``2,4,8``."""
+  try:
+    return tuple(kind(word) for word in text.split(",") if word)
+  except ValueError:
+    raise ConfigError(f"audit: --{flag} must be numbers such as 2,4,8, got {text!r}.") from None
+
+
+def _lines(outcome: Outcome, out: Path) -> list[str]:
+  """Returns verdicts and table for the terminal."""
+  facts = outcome.facts
+  lines = [
+    f"{'attack':12} {'level':>5} {'pairs':>5} {'SSIM':>6} {'PSNR':>6} {'examiner':>8} {'s':>6}  verdict"
+  ]
+  for row in facts["attacks"]:
+    for result in row["runs"]:
+      found = result["scores"]
+      pairs = "" if result["pairs"] is None else result["pairs"]
+      lines.append(
+        f"{row['name']:12} {row['level']:5} {pairs:>5} {found['ssim']['median']:6.3f} "
+        f"{found['psnr']['median']:6.1f} {found['above_chance']:8.0%} {result['seconds']:6.1f}  {result['verdict']}"
+      )
+    if row["status"] != "ran":
+      lines.append(f"{row['name']:12} {row['level']:5} {row['status']}: {row['reason']}")
+  lines.append("")
+  for number, found in facts["levels"].items():
+    lines.append(f"level {number}: {found['verdict'] or verdicts.UNTRIED}. {found['words']}")
+  lines += [f"warning: {warning}" for warning in facts["setting"]["warnings"]]
+  return [*lines, f"report       {out / report.PAGE}"]
+
+
+def _progress() -> Callable[[float, str], None]:
+  """Returns a function that says now and then how far the work is."""
+  start = spoken = time.monotonic()
+  stage = ""
+
+  def told(fraction: float, word: str) -> None:
+    nonlocal spoken, stage
+    now = time.monotonic()
+    name = word.partition(":")[0]
+    if name != stage or now - spoken >= _SECONDS_OF_A_LINE:
+      spoken, stage = now, name
+      say(f"{now - start:5.0f} s  {word}, {fraction:.0%}")
+
+  return told

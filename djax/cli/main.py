@@ -1,0 +1,186 @@
+"""``python -m djax``: keys, golden vectors, and data sets: prepared, disguised, checked, restored, queried, attacked.
+
+Data goes to stdout, talk to stderr. JAX and NumPy are imported by the verbs that need them, so that
+``keygen`` and ``show`` answer at once.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import re
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from djax import keys
+from djax.cli import common
+from djax.cli.common import say
+from djax.errors import ConfigError, DataError, DjaxError, nearest
+from djax.io import escape
+from djax.keys import keyfile
+
+__all__ = ["main"]
+
+_VERBS = ("keygen", "show", "selftest", "prepare", *common.VERBS)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Runs one verb.
+
+  Args:
+    argv: arguments without the program's name; those of the process if None.
+
+  Returns:
+    The exit code: 0 ok, 1 failed, 2 usage, 3 key, 4 data, 5 refused for safety, 130 interrupted.
+  """
+  escape.never_fail(sys.stdout)
+  args = None
+  try:
+    args = _parser().parse_args(argv)
+    args.run(args)
+    sys.stdout.flush()
+  except DjaxError as error:
+    return _fail(str(error), error.exit_code)
+  except KeyboardInterrupt as stop:
+    return _fail(str(stop) or "interrupted", 130)
+  except BrokenPipeError:
+    # Whoever read our output has gone; nothing is left to say, not even by the flush at exit.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 1
+  except OSError as error:
+    place = error.filename or getattr(args, "out", None) or getattr(args, "data", None) or "djax"
+    return _fail(f"{place}: {error.strerror or error}", 1)
+  return 0
+
+
+class _Parser(argparse.ArgumentParser):
+  """An ArgumentParser whose errors are one line, and that guesses no option from its beginning."""
+
+  def __init__(self, **options: Any):
+    super().__init__(allow_abbrev=False, **options)
+
+  def error(self, message: str) -> NoReturn:
+    """Raises instead of printing the usage."""
+    choice = re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message)
+    hint = nearest(choice[1], re.findall(r"[\w-]+", choice[2])) if choice else ""
+    raise ConfigError(f"{message}.{hint} See {self.prog} --help.")
+
+
+def _parser() -> argparse.ArgumentParser:
+  parser = _Parser(prog="python -m djax", description=__doc__.partition("\n")[0])
+  verbs = parser.add_subparsers(dest="verb", required=True, metavar="|".join(_VERBS))
+
+  keygen = verbs.add_parser("keygen", help="make a key and write it to a new file")
+  keygen.add_argument("out", metavar="OUT", help="the key file; must not exist")
+  protection = keygen.add_mutually_exclusive_group()
+  protection.add_argument(
+    "--passphrase-file",
+    metavar="F",
+    help=f"file with the passphrase; else {keyfile.ENVIRONMENT}, else asked on the terminal",
+  )
+  protection.add_argument(
+    "--no-passphrase", action="store_true", help="keep the secret in the file in the clear"
+  )
+  keygen.set_defaults(run=_keygen)
+
+  show = verbs.add_parser("show", help="show a key's public facts; asks for no passphrase")
+  show.add_argument("key", metavar="KEY", help="the key file")
+  show.add_argument(
+    "--image-shape", metavar="HxWxC", type=_shape, help="with --block-size: bits of the permutation"
+  )
+  show.add_argument("--block-size", metavar="B", type=int, help="side of a block in pixels")
+  show.add_argument("--json", action="store_true", help="for programs")
+  show.set_defaults(run=_show)
+
+  selftest = verbs.add_parser("selftest", help="check this machine against the golden vectors")
+  selftest.add_argument("--json", action="store_true", help="for programs")
+  selftest.set_defaults(run=_selftest)
+
+  prepare = verbs.add_parser("prepare", help="make a data set ready to be read without a network")
+  prepare.add_argument("name", metavar="NAME", help="such as mnist or cifar10")
+  prepare.add_argument("--data-dir", metavar="D", default="", help="where prepared data sets live")
+  prepare.add_argument("--from-dir", metavar="D", default="", help="folder with the original files")
+  prepare.set_defaults(run=_prepare)
+  common.add(verbs)
+  return parser
+
+
+def _keygen(args: argparse.Namespace) -> None:
+  passphrase = None
+  if not args.no_passphrase:
+    passphrase = keyfile.find_passphrase(args.passphrase_file, new=True)()
+  master = keys.generate()
+  keyfile.write(args.out, master, passphrase=passphrase)
+  how = "without a passphrase" if passphrase is None else "protected by the passphrase"
+  say(f"wrote {args.out} {how}, mode 0600")
+  say("keep a copy: without this file disguised data cannot be restored")
+  print(master.fingerprint)
+
+
+def _show(args: argparse.Namespace) -> None:
+  if (args.image_shape is None) != (args.block_size is None):
+    raise ConfigError("show: --image-shape and --block-size are given together or not at all.")
+  permutation = None
+  if args.image_shape:
+    permutation = _permutation(args.image_shape, args.block_size)
+  info = keyfile.inspect(args.key)
+  if args.json:
+    facts = dataclasses.asdict(info)
+    print(json.dumps(facts if permutation is None else {**facts, "permutation": permutation}))
+    return
+  print(f"fingerprint  {info.fingerprint}")
+  print(f"expansion    {info.expansion}")
+  print(f"file         version {info.version}, created {info.created}")
+  print(f"passphrase   {'needed' if info.protected else 'none: the secret is in the clear'}")
+  if permutation is not None:
+    print(f"permutation  {common.bits_line(permutation)}")
+  if info.protected:
+    say("read from the file's header; the passphrase was not asked, so nothing vouches for it yet")
+
+
+def _permutation(shape: tuple[int, int, int], block_size: int) -> dict[str, int | float | str]:
+  """Counts the orders of the blocks, those of the padded edge included."""
+  height, width, _ = shape
+  if not 1 <= block_size <= min(height, width):
+    raise ConfigError(
+      f"show: --block-size must lie between 1 and the shorter side of the image, "
+      f"got {block_size} for {height} x {width} pixels."
+    )
+  return common.bits(-(-height // block_size) * -(-width // block_size))
+
+
+def _selftest(args: argparse.Namespace) -> None:
+  from djax.cli import selftest
+
+  groups = selftest.run()
+  if args.json:
+    print(json.dumps({group.name: group._asdict() for group in groups}))
+  else:
+    for group in groups:
+      outcome = "ok" if group.mismatch is None else f"FAILED at {group.mismatch!r}"
+      print(f"{group.name:14} {group.vectors:3} vectors {outcome}")
+  for group in groups:
+    if group.mismatch is not None:
+      raise DataError(
+        f"selftest: {group.name}: vector {group.mismatch!r} does not hold on this machine. "
+        "Disguise nothing here: it could not be restored elsewhere."
+      )
+
+
+def _prepare(args: argparse.Namespace) -> None:
+  from djax.sources import download
+
+  print(download.prepare(args.name, data_dir=args.data_dir, from_dir=args.from_dir))
+
+
+def _shape(text: str) -> tuple[int, ...]:
+  """Reads ``32x32x3``."""
+  if not re.fullmatch(r"[1-9][0-9]{0,6}x[1-9][0-9]{0,6}x[1-9][0-9]{0,6}", text, re.ASCII):
+    raise argparse.ArgumentTypeError(f"must be HxWxC such as 32x32x3, got {text!r}")
+  return tuple(int(side) for side in text.split("x"))
+
+
+def _fail(message: str, code: int) -> int:
+  say("error: " + " ".join(message.splitlines()))
+  return code

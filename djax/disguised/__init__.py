@@ -1,0 +1,1 @@
+"""The disguised directory: its manifest, records, reader, stored dtypes and data card. docs/format.md."""

@@ -1,0 +1,121 @@
+"""The data card of a disguised data set, in plain words, and the warnings that go with a disguise."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from djax.disguised.manifest import Manifest
+from djax.io import escape
+
+__all__ = ["text", "warnings"]
+
+
+def warnings(spec: Mapping[str, Any], *, fingerprint: str) -> tuple[str, ...]:
+  """Returns what to know before relying on a disguise.
+
+  Args:
+    spec: ``SchemeSpec.to_dict()``.
+    fingerprint: of the key.
+  """
+  found = []
+  if fingerprint.startswith("experiment"):
+    found.append("EXPERIMENT: the key comes from a public seed and protects nothing.")
+  if spec["scheme"] == "permutation":
+    found.append("permutation: every block stays readable, and its order can be puzzled out.")
+  if spec["scheme"] == "rmt":
+    found.append(
+      "rmt: linear; a few known pairs reveal the matrices, and statistics of the disguised images "
+      "recover them without any pair."
+    )
+  if spec["scheme"] == "aes":
+    found.append(
+      "aes: encrypted unit by unit (ECB), so equal units stay equal, within an image and between images: "
+      "outlines show, and frequencies and known pairs give units away."
+    )
+    if spec["unit_pixels"] < 16:
+      found.append(
+        f"aes: a unit covers {spec['unit_pixels']} pixels only, so a table of units is quickly complete; "
+        "it cannot be restored, not even with the key."
+      )
+  return tuple(found)
+
+
+def text(facts: Manifest) -> str:
+  """Returns the data card, Markdown; what stands in the manifest is shown as it is and never read as Markdown.
+
+  Args:
+    facts: the manifest.
+  """
+  shown = escape.for_markdown
+  options = shown(
+    ", ".join(
+      f"{name} {value}"
+      for name, value in facts.spec.items()
+      if name not in ("scheme", "image_shape")
+    )
+  )
+  rows = "\n".join(
+    f"| {shown(name)} | {split.records} | {split.views} | {len(split.shards)} |"
+    for name, split in facts.splits.items()
+  )
+  shape = " x ".join(map(str, facts.disguised_shape))
+  dtype, version = shown(facts.dtype), shown(facts.djax)
+  labels = {
+    "permuted": "Label ids were permuted by the key; class names are sealed for its owner.",
+    "plain": "Label ids and class names are those of the source.",
+  }[facts.labels]
+  cautions = "\n".join(f"- {shown(warning)}" for warning in facts.warnings)
+  is_request = tuple(facts.splits) == ("query",)
+  purpose = "to be classified by a network" if is_request else "to train networks on"
+  command = (
+    "python -m train.answer RUN DIR --out answers.json"
+    if is_request
+    else "python -m train --config=outsourced --config.data.disguised_dir=DIR"
+  )
+  return f"""# Disguised images
+
+These {shape} images ({dtype}) were disguised with a secret key by djax {version}, {purpose}. The originals
+are with the owner of the key {escape.for_markdown_code(facts.key_fingerprint)}.
+
+Scheme: **{shown(facts.spec["scheme"])}** ({options}). {facts.classes} classes. {labels}
+
+| split | records | views of each original | files |
+|---|---|---|---|
+{rows}
+
+## Use
+
+```
+{command}
+```
+
+or, with TFDS alone and without TensorFlow:
+
+```python
+import tensorflow_datasets as tfds
+
+source = tfds.builder_from_directory("DIR").as_data_source()[{json.dumps(next(iter(facts.splits)))}]
+source[0]["image"], source[0]["label"]
+```
+{_scale(facts)}
+Do not flip, crop, rotate, resize or blur these images: that breaks their blocks. Check them with
+`python -m djax verify DIR`.
+
+## What the disguise does not do
+
+It is obfuscation with a key, not encryption of the whole.
+
+{cautions}
+
+The number of records, how often each label id occurs, and everything in MANIFEST.json are readable by anyone.
+"""
+
+
+def _scale(facts: Manifest) -> str:
+  """Says how stored values become disguised ones, where they were quantised."""
+  if facts.quantiser is None:
+    return ""
+  return (
+    "\nValues are quantised: `offset[p] + scale[p] * stored` at block position `p`, both in MANIFEST.json; "
+    f"they are then at most {facts.error.stored:.3g} off.\n"
+  )

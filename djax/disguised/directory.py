@@ -1,0 +1,354 @@
+"""Reads a disguised data set: what the rented machine needs, and the owner too. Holds no key and loads no key code.
+
+Nobody vouches for such a directory until its manifest is authenticated: every file goes through ``djax.io.foreign``,
+what the manifest names is hashed before it is used, and what the images are is taken from the manifest, never from the
+files that lie there for TFDS. The directory is specified in docs/format.md.
+"""
+
+import concurrent.futures
+import contextlib
+import dataclasses
+import hashlib
+import math
+import os
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+from djax.disguised import array_records, records
+from djax.disguised import manifest as manifest_lib
+from djax.disguised.manifest import Manifest, Shard
+from djax.errors import ConfigError, DataError, ManifestError
+from djax.io import escape, foreign
+from djax.io.foreign import Content, ForeignFileError
+
+__all__ = ["NAME", "Disguised", "Split", "file_sha256", "open", "shards", "verify"]
+
+NAME = records.NAME
+_EXTRA = (manifest_lib.FILE, manifest_lib.MAC_FILE)
+_MOST_BYTES = 1 << 20  # of a file for TFDS or people
+_SHOWN = 20  # faults in one message
+_PIECE = 1 << 20
+_FEATURES = "features.json"
+_TFDS = "tensorflow_datasets.core.features."
+_MOST_NAMES = manifest_lib.MOST_BYTES  # of label.labels.txt, whose names stand in the manifest too
+
+Read = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+
+
+class Split:
+  """The records of one split, in any order, from several threads.
+
+  Args:
+    path: the directory.
+    name: of the split.
+    manifest: of the directory.
+  """
+
+  def __init__(self, path: Path, name: str, manifest: Manifest):
+    self.path = path
+    self.name = name
+    self.image_shape = manifest.disguised_shape
+    self.dtype = np.dtype(manifest.dtype)
+    self._classes = manifest.classes
+    self._facts = manifest.splits[name]
+    self._ends = np.cumsum([shard.records for shard in self._facts.shards])
+    # A shard is hashed by one thread while others wait for it alone.
+    self._locks = [threading.Lock() for _ in self._facts.shards]
+    self._readers: dict[int, array_records.Reader] = {}
+    self._parse = records.Parser(self.image_shape, self.dtype, manifest.classes)
+
+  def __len__(self) -> int:
+    return self._facts.records
+
+  @property
+  def nbytes(self) -> int:
+    """Bytes of all images, as stored."""
+    return len(self) * self.dtype.itemsize * math.prod(self.image_shape)
+
+  def read(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Reads some records. A shard is hashed before its first record is read.
+
+    Args:
+      rows: integers ``[n]`` in ``[0, len)``.
+
+    Returns:
+      Images as stored, ``[n, H', W', C]``, and label ids, int32 ``[n]``.
+
+    Raises:
+      ConfigError: for rows that do not exist.
+      DataError: for a record that cannot be read, or a label outside the classes.
+    """
+    rows = np.asarray(rows)
+    if len(rows) and not 0 <= rows.min() <= rows.max() < len(self):
+      raise ConfigError(
+        f"rows of {self.name} must lie in 0..{len(self) - 1}, got {rows.min()}..{rows.max()}."
+      )
+    images = np.empty((len(rows), *self.image_shape), self.dtype)
+    labels = np.empty(len(rows), np.int32)
+    shard_of = np.searchsorted(self._ends, rows, side="right")
+    for shard in np.unique(shard_of).tolist():
+      places = np.flatnonzero(shard_of == shard)
+      first = self._ends[shard] - self._facts.shards[shard].records
+      found = self._records(self._reader(shard), shard, rows[places] - first)
+      images[places], labels[places] = found
+    return images, labels
+
+  def check(self) -> None:
+    """Hashes every shard that was not hashed yet.
+
+    Raises:
+      DataError: if one is missing, damaged or no regular file.
+    """
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+      list(pool.map(self._reader, range(self.shards)))
+
+  @contextlib.contextmanager
+  def private_shard(self, shard: int) -> Iterator[tuple[range, Read]]:
+    """Yields the rows of a shard, and a function that reads some of them from a private copy, hashed as it was copied.
+
+    Nothing that happens to the directory in the meantime changes what is read. The function takes rows of the split,
+    as ``read``.
+
+    Args:
+      shard: its number in the split.
+
+    Raises:
+      DataError: if it is missing, damaged or no regular file.
+    """
+    facts = self._facts.shards[shard]
+    first = int(self._ends[shard]) - facts.records
+    with tempfile.TemporaryDirectory(prefix="djax-") as folder:
+      copy = Path(folder) / facts.file
+      foreign.copy_file(self.path, facts.file, Content(facts.bytes, facts.sha256), copy)
+      with copy.open("rb", buffering=0) as file:
+        reader = self._listed(file, shard)
+      try:
+        yield (
+          range(first, first + facts.records),
+          lambda rows: self._records(reader, shard, np.asarray(rows) - first),
+        )
+      finally:
+        reader.close()
+
+  @property
+  def shards(self) -> int:
+    """Number of shards."""
+    return len(self._facts.shards)
+
+  def close(self) -> None:
+    """Closes the shards that ``read`` opened; another ``read`` opens them again. No thread may be reading."""
+    while self._readers:
+      self._readers.popitem()[1].close()
+
+  def _records(
+    self, reader: array_records.Reader, shard: int, rows: np.ndarray
+  ) -> tuple[np.ndarray, np.ndarray]:
+    """Reads records of one shard; rows count from its first."""
+    images = np.empty((len(rows), *self.image_shape), self.dtype)
+    labels = np.empty(len(rows), np.int64)
+    try:
+      for place, row in enumerate(rows.tolist()):
+        labels[place] = self._parse(reader.record(row), images[place])
+    except (ValueError, OSError) as error:
+      raise self._damaged(shard, error) from None
+    if len(labels) and not 0 <= labels.min() <= labels.max() < self._classes:
+      bad = labels[(labels < 0) | (labels >= self._classes)][0]
+      raise DataError(
+        f"{self.path}: {self.name} holds the label {bad}, but the manifest has {self._classes} classes. "
+        f"See what is damaged: python -m djax verify {self.path}"
+      )
+    return images, labels.astype(np.int32)
+
+  def _reader(self, shard: int) -> array_records.Reader:
+    """Opens a shard and hashes it, once; what is read later is the very file that was hashed, whatever has its name."""
+    with self._locks[shard]:
+      if shard not in self._readers:
+        facts = self._facts.shards[shard]
+        with foreign.opened(self.path, facts.file, limit=facts.bytes) as file:
+          if self._sha256(file, shard) != facts.sha256:
+            raise ManifestError(
+              f"{self.path}: {facts.file} is damaged. Take the files from a good copy."
+            )
+          self._readers[shard] = self._listed(file, shard)
+      return self._readers[shard]
+
+  def _sha256(self, file: IO[bytes], shard: int) -> str:
+    """Hashes as many bytes as a shard has; one that grows meanwhile has no end."""
+    found, left = hashlib.sha256(), self._facts.shards[shard].bytes
+    try:
+      while left and (piece := file.read(min(left, _PIECE))):
+        found.update(piece)
+        left -= len(piece)
+    except OSError as error:
+      raise self._damaged(shard, error) from None
+    return found.hexdigest()
+
+  def _listed(self, file: IO[bytes], shard: int) -> array_records.Reader:
+    """Lists the records of an open file."""
+    facts = self._facts.shards[shard]
+    try:
+      return array_records.Reader(
+        file, length=facts.bytes, records=facts.records, longest=self._parse.longest
+      )
+    except (ValueError, OSError) as error:
+      raise self._damaged(shard, error) from None
+
+  def _damaged(self, shard: int, error: Exception) -> DataError:
+    line = escape.for_terminal(" ".join(str(error).split())[:200])
+    return DataError(
+      f"{self.path}: a record of {self._facts.shards[shard].file} cannot be read ({line}). "
+      f"See what is damaged: python -m djax verify {self.path}"
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Disguised:
+  """A disguised data set: where it lies, its manifest, its splits by name."""
+
+  path: Path
+  manifest: Manifest
+  splits: Mapping[str, Split]
+
+
+def open(path: str | os.PathLike) -> Disguised:
+  """Opens a disguised data set: manifest checked, small files whole, shards there and of the right length.
+
+  ``verify`` checks every byte. Records are hashed before they are read.
+
+  Args:
+    path: the directory.
+
+  Raises:
+    ManifestError: if anything is missing or damaged, or of a newer version.
+  """
+  folder = Path(path).expanduser()
+  manifest = manifest_lib.read(folder)
+  faults = [_small_fault(folder, *file) for file in manifest.files.items()]
+  faults += [_size_fault(folder, shard) for shard in shards(manifest)]
+  _refuse(folder, faults)
+  return Disguised(
+    folder, manifest, {name: Split(folder, name, manifest) for name in manifest.splits}
+  )
+
+
+def verify(
+  path: str | os.PathLike, *, manifest: Manifest | None = None, unfinished: bool = False
+) -> Manifest:
+  """Checks every byte of a disguised data set against its manifest.
+
+  Someone who changes files can mend every checksum: that is told by ``manifest.authenticate`` alone.
+
+  Args:
+    path: the directory.
+    manifest: the one to check against, perhaps authenticated; else that of the directory.
+    unfinished: whether what a stop at the very end leaves may be there.
+
+  Returns:
+    The manifest.
+
+  Raises:
+    ManifestError: naming every file that is missing, damaged or not in the manifest.
+  """
+  folder = Path(path).expanduser()
+  facts = manifest or manifest_lib.read(folder)
+  with concurrent.futures.ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+    faults = list(pool.map(lambda shard: _shard_fault(folder, shard), shards(facts)))
+  faults += [_small_fault(folder, *file) for file in facts.files.items()]
+  known = {*_EXTRA, *facts.files, *(shard.file for shard in shards(facts))}
+  known |= {manifest_lib.UNFINISHED} if unfinished else set()
+  faults += [_stranger(name) for name in foreign.names(folder) if name not in known]
+  _refuse(folder, faults)
+  return facts
+
+
+def shards(manifest: Manifest) -> list[Shard]:
+  """Returns the shards of all splits, in order.
+
+  Args:
+    manifest: of the directory.
+  """
+  return [shard for split in manifest.splits.values() for shard in split.shards]
+
+
+def _refuse(folder: Path, faults: list[str | None]) -> None:
+  """Names everything that is wrong with a directory, the first few by name."""
+  found = [fault for fault in faults if fault]
+  if found:
+    shown = "; ".join(found[:_SHOWN])
+    more = f"; and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+    raise ManifestError(f"{folder}: {shown}{more}. Take the files from a good copy.")
+
+
+def _size_fault(folder: Path, shard: Shard) -> str | None:
+  """Returns what is wrong with a shard's length or kind, or None."""
+  try:
+    found = foreign.size_of(folder, shard.file)
+  except ForeignFileError as error:
+    return _without_folder(folder, error)
+  return (
+    None if shard.bytes == found else f"{shard.file} must have {shard.bytes} bytes, has {found}"
+  )
+
+
+def _shard_fault(folder: Path, shard: Shard) -> str | None:
+  """Returns what is wrong with a shard, or None."""
+  if fault := _size_fault(folder, shard):
+    return fault
+  try:
+    found = foreign.digest(folder, shard.file, limit=shard.bytes)
+  except ForeignFileError as error:
+    return _without_folder(folder, error)
+  return None if found == (shard.bytes, shard.sha256) else f"{shard.file} is damaged"
+
+
+def _small_fault(folder: Path, name: str, sha256: str) -> str | None:
+  """Returns what is wrong with a file for TFDS or people, or None."""
+  limit = _MOST_NAMES if name.endswith(".txt") else _MOST_BYTES
+  try:
+    data = foreign.read(folder, name, limit=limit)
+  except ForeignFileError as error:
+    return _without_folder(folder, error)
+  if hashlib.sha256(data).hexdigest() != sha256:
+    return f"{name} is damaged"
+  return f"{name} names code that is not of TFDS" if name == _FEATURES and _is_code(data) else None
+
+
+def _is_code(data: bytes) -> bool:
+  """Whether TFDS would import a module of somebody else's if it read this file, as README.md shows to do."""
+  try:
+    left = [foreign.parse_json(data)]
+  except ValueError:
+    return True
+  while left:
+    value = left.pop()
+    if isinstance(value, str) and "." in value and not value.startswith(_TFDS):
+      return True
+    left += value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+  return False
+
+
+def _without_folder(folder: Path, error: ForeignFileError) -> str:
+  """Returns a fault in the form of the others, which name the folder once."""
+  return str(error).removeprefix(f"{folder}{os.sep}").removesuffix(".")
+
+
+def _stranger(name: str) -> str:
+  """Says of a name that it does not belong there, and of what a stop at the very end leaves, what to do."""
+  if name == manifest_lib.UNFINISHED:
+    return f"{name} is left from a run that was stopped: re-run the `djax disguise` command"
+  return f"{escape.for_terminal(name)} is not in the manifest"
+
+
+def file_sha256(path: Path) -> str:
+  """Returns SHA-256 of a file of this machine's own, in hex, reading it in pieces.
+
+  Args:
+    path: the file.
+  """
+  with path.open("rb") as file:
+    return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,97 @@
+"""``config.json`` and ``disguise.json`` of a run directory, which may come from a machine that nobody vouches for."""
+
+import re
+from typing import Any
+
+from djax import schemes
+from djax.errors import ConfigError
+from djax.io import foreign, form
+from djax.models import checksums
+
+__all__ = ["config_from", "facts_from"]
+
+_LONGEST_TEXT, _LONGEST_NAME = 4096, 64  # characters
+_MOST_CLASSES, _LONGEST_SIDE = 1 << 16, 1 << 14
+_NAME, _TEXT = re.compile(r"[a-z][a-z0-9_]{0,40}"), re.compile(r"[ -~]{1,200}")
+_FACTS = {
+  "spec": dict,
+  "disguised_shape": [1],
+  "classes": 1,
+  "labels": {"plain", "permuted"},
+  "key_fingerprint": (None, _TEXT),
+  "source_sha256": _TEXT,
+}
+
+
+def config_from(data: bytes) -> dict[str, Any]:
+  """Reads the config of a run: fields in groups, whose names and values are not checked yet.
+
+  Args:
+    data: the bytes of ``config.json``.
+
+  Raises:
+    ConfigError: if they are no fields in groups.
+  """
+  try:
+    value = foreign.parse_json(data)
+  except ValueError as error:
+    raise ConfigError(f"config.json must be JSON: {error}.") from None
+  if not isinstance(value, dict):
+    raise ConfigError("config.json must hold fields in groups, it does not.")
+  _check_fields(value, groups=True)
+  return value
+
+
+def facts_from(data: bytes) -> dict[str, Any]:
+  """Reads ``disguise.json`` of a run that comes from somewhere else.
+
+  Args:
+    data: the bytes of the file.
+
+  Returns:
+    The public facts of the disguise, as ``Inputs.facts`` has them.
+
+  Raises:
+    ValueError: if they are damaged, or no scheme makes images of that shape.
+  """
+  facts = foreign.parse_json(data)
+  form.check(facts, _FACTS, checksums.FACTS)
+  for name, value in facts.items():
+    form.check(name, _NAME, "the name of a fact")
+    if name not in _FACTS:
+      _check_value(name, value)
+  if facts["classes"] > _MOST_CLASSES:
+    raise ValueError(f"classes must be at most {_MOST_CLASSES}, got {facts['classes']}")
+  for name, value in facts["spec"].items():
+    form.check(name, _NAME, "a name in spec")
+    if isinstance(value, list) and len(value) <= 4:
+      form.check(value, [0], f"spec.{name}")
+    else:
+      _check_value(f"spec.{name}", value)
+  shape = tuple(facts["disguised_shape"])
+  if len(shape) != 3 or max(shape) > _LONGEST_SIDE:
+    raise ValueError(f"disguised_shape must be three numbers of at most {_LONGEST_SIDE}")
+  made = tuple(schemes.from_spec(facts["spec"]).spec.disguised_shape)
+  if made != shape:
+    raise ValueError(f"disguised_shape must be {list(made)} by its spec, got {list(shape)}")
+  return facts
+
+
+def _check_fields(value: dict[str, Any], *, groups: bool) -> None:
+  """Refuses what is no number, truth value or text, nor an object of them."""
+  for name, field in value.items():
+    if not name.isidentifier() or len(name) > _LONGEST_NAME:
+      raise ConfigError("config.json holds a field whose name is none.")
+    if groups and isinstance(field, dict):
+      _check_fields(field, groups=False)
+    elif type(field) not in (bool, int, float, str):
+      raise ConfigError(f"config.json: {name} must be a number, true, false or a text.")
+    elif isinstance(field, str) and len(field) > _LONGEST_TEXT:
+      raise ConfigError(f"config.json: {name} must have at most {_LONGEST_TEXT} characters.")
+
+
+def _check_value(where: str, value: Any) -> None:
+  """Refuses what is no number of usual size, truth value, short text or null."""
+  if value is None or isinstance(value, bool):
+    return
+  form.check(value, _TEXT if isinstance(value, str) else float, where)

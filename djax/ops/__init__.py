@@ -1,0 +1,1 @@
+"""The operations on the device: pure functions of one image that ``jit``, ``vmap`` and ``grad`` take."""

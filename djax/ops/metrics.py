@@ -1,0 +1,120 @@
+"""How close estimates are to originals. Images are ``[..., H, W, C]``, uint8 or float on the 0..255 scale.
+
+All functions are pure, keep the leading axes and return float32.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from djax.ops import blocks
+
+__all__ = ["block_mse", "mse", "psnr", "ssim"]
+
+
+def mse(originals: jax.Array, estimates: jax.Array) -> jax.Array:
+  """Mean squared error of each image, in squared grey levels.
+
+  Args:
+    originals: ``[..., H, W, C]``.
+    estimates: the same shape.
+
+  Returns:
+    float32 ``[...]``.
+  """
+  return jnp.mean(_squared_error(originals, estimates), axis=(-3, -2, -1))
+
+
+def psnr(originals: jax.Array, estimates: jax.Array, *, max_value: float = 255.0) -> jax.Array:
+  """Peak signal-to-noise ratio of each image, in dB; infinite for equal images.
+
+  Args:
+    originals: ``[..., H, W, C]``.
+    estimates: the same shape.
+    max_value: the largest grey level.
+
+  Returns:
+    float32 ``[...]``.
+  """
+  return 20 * np.float32(np.log10(max_value)) - 10 * jnp.log10(mse(originals, estimates))
+
+
+def block_mse(originals: jax.Array, estimates: jax.Array, *, block_size: int) -> jax.Array:
+  """Mean squared error of each block, in squared grey levels.
+
+  Args:
+    originals: ``[..., H, W, C]`` with sides that are multiples of ``block_size``.
+    estimates: the same shape.
+    block_size: side of a block in pixels; static.
+
+  Returns:
+    float32 ``[..., P]``.
+  """
+  error = _squared_error(originals, estimates)
+  return jnp.mean(blocks.blockify(error, block_size=block_size), axis=(-3, -2, -1))
+
+
+def ssim(
+  originals: jax.Array, estimates: jax.Array, *, max_value: float = 255.0, filter_size: int = 11
+) -> jax.Array:
+  """Structural similarity of each image, averaged over pixels and channels; 1 for equal images.
+
+  Gaussian window of sigma 1.5 without padding, ``k1 = 0.01``, ``k2 = 0.03``: Wang et al. 2004,
+  doi:10.1109/TIP.2003.819861.
+
+  Args:
+    originals: ``[..., H, W, C]``.
+    estimates: the same shape.
+    max_value: the largest grey level.
+    filter_size: side of the window in pixels; at most the shorter side of the image.
+
+  Returns:
+    float32 ``[...]``.
+
+  Raises:
+    ValueError: while tracing, if the window is larger than the image.
+  """
+  if filter_size > min(originals.shape[-3:-1]):
+    raise ValueError(
+      f"ssim: filter_size must be at most the shorter side of the image, got filter_size={filter_size} for "
+      f"images.shape={originals.shape}. Give a smaller odd filter_size."
+    )
+  offsets = np.arange(filter_size) - (filter_size - 1) / 2
+  window = np.exp(-0.5 * (offsets / 1.5) ** 2)
+  window = jnp.asarray(window / window.sum(), jnp.float32)
+  x, y = _as_float(originals, estimates)
+  mean_x, mean_y = _blur(x, window), _blur(y, window)
+  variance_x = _blur(x * x, window) - mean_x**2
+  variance_y = _blur(y * y, window) - mean_y**2
+  covariance = _blur(x * y, window) - mean_x * mean_y
+  c1, c2 = (0.01 * max_value) ** 2, (0.03 * max_value) ** 2
+  luminance = (2 * mean_x * mean_y + c1) / (mean_x**2 + mean_y**2 + c1)
+  contrast = (2 * covariance + c2) / (variance_x + variance_y + c2)
+  return jnp.mean(luminance * contrast, axis=(-3, -2, -1))
+
+
+def _blur(images: jax.Array, window: jax.Array) -> jax.Array:
+  """Filters rows, then columns, keeping only whole windows: ``[..., H - n + 1, W - n + 1, C]``."""
+  planes = jnp.moveaxis(images, -1, -3).reshape(-1, 1, *images.shape[-3:-1])
+  for kernel in (window[:, None], window[None, :]):
+    planes = lax.conv_general_dilated(
+      planes, kernel[None, None], (1, 1), "VALID", precision=lax.Precision.HIGHEST
+    )
+  planes = planes.reshape(*images.shape[:-3], images.shape[-1], *planes.shape[-2:])
+  return jnp.moveaxis(planes, -3, -1)
+
+
+def _as_float(originals: jax.Array, estimates: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """Refuses images of different shapes, so that nothing broadcasts by accident."""
+  if originals.shape != estimates.shape or originals.ndim < 3:
+    raise ValueError(
+      "metrics: originals and estimates must have one shape [..., H, W, C], "
+      f"got {originals.shape} and {estimates.shape}."
+    )
+  return originals.astype(jnp.float32), estimates.astype(jnp.float32)
+
+
+def _squared_error(originals: jax.Array, estimates: jax.Array) -> jax.Array:
+  x, y = _as_float(originals, estimates)
+  return (x - y) ** 2

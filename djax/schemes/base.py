@@ -1,0 +1,216 @@
+"""The contract of every scheme, and the checks and cuts that schemes share."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, NoReturn
+
+import jax
+import numpy as np
+
+from djax.host import samplers
+from djax.ops import blocks as blocks_lib
+
+__all__ = [
+  "Key",
+  "Scheme",
+  "SchemeSpec",
+  "check_export",
+  "check_images",
+  "checked_shape",
+  "draw_perm",
+  "geometry",
+  "to_blocks",
+  "to_images",
+]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, repr=False)
+class Key:
+  """The secret pytree of a scheme. Pass it as an argument; a closed-over array is written into compiled programs.
+
+  Attributes:
+    perm: int32 ``[P]``, or None where blocks stay in place.
+    matrices: float32 of ``rmt.matrix_shape``, or None where pixels are not projected.
+    aes_keys: uint8 ``[1, 16]``, or ``[P, 16]`` where each position has its own; None where nothing is encrypted.
+  """
+
+  perm: jax.Array | np.ndarray | None = None
+  matrices: jax.Array | np.ndarray | None = None
+  aes_keys: jax.Array | np.ndarray | None = None
+
+  def __repr__(self) -> str:
+    fields = ((f.name, getattr(self, f.name)) for f in dataclasses.fields(self))
+    # A dtype has a shape too: jax.tree.map may put anything where the arrays are.
+    shown = ", ".join(
+      f"{k}={v.dtype}{list(v.shape)}"
+      for k, v in fields
+      if hasattr(v, "shape") and hasattr(v, "dtype")
+    )
+    return f"Key({shown}; values hidden)"
+
+  def __reduce__(self) -> NoReturn:
+    raise TypeError(
+      "Key: a secret is not pickled or copied. Make it again from the master with make_key."
+    )
+
+
+class SchemeSpec(NamedTuple):
+  """Public facts of a disguise, JSON-able through ``to_dict``.
+
+  Attributes:
+    scheme: name in ``SCHEMES``.
+    image_shape: ``(H, W, C)`` of the originals.
+    disguised_shape: ``(H', W', C)`` after padding to whole blocks.
+    block_size: side of a block in pixels, or None where there are no blocks.
+    options: the scheme's other parameters.
+  """
+
+  scheme: str
+  image_shape: tuple[int, int, int]
+  disguised_shape: tuple[int, int, int]
+  block_size: int | None
+  options: Mapping[str, Any]
+
+  def to_dict(self) -> dict[str, Any]:
+    """Returns what ``from_spec`` takes: JSON types only."""
+    facts: dict[str, Any] = {"scheme": self.scheme, "image_shape": list(self.image_shape)}
+    if self.block_size is not None:
+      facts["block_size"] = self.block_size
+    return {**facts, **self.options}
+
+
+class Scheme(NamedTuple):
+  """A disguise behind one contract.
+
+  Attributes:
+    spec: public facts.
+    make_key: ``(read) -> key``; host, once. ``read(label, n)`` gives labelled bytes, see ``djax.keys``.
+    disguise: ``(key, images, labels, *, rng) -> (images, labels)``; pure. Images are ``[..., H, W, C]`` on the 0..255
+      scale; ``rng`` is the JAX key of the noise, one draw for the whole array: vmap over records to fold their
+      indices in.
+    restore: ``(key, images) -> images``, float32 for ``rmt`` (less the noise's mean N/2), else the same dtype;
+      raises ``NotInvertibleError`` where there is no way back.
+    export: ``(key, images, draw) -> images``: host NumPy, what goes to disk, the same bytes on every machine and
+      in every batch. Images are uint8 or float32 ``[B, H, W, C]`` on the 0..255 scale; ``draw()`` returns the
+      records' noise, float32 ``[B, H', W', C]`` uniform on [0, 1) of the disguised shape, and is called once if the
+      scheme needs noise, else never. float32 for ``rmt``, else the same dtype.
+    on_device: whether ``disguise`` may be jitted; if not, it works on host arrays.
+    encode: of a scheme that mixes an image with others, one encoding of one image:
+      ``(key, image, label, pool_images, pool_labels, own, *, rng) -> (image, label)``. The others come from the pool,
+      ``[n, H, W, C]`` and int ``[n]``; ``own`` is the image's row there, or -1 if it is not in it. Such a scheme turns
+      labels into shares, float32 ``[K]``, and its ``disguise`` mixes a batch with itself. None for the others.
+  """
+
+  spec: SchemeSpec
+  make_key: Callable[[samplers.Reader], Any]
+  disguise: Callable[..., tuple[jax.Array, jax.Array]]
+  restore: Callable[[Any, jax.Array], jax.Array]
+  export: Callable[[Any, np.ndarray, Callable[[], np.ndarray]], np.ndarray]
+  on_device: bool = True
+  encode: Callable[..., tuple[jax.Array, jax.Array]] | None = None
+
+
+def draw_perm(read: samplers.Reader, positions: int) -> np.ndarray:
+  """Draws the permutation of the block positions, the same for every scheme of a key.
+
+  Args:
+    read: of the key's streams.
+    positions: how many there are.
+
+  Returns:
+    The permutation, integers ``[positions]``.
+  """
+  return samplers.permutation(samplers.Words(read, f"perm|{positions}"), positions)
+
+
+def geometry(
+  image_shape: Sequence[int], block_size: int
+) -> tuple[tuple[int, int, int], tuple[int, int, int], int]:
+  """Returns the image shape, the shape padded to whole blocks, and the number of block positions.
+
+  Args:
+    image_shape: ``(H, W, C)``.
+    block_size: side of a block in pixels.
+
+  Raises:
+    ValueError: for a shape or size that is not positive.
+  """
+  shape = checked_shape(image_shape)
+  rows, columns = blocks_lib.grid_shape(shape[0], shape[1], block_size=block_size)
+  return shape, (rows * block_size, columns * block_size, shape[2]), rows * columns
+
+
+def checked_shape(image_shape: Sequence[int]) -> tuple[int, int, int]:
+  """Returns ``(H, W, C)`` as plain integers."""
+  shape = tuple(int(side) for side in image_shape)
+  if len(shape) != 3 or min(shape) < 1:
+    raise ValueError(f"image_shape must be (H, W, C), all at least 1, got {tuple(image_shape)}.")
+  return shape
+
+
+def check_images(images: jax.Array | np.ndarray, shape: tuple[int, int, int]) -> None:
+  """Refuses images of another shape than the key and spec were made for.
+
+  Args:
+    images: ``[..., H, W, C]``.
+    shape: ``(H, W, C)`` of the spec.
+
+  Raises:
+    ValueError: for another shape.
+  """
+  if images.shape[-3:] != shape:
+    raise ValueError(
+      f"images must be [..., {', '.join(map(str, shape))}] as in the spec, got images.shape={images.shape}. "
+      "Make the scheme for this image shape."
+    )
+
+
+def check_export(images: np.ndarray, shape: tuple[int, int, int]) -> None:
+  """Refuses what is not a batch of originals on the host.
+
+  Args:
+    images: uint8 or float32 ``[B, H, W, C]`` on the 0..255 scale.
+    shape: ``(H, W, C)`` of the spec.
+
+  Raises:
+    ValueError: for another shape or dtype.
+  """
+  check_images(images, shape)
+  if images.ndim != 4 or images.dtype not in (np.uint8, np.float32):
+    raise ValueError(
+      f"export: images must be uint8 or float32 [B, {', '.join(map(str, shape))}], got {images.dtype} "
+      f"{list(images.shape)}. Convert them on the 0..255 scale, as one batch."
+    )
+
+
+def to_blocks(images: jax.Array, shape: tuple[int, int, int], block_size: int) -> jax.Array:
+  """Pads and cuts images of a known shape.
+
+  Args:
+    images: ``[..., H, W, C]``.
+    shape: ``(H, W, C)`` of the spec.
+    block_size: side of a block in pixels.
+
+  Returns:
+    The blocks, as ``djax.ops.blocks.blockify`` gives them.
+
+  Raises:
+    ValueError: for another shape.
+  """
+  check_images(images, shape)
+  padded = blocks_lib.pad_to_blocks(images, block_size=block_size)
+  return blocks_lib.blockify(padded, block_size=block_size)
+
+
+def to_images(blocks: jax.Array, shape: tuple[int, int, int]) -> jax.Array:
+  """Puts blocks together and cuts the padding off: the inverse of ``to_blocks``.
+
+  Args:
+    blocks: as ``to_blocks`` gives them.
+    shape: ``(H, W, C)`` of the spec.
+
+  Returns:
+    ``[..., H, W, C]``.
+  """
+  return blocks_lib.unblockify(blocks, height=shape[0], width=shape[1])

@@ -1,0 +1,81 @@
+"""What ``python -m djax audit`` attacks of a training config: its source and its disguise."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from djax import schemes
+from djax.audit import scenario
+from djax.audit.scenario import Scenario, Sizes
+from djax.errors import ConfigError
+
+__all__ = ["of", "scenario_of"]
+
+
+def of(config: ConfigDict) -> dict[str, Any]:
+  """Returns what is attacked: ``source``, ``image_size``, ``split`` and ``disguise``.
+
+  The whole split is drawn from, however few images the run trains on: a disguise is as strong on some as on all.
+
+  Args:
+    config: of the run.
+  """
+  scheme = config.disguise.scheme
+  taken = inspect.signature(schemes.SCHEMES[scheme]).parameters
+  options = {name: value for name, value in config.disguise.items() if name in taken}
+  return {
+    "source": config.data.source,
+    "image_size": config.data.image_size,
+    "split": config.data.train_split.partition("[")[0],
+    "disguise": {"scheme": scheme, **options},
+  }
+
+
+def scenario_of(
+  config: ConfigDict,
+  *,
+  seed: int,
+  sizes: Sizes,
+  data_dir: str = "",
+  image_size: int = 0,
+  progress: Callable[[float, str], None],
+) -> Scenario:
+  """Makes what is attacked.
+
+  Args:
+    config: a checked config.
+    seed: of everything drawn.
+    sizes: how many images of each kind.
+    data_dir: instead of the config's, unless empty.
+    image_size: instead of the config's, unless 0.
+    progress: told how far it is, 0..1, and with what.
+
+  Raises:
+    ConfigError: for a config that trains on a disguised directory, or mixes in images of another source.
+    DataError: if the source is missing or damaged.
+  """
+  if config.data.disguised_dir:
+    raise ConfigError(
+      f"audit: a config must disguise by itself, this one trains on {config.data.disguised_dir}. "
+      "Give --data DIR --originals S instead."
+    )
+  mixes = config.disguise.scheme == "instahide" and config.disguise.public_k
+  if mixes and config.disguise.public_source != config.data.source:
+    raise ConfigError(
+      "audit: mixes in images of the source itself, so config.disguise.public_source must be "
+      f"{config.data.source!r}, got {config.disguise.public_source!r}. For others call "
+      "djax.attacks.instahide.clusters.recover."
+    )
+  attacked = of(config)
+  return scenario.from_source(
+    attacked["source"],
+    attacked["disguise"],
+    seed=seed,
+    sizes=sizes,
+    data_dir=data_dir or config.data.data_dir,
+    image_size=image_size or attacked["image_size"],
+    split=attacked["split"],
+    progress=progress,
+  )

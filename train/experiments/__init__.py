@@ -1,0 +1,1 @@
+"""Programs that measure what stands in docs."""

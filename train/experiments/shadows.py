@@ -1,0 +1,41 @@
+"""Measures what training 32 shadow networks together under vmap saves over a loop of jitted steps, side by side.
+
+TFDS_DATA_DIR=../shared/tfds python -m train.experiments.shadows
+
+Prints one line a source: seconds of each and their ratio, median and quartiles of the rounds.
+"""
+
+import functools
+
+from djax import sources
+from djax.attacks.model import shadows
+from djax.bench import clock
+from djax.bench.disguises import repeated
+
+MODELS, RECORDS, ROUNDS, SEED = 32, 1000, 5, 0
+
+
+def main() -> None:
+  """Trains both ways in turns, on digits and on MNIST."""
+  for name in ("digits", "mnist"):
+    data = sources.load(name, f"train[:{RECORDS}]")
+    members = shadows.halves(MODELS, RECORDS, seed=SEED)
+    given = functools.partial(
+      _trained, data.images, data.labels, members, classes=len(data.class_names), seed=SEED
+    )
+    works = {
+      "together": repeated(functools.partial(given, shadows.train)),
+      "loop": repeated(functools.partial(given, shadows.train_one_by_one)),
+    }
+    seconds = clock.side_by_side(works, rounds=ROUNDS)
+    shares = clock.ratio(seconds["together"], seconds["loop"])
+    together, loop = (clock.spread(seconds[way]) for way in ("together", "loop"))
+    print(f"{name}: together {together} s, loop {loop} s, together / loop {shares}", flush=True)
+
+
+def _trained(images, labels, members, train, *, classes, seed):
+  return train(images, labels, members, classes=classes, seed=seed)
+
+
+if __name__ == "__main__":
+  main()

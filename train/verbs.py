@@ -1,0 +1,28 @@
+"""What training adds to the verbs of ``python -m djax``, which finds this module by its entry point ``djax.training``.
+
+So ``djax`` imports nothing from here, and a machine that only disguises needs no training code.
+"""
+
+from djax.audit.scenario import Scenario
+from train import audited, config
+from train.bench_steps import cases as step_cases
+from train.bench_steps import measure as measure_step
+from train.examine import examine, figure, lines
+
+__all__ = ["examine", "figure", "lines", "measure_step", "scenario_of", "step_cases"]
+
+
+def scenario_of(name: str, **options) -> Scenario:
+  """Returns what an audit of a training config attacks.
+
+  Args:
+    name: of a shipped config, or a Python file.
+    **options: of ``audited.scenario_of``.
+
+  Raises:
+    ConfigError: for an unknown or wrong config, or one that cannot be audited.
+    DataError: if its source is missing or damaged.
+  """
+  found = config.load(name)
+  config.check(found)
+  return audited.scenario_of(found, **options)
