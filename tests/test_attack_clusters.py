@@ -9,7 +9,7 @@ import pytest
 from djax import keys, schemes, sources
 from djax.attacks import base
 from djax.attacks.instahide import clusters
-from djax.audit import evaluator, scenario
+from djax.audit import scenario
 from djax.errors import ConfigError
 from djax.ops import metrics
 
@@ -46,7 +46,7 @@ def encoded(digits, encodings, seed=0, public_k=0):
 
 def right(originals, found, least=0.95):
   """Returns the share of originals that some found image shows; on 8 x 8 digits SSIM 0.6 is nothing."""
-  window = evaluator.window(originals.shape)
+  window = metrics.window(originals.shape)
   every = [
     np.asarray(metrics.ssim(np.broadcast_to(one, found.shape), found, filter_size=window))
     for one in originals.astype(np.float32)
@@ -71,7 +71,7 @@ def test_many_encodings_give_the_images_back_each_to_its_target(digits, short):
   known = base.Known(spec, x, x[rows], public=digits.images[IMAGES:], labels=y)
   result = base.run(clusters.ATTACK, known, seed=0)
   originals = digits.images[own[rows]].astype(np.float32)
-  alike = metrics.ssim(originals, result.images, filter_size=evaluator.window(originals.shape))
+  alike = metrics.ssim(originals, result.images, filter_size=metrics.window(originals.shape))
   assert np.median(np.asarray(alike)) > 0.8
   assert right(digits.images[:IMAGES], result.images) >= 0.8
   others = digits.images[IMAGES : 2 * IMAGES].astype(np.float32)

@@ -13,6 +13,7 @@ from djax.attacks.base import Attack, Estimate
 from djax.audit import evaluator, runner, scenario, verdicts
 from djax.audit.scenario import Sizes
 from djax.errors import ConfigError, DataError, UnsafeError
+from djax.ops import metrics
 from djax.owner import record_noise
 from djax.owner.disguiser import Disguiser
 
@@ -419,7 +420,7 @@ def test_an_examiner_no_better_than_a_guess_measures_nothing(digits):
 
 
 def test_the_window_of_ssim_is_odd_and_fits():
-  assert [evaluator.window((5, side, 40, 3)) for side in (3, 8, 10, 11, 12, 28)] == [
+  assert [metrics.window((5, side, 40, 3)) for side in (3, 8, 10, 11, 12, 28)] == [
     *(3, 7, 9, 11, 11, 11)
   ]
 

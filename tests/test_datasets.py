@@ -714,9 +714,9 @@ print(sorted(names & set(sys.modules)))
 def test_reading_loads_no_key_code_and_nothing_that_believes_the_files(whole):
   script = LOADED.format(
     "from djax.disguised import datacard, directory, manifest, quantise, records\n"
-    "facts = datasets.verify(sys.argv[1])\n"
+    "facts = directory.verify(sys.argv[1])\n"
     "manifest.authenticate(facts, mac_key=bytes(range(32)), where=sys.argv[1])\n"
-    "datasets.open(sys.argv[1]).splits['train'].read(np.arange(5))"
+    "directory.open(sys.argv[1]).splits['train'].read(np.arange(5))"
   )
   assert fresh(script, whole) == "[]\n"
   caught = fresh(

@@ -647,7 +647,7 @@ except Exception as error:
   name, seconds, *modules = out.split()
   assert name == "DataError" and float(seconds) < 1
   assert "djax.sources" in modules
-  assert not {"tensorflow_datasets", "tensorflow", "jax", "flax", "PIL"} & set(modules)
+  assert not {"tensorflow_datasets", "tensorflow", "jax", "flax"} & set(modules)
 
 
 LOADED = """

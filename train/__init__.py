@@ -40,34 +40,8 @@ def run(
     TrainingError: if the loss is no longer finite.
     Stopped: on SIGTERM or SIGINT, after a checkpoint.
   """
-  from djax.errors import ConfigError
-  from train import config as config_lib
-  from train import loop
-  from train.data import inputs
+  from train import (
+    api,  # JAX, Flax and Optax: what asks for one module of train does not wait for them
+  )
 
-  config_lib.check(config)
-  if not config.data.disguised_dir:
-    given = inputs.owned(config, master, dataset_id=_begun_id(workdir))
-  elif master is not None:
-    raise ConfigError(
-      "run: master must be None with config.data.disguised_dir: what lies there is already disguised. Leave it out."
-    )
-  else:
-    given = inputs.outsourced(config)
-  return loop.fit(config, workdir, given)
-
-
-def _begun_id(workdir: "str | Path") -> str | None:
-  """Returns the data-set id of the run that a directory holds, if it holds one that has an id."""
-  from pathlib import Path
-
-  from djax.io import foreign
-
-  try:
-    facts = foreign.parse_json(
-      foreign.read(Path(workdir).expanduser(), "disguise.json", limit=1 << 20)
-    )
-    found = facts.get("dataset_id")
-  except (foreign.ForeignFileError, ValueError, AttributeError):
-    return None  # a new run, or a damaged one, which is refused where it is opened
-  return found if isinstance(found, str) and len(found) == 32 else None
+  return api.run(config, workdir, master)

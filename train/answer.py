@@ -13,8 +13,10 @@ from typing import Any, NoReturn
 
 import numpy as np
 
+from djax.disguised import directory, manifest, quantise
 from djax.errors import ConfigError, DataError, KeyMismatchError
 from djax.io import files
+from djax.models import predict
 from train import terminal
 
 __all__ = ["answer", "main"]
@@ -76,9 +78,6 @@ def answer(run: str | Path, request: str | Path) -> dict[str, Any]:
     DataError: if the request is damaged, or no request.
     KeyMismatchError: if the request was disguised with another key.
   """
-  from djax.disguised import directory, manifest, quantise
-  from djax.models import predict
-
   data = directory.open(request)
   facts = data.manifest
   if facts.role != manifest.REQUEST:

@@ -16,13 +16,13 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from djax import models, schemes
+from djax import keys, models, schemes
 from djax.attacks import ATTACKS
 from djax.attacks.base import Known
 from djax.attacks.generic import examiner as examiner_lib
 from djax.attacks.model import membership, model_targeted
 from djax.attacks.model import shadows as shadows_lib
-from djax.audit import evaluator
+from djax.audit import evaluator, report
 from djax.errors import ConfigError, DataError, KeyMismatchError, NotInvertibleError
 from djax.io import foreign, form
 from djax.models import checksums, run_files
@@ -192,8 +192,6 @@ def figure(facts: Mapping[str, Any]) -> str:
   Returns:
     An ``<svg>`` element.
   """
-  from djax.audit import report
-
   curves = {
     f"{attack}, {name.replace('_', ' ')}": row[attack]
     for name, row in facts["membership"].items()
@@ -274,8 +272,6 @@ def _config(run: str | Path | ConfigDict) -> tuple[ConfigDict, Path | None]:
 
 def _material(config: ConfigDict, folder: Path | None, records: int) -> _Material:
   """Loads and disguises what is needed."""
-  from djax import keys
-
   given = inputs_lib.owned(config, None)
   assert given.originals is not None
   if folder is not None:
@@ -393,7 +389,7 @@ def _inversion(
 
   def score(images: np.ndarray) -> dict[str, float]:
     images = np.clip(images, 0, 255).astype(np.float32)
-    alike = metrics.ssim(targets, jnp.asarray(images), filter_size=evaluator.window(images.shape))
+    alike = metrics.ssim(targets, jnp.asarray(images), filter_size=metrics.window(images.shape))
     return {
       "accuracy": float(np.mean(examiner.labels(images) == wanted)),
       "ssim": float(np.mean(np.asarray(alike))),

@@ -16,6 +16,8 @@ from typing import Any
 
 import jax
 from ml_collections import ConfigDict
+from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.record_writer import masked_crc32c
 
 from djax.errors import ConfigError, DataError, DjaxError, KeyMismatchError
 from djax.io import files, foreign, form
@@ -157,8 +159,6 @@ class Metrics:
     self._events.close()
 
   def _event(self, **fields: Any) -> None:
-    from tensorboardX.proto.event_pb2 import Event
-
     self._events.write(_framed(Event(wall_time=time.time(), **fields).SerializeToString()))
     self._events.flush()
 
@@ -190,8 +190,6 @@ def _new(path: Path) -> Any:
 
 def _framed(data: bytes) -> bytes:
   """Frames a record of an event file. tensorboardX would open the file by its name, a link of that name included."""
-  from tensorboardX.record_writer import masked_crc32c
-
   length = struct.pack("<Q", len(data))
   sums = (struct.pack("<I", masked_crc32c(part)) for part in (length, data))
   return b"".join((length, next(sums), data, next(sums)))

@@ -7,6 +7,9 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
 from djax.errors import DjaxError
 from djax.io.escape import for_terminal
 
@@ -95,9 +98,6 @@ def progress(total: int, done: int, label: str) -> Iterator[Callable[[], None]]:
   if not sys.stderr.isatty():
     yield lambda: None
     return
-  from rich.console import Console
-  from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
   columns = (
     TextColumn("{task.description}", markup=False),
     BarColumn(),

@@ -5,7 +5,6 @@ accuracy there over its accuracy on the originals (DisguisedNets, doi:10.1145/36
 """
 
 import functools
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -13,9 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from djax.models import Cnn
 from djax.ops import metrics
 
-__all__ = ["Examiner", "Scores", "score", "train_examiner", "window"]
+__all__ = ["Examiner", "Scores", "score", "train_examiner"]
 
 _BATCH = 128
 _STEPS = 800
@@ -76,8 +76,6 @@ def train_examiner(images: np.ndarray, labels: np.ndarray, *, classes: int, seed
     classes: number of classes.
     seed: of initial parameters and order.
   """
-  from djax.models import Cnn
-
   model = Cnn(classes=classes, width=16, dropout=0.2)
   mean = np.mean(images, axis=(0, 1, 2), dtype=np.float64).astype(np.float32)
   scale = np.float32(np.std(images[:_CHUNK]) or 1)
@@ -143,7 +141,7 @@ def score(
   return Scores(
     mse=np.asarray(metrics.mse(x, y)),
     psnr=np.asarray(metrics.psnr(x, y)),
-    ssim=np.asarray(metrics.ssim(x, y, filter_size=window(x.shape))),
+    ssim=np.asarray(metrics.ssim(x, y, filter_size=metrics.window(x.shape))),
     accuracy=seen,
     success=seen / plain if plain else 0.0,
     above_chance=float(np.clip((seen - chance) / (plain - chance), 0, 1))
@@ -152,13 +150,3 @@ def score(
     plain=plain,
     chance=chance,
   )
-
-
-def window(shape: Sequence[int]) -> int:
-  """Returns the side of the window of SSIM: 11, or the largest odd number of pixels that small images have.
-
-  Args:
-    shape: ``[..., H, W, C]``.
-  """
-  side = min(11, *shape[-3:-1])
-  return side - 1 + side % 2

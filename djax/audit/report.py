@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
+from matplotlib.figure import Figure
 from PIL import Image
 
 from djax.audit import verdicts
@@ -162,8 +164,6 @@ def curves(facts: Mapping[str, Any]) -> str:
   rows = [row for row in facts["attacks"] if len(row["runs"]) > 1]
   if not rows:
     return ""
-  from matplotlib.figure import Figure
-
   drawn = ""
   measures = {"ssim_above_chance": "SSIM above chance", "above_chance": "examiner above chance"}
   for name, title in measures.items():
@@ -188,8 +188,6 @@ def svg(figure: Any) -> str:
   Args:
     figure: the figure.
   """
-  import matplotlib
-
   buffer = io.StringIO()
   nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
   with matplotlib.rc_context({"svg.hashsalt": "djax", "svg.fonttype": "path"}):

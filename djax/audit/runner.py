@@ -3,6 +3,7 @@
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
+from importlib import metadata
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -219,6 +220,4 @@ def _plain(value: Any) -> Any:
 
 
 def _versions() -> dict[str, str]:
-  from importlib import metadata
-
   return {name: metadata.version(name) for name in _PACKAGES}

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 
 import djax
 from djax.attacks.base import Attack
@@ -252,8 +253,6 @@ def _pairs(cells: Sequence[Mapping[str, Any]]) -> list[int]:
 
 def _draw(facts: Mapping[str, Any], out: Path) -> None:
   """Draws utility and leakage over noise, one panel a block size."""
-  from matplotlib.figure import Figure
-
   cells = [cell for cell in facts["cells"] if not cell["refused"]]
   sizes = sorted({cell["block_size"] for cell in cells})
   if not sizes:

@@ -217,7 +217,7 @@ def _pairs(count: int | None) -> str:
 
 def _ssim(x: np.ndarray, y: np.ndarray) -> np.ndarray:
   return np.asarray(
-    metrics.ssim(jnp.asarray(x), jnp.asarray(y), filter_size=evaluator.window(x.shape))
+    metrics.ssim(jnp.asarray(x), jnp.asarray(y), filter_size=metrics.window(x.shape))
   )
 
 

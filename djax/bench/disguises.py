@@ -8,6 +8,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from cryptography.hazmat.primitives.ciphers import Cipher
+from cryptography.hazmat.primitives.ciphers.algorithms import AES
+from cryptography.hazmat.primitives.ciphers.modes import ECB
 
 from djax import keys, schemes
 from djax.bench import clock, twin
@@ -189,10 +192,6 @@ def _host_works(
 
 def _raw_aes(secret: bytes, images: np.ndarray) -> dict[str, Work]:
   """Returns AES-ECB over the bytes as they lie: into new memory at each call, and into a buffer that lies ready."""
-  from cryptography.hazmat.primitives.ciphers import Cipher
-  from cryptography.hazmat.primitives.ciphers.algorithms import AES
-  from cryptography.hazmat.primitives.ciphers.modes import ECB
-
   encryptor = Cipher(AES(secret), ECB()).encryptor()
   data = memoryview(images).cast("B")
   ready = bytearray(len(data) + 15)

@@ -4,6 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from cryptography.hazmat.primitives.ciphers import Cipher
+from cryptography.hazmat.primitives.ciphers.algorithms import AES
+from cryptography.hazmat.primitives.ciphers.modes import ECB
 
 __all__ = ["disguise"]
 
@@ -42,9 +45,5 @@ def disguise(spec: Mapping[str, Any], key: Any, images: np.ndarray) -> np.ndarra
 
 
 def _encryptor(key: Any) -> Any:
-  from cryptography.hazmat.primitives.ciphers import Cipher
-  from cryptography.hazmat.primitives.ciphers.algorithms import AES
-  from cryptography.hazmat.primitives.ciphers.modes import ECB
-
   (secret,) = np.asarray(key.aes_keys)
   return Cipher(AES(secret.tobytes()), ECB()).encryptor()

@@ -7,6 +7,10 @@ import platform
 from pathlib import Path
 from typing import Any
 
+import flax
+import jax
+import numpy as np
+
 import djax
 from djax.bench import disguises, guard, page
 from djax.cli import training
@@ -42,10 +46,6 @@ def run(args: argparse.Namespace) -> None:
 
 def machine() -> dict[str, Any]:
   """Returns public facts about where the figures come from; no name of a host or person."""
-  import flax
-  import jax
-  import numpy as np
-
   device = jax.devices()[0]
   return {
     "platform": device.platform,

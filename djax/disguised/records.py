@@ -39,8 +39,7 @@ def features(
     classes: number of label ids.
     class_names: where labels are plain.
   """
-  import tensorflow_datasets as tfds
-
+  tfds = _tfds()
   label = {"names": class_names} if class_names else {"num_classes": classes}
   return tfds.features.FeaturesDict(
     {
@@ -75,6 +74,13 @@ def tfds_info(splits: Mapping[str, SplitFacts]) -> dict[str, Any]:
   }
 
 
+def _tfds() -> Any:
+  """Returns TFDS, which takes seconds to import and is needed to write alone."""
+  import tensorflow_datasets
+
+  return tensorflow_datasets
+
+
 class Frames:
   """What stands around an image in its record, as the serialiser of TFDS writes it.
 
@@ -83,10 +89,8 @@ class Frames:
   """
 
   def __init__(self, features: Any):
-    import tensorflow_datasets as tfds
-
     info = features.get_serialized_info()
-    self._serializer = tfds.core.example_serializer.ExampleSerializer(info)
+    self._serializer = _tfds().core.example_serializer.ExampleSerializer(info)
     self._known: dict[tuple[int, int], tuple[bytes, bytes]] = {}
 
   def around(self, size: int, label: int) -> tuple[bytes, bytes]:

@@ -3,6 +3,8 @@
 All functions are pure, keep the leading axes and return float32.
 """
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +12,7 @@ from jax import lax
 
 from djax.ops import blocks
 
-__all__ = ["block_mse", "mse", "psnr", "ssim"]
+__all__ = ["block_mse", "mse", "psnr", "ssim", "window"]
 
 
 def mse(originals: jax.Array, estimates: jax.Array) -> jax.Array:
@@ -118,3 +120,13 @@ def _as_float(originals: jax.Array, estimates: jax.Array) -> tuple[jax.Array, ja
 def _squared_error(originals: jax.Array, estimates: jax.Array) -> jax.Array:
   x, y = _as_float(originals, estimates)
   return (x - y) ** 2
+
+
+def window(shape: Sequence[int]) -> int:
+  """Returns the side of the window of SSIM: 11, or the largest odd number of pixels that small images have.
+
+  Args:
+    shape: ``[..., H, W, C]``.
+  """
+  side = min(11, *shape[-3:-1])
+  return side - 1 + side % 2

@@ -12,6 +12,7 @@ import random
 from typing import NamedTuple
 
 import numpy as np
+from scipy.stats import binom
 
 from djax import sources
 from djax.disguised.manifest import Manifest
@@ -101,8 +102,6 @@ def judge(expected: list[int], given: list[int]) -> Outcome:
   Returns:
     The outcome. Suspicious are also answers of a network that is right no more often than a guess.
   """
-  from scipy.stats import binom
-
   right = sum(a == b for a, b in zip(expected, given, strict=True))
   share = max(expected.count(x) for x in set(expected)) / len(expected)
   chance = float(binom.sf(right - 1, len(expected), share))

@@ -10,6 +10,7 @@ import numpy as np
 from djax import sources
 from djax.disguised.manifest import Manifest
 from djax.errors import ConfigError, DataError
+from djax.sources import folder
 
 __all__ = ["Query", "read"]
 
@@ -81,8 +82,6 @@ def _listed(path: Path) -> list[Path]:
 
 def _picture(path: Path, shape: tuple[int, ...], image_size: int) -> np.ndarray:
   """Reads an image file, ``[H, W, C]``."""
-  from djax.sources import folder
-
   height, width, wanted = shape
   if wanted not in (1, 3):
     raise DataError(f"{path}: the data set has {wanted} channels. Give its images as .npy.")

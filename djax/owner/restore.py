@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import numpy as np
+from PIL import Image
 
 from djax.disguised import directory, quantise
 from djax.disguised.directory import Disguised, Split
@@ -212,8 +213,6 @@ def to_folder(
     UnsafeError: if ``out`` exists, or lies in the data set.
     DjaxError: if the disk has too little room.
   """
-  from PIL import Image
-
   target = check_new(out, data.path)
   authenticate(data.manifest, data.path, master, expect=expect)
   channels, dtype = data.manifest.spec["image_shape"][2], data.manifest.source["dtype"]

@@ -72,12 +72,10 @@ def aes_scheme(
     return {"block_size": block_size, "perm": np.asarray(key.perm) if permute else None}
 
   def encrypt(key, batch, draw):
-    from djax.host import aes  # core imports no crypto package until it is asked to encrypt
-
     padded = blockwise.pad_to_blocks(batch, block_size=block_size)
     if salt_pepper:
       padded = blockwise.salt_pepper(padded, draw(), rate=salt_pepper)
-    return aes.encrypt(np.asarray(key.aes_keys), padded, unit_pixels=unit_pixels, **moved(key))
+    return _aes().encrypt(np.asarray(key.aes_keys), padded, unit_pixels=unit_pixels, **moved(key))
 
   def disguise(key, images, labels, *, rng):
     batch, leading = _bytes_of(images, shape)
@@ -93,10 +91,8 @@ def aes_scheme(
         f"aes: only units of 16 pixels can be restored, this scheme has unit_pixels={unit_pixels}, which averages "
         "ciphers away. Keep the originals."
       )
-    from djax.host import aes
-
     batch, leading = _bytes_of(images, disguised_shape)
-    whole = aes.decrypt(np.asarray(key.aes_keys), batch, **moved(key))
+    whole = _aes().decrypt(np.asarray(key.aes_keys), batch, **moved(key))
     return whole[:, : shape[0], : shape[1]].reshape(*leading, *shape)
 
   def export(key, images, draw):
@@ -111,6 +107,13 @@ def aes_scheme(
   }
   spec = SchemeSpec("aes", shape, disguised_shape, block_size, options)
   return Scheme(spec, make_key, disguise, restore, export, on_device=False)
+
+
+def _aes() -> Any:
+  """Returns the cipher: the schemes load no crypto package until one is asked to encrypt."""
+  from djax.host import aes
+
+  return aes
 
 
 def _bytes_of(images: Any, shape: tuple[int, int, int]) -> tuple[np.ndarray, tuple[int, ...]]:

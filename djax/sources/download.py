@@ -24,6 +24,12 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+import tensorflow_datasets as tfds
+from array_record.python.array_record_module import ArrayRecordWriter
+from PIL import Image
+from rich import console, progress
+
 from djax.errors import ConfigError, DataError, UnsafeError, nearest
 
 __all__ = ["prepare"]
@@ -178,8 +184,6 @@ def _progress(label: str, total: int) -> Iterator[Callable[[int], Any]]:
     _say(label)
     yield lambda amount: None
     return
-  from rich import console, progress
-
   with progress.Progress(console=console.Console(stderr=True)) as bars:
     task = bars.add_task(label, total=total)
     yield lambda amount: bars.advance(task, amount)
@@ -187,8 +191,6 @@ def _progress(label: str, total: int) -> Iterator[Callable[[int], Any]]:
 
 def _prepare_with_tfds(name: str, root: pathlib.Path, from_dir: str) -> pathlib.Path:
   """Lets TFDS prepare a set that it knows and djax does not."""
-  import tensorflow_datasets as tfds
-
   base, free = name.replace(":", "/").split("/")[0], ", ".join(_SETS)
   known = {*_SETS, *tfds.list_builders(with_community_datasets=False)}
   if base not in known:
@@ -282,8 +284,6 @@ def _read_idx(name: str, files: dict[str, bytes]) -> tuple[_Splits, dict[str, An
 
 def _idx(file: str, data: bytes, ndim: int) -> Any:
   """Returns the uint8 array in a gzipped IDX file."""
-  import numpy as np
-
   try:
     data = gzip.decompress(data)
   except (OSError, EOFError, zlib.error) as error:
@@ -300,8 +300,6 @@ def _idx(file: str, data: bytes, ndim: int) -> Any:
 
 def _read_cifar(name: str, files: dict[str, bytes]) -> tuple[_Splits, dict[str, Any]]:
   """Reads a CIFAR binary archive in memory, its members by exact name."""
-  import numpy as np
-
   facts = _SETS[name]
   ((file, archive),) = files.items()
   members = [*sum(facts.splits.values(), ()), *facts.labels.values()]
@@ -328,8 +326,6 @@ def _read_cifar(name: str, files: dict[str, bytes]) -> tuple[_Splits, dict[str, 
 
 def _write(name: str, folder: pathlib.Path, splits: _Splits, classes: dict[str, Any]) -> None:
   """Writes features, one shard a split, and the description that TFDS reads."""
-  import tensorflow_datasets as tfds
-
   facts = _SETS[name]
   specs: dict[str, Any] = {"id": tfds.features.Text()} if facts.labels else {}
   specs["image"] = tfds.features.Image(shape=splits["train"][0].shape[1:])
@@ -377,9 +373,6 @@ def _write(name: str, folder: pathlib.Path, splits: _Splits, classes: dict[str, 
 
 def _write_shard(path: pathlib.Path, serializer: Any, images: Any, columns: dict[str, Any]) -> int:
   """Writes one array_record file and returns the bytes of its records."""
-  from array_record.python.array_record_module import ArrayRecordWriter
-  from PIL import Image
-
   total = 0
   try:
     with (

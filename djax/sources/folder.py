@@ -6,6 +6,7 @@ import pathlib
 import warnings
 
 import numpy as np
+from PIL import Image, ImageOps
 
 from djax.errors import DataError
 from djax.sources.base import Images, Records, brief, parse_split
@@ -20,8 +21,6 @@ class FolderRecords(Records):
   """One split of a folder: every header is read when it is opened, pixels when asked for."""
 
   def __init__(self, root: pathlib.Path, split: str, image_size: int):
-    from PIL import Image
-
     files = _list_splits(root)
     name, part = parse_split(split, {x: sum(map(len, files[x].values())) for x in files})
 
@@ -116,8 +115,6 @@ def read_header(path: pathlib.Path) -> tuple[int, tuple[int, int]]:
   Raises:
     DataError: if it cannot be read, or is of a kind that djax does not take.
   """
-  from PIL import Image
-
   try:
     with Image.open(path, formats=("PNG", "JPEG")) as image:
       mode, size, info = image.mode, image.size, image.info
@@ -148,8 +145,6 @@ def decode(path: pathlib.Path, shape: tuple[int, int, int], resize: bool) -> np.
   Raises:
     DataError: if it is damaged or of another size.
   """
-  from PIL import Image, ImageOps
-
   try:
     with Image.open(path) as file:
       image = ImageOps.exif_transpose(file).convert("L" if shape[2] == 1 else "RGB")

@@ -8,6 +8,7 @@ import pathlib
 import re
 
 import numpy as np
+from PIL import Image
 
 from djax.errors import ConfigError, DataError, nearest
 from djax.sources.base import Images, Records, brief, check_classes, check_labels, check_shape
@@ -65,8 +66,6 @@ class TfdsRecords(Records):
     return self._take(np.arange(start, stop))
 
   def _take(self, rows: np.ndarray) -> Images:
-    from PIL import Image
-
     images = np.empty((len(rows), *self.image_shape), np.uint8)
     labels = np.empty(len(rows), np.int32)
     image_key, label_key = self._keys

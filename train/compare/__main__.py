@@ -6,8 +6,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import train
 from djax.errors import ConfigError
-from train import terminal
+from train import run_dir, terminal
+from train.compare import facts, page
+from train.table import rows, runner
 
 __all__ = ["main"]
 
@@ -51,11 +54,6 @@ def _main(argv: list[str]) -> int:
     raise ConfigError(f"unknown argument {stray[0]!r}. See --help.")
   if flags.minutes is not None and not flags.minutes >= 0:
     raise ConfigError(f"--minutes must be at least 0, got {flags.minutes}.")
-
-  import train
-  from train import run_dir
-  from train.compare import facts, page
-  from train.table import rows, runner
 
   runs, path = Path(flags.runs).expanduser(), Path(flags.page).expanduser()
   kept = facts.earlier(path.with_suffix(".json"))

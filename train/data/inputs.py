@@ -16,6 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from djax import schemes, sources
+from djax.disguised import directory, manifest, quantise
 from djax.errors import ConfigError, nearest
 from djax.ops import augment as views_lib
 from djax.ops import blocks
@@ -158,8 +160,6 @@ def owned(config: ConfigDict, master: "Master | None", *, dataset_id: str | None
     ConfigError: if the disguise does not fit the images.
     DataError: if the source is missing or damaged.
   """
-  from djax import schemes, sources
-
   _check_id(config, master)
   data = config.data
   train, test = (
@@ -172,13 +172,9 @@ def owned(config: ConfigDict, master: "Master | None", *, dataset_id: str | None
   fingerprint = own_id = None
   if scheme.spec.scheme != "plain":
     if master is None:
-      from djax import keys
-
-      master = keys.experiment(config.disguise.experiment_seed)
+      master = _keys().experiment(config.disguise.experiment_seed)
     if master.experiment_seed is None:
-      from djax import keys
-
-      own_id = config.disguise.dataset_id or dataset_id or keys.new_id()
+      own_id = config.disguise.dataset_id or dataset_id or _keys().new_id()
     key, fingerprint = key_of(config, scheme, master, dataset_id=own_id), master.fingerprint
   rng = jax.random.key(config.seed)
   options = {name: config.augment[name] for name in ("crop", "flip", "rotate", "scale", "shear")}
@@ -205,9 +201,7 @@ def owned(config: ConfigDict, master: "Master | None", *, dataset_id: str | None
     raise ConfigError(f"config.disguise: {error}") from error
 
   def other_key() -> tuple[Feed, Feed]:
-    from djax import keys
-
-    other: Any = key_of(config, scheme, keys.experiment(config.disguise.experiment_seed + 1))
+    other: Any = key_of(config, scheme, _keys().experiment(config.disguise.experiment_seed + 1))
     few = dataclasses.replace(
       train, images=train.images[:STATISTICS_RECORDS], labels=train.labels[:STATISTICS_RECORDS]
     )
@@ -228,6 +222,13 @@ def owned(config: ConfigDict, master: "Master | None", *, dataset_id: str | None
     originals=(train, test),
     other_key=other_key if fingerprint else None,
   )
+
+
+def _keys() -> Any:
+  """Returns the module of key material, which a plain or an outsourced run never loads."""
+  from djax import keys
+
+  return keys
 
 
 def _check_id(config: ConfigDict, master: "Master | None") -> None:
@@ -306,8 +307,6 @@ def key_of(
   key = scheme.make_key(streams.read)
   if not scheme.spec.options.get("public_k"):
     return key
-  from djax import sources
-
   data = config.data
   public = sources.load(
     config.disguise.public_source, "train", data_dir=data.data_dir, image_size=data.image_size
@@ -330,8 +329,6 @@ def outsourced(config: ConfigDict) -> Inputs:
     ConfigError: if a split cannot be had.
     DataError: if the directory is missing, unfinished or damaged.
   """
-  from djax.disguised import directory, manifest, quantise
-
   data = directory.open(config.data.disguised_dir)
   facts = data.manifest
   parts = [_part(data, text) for text in (config.data.train_split, config.data.test_split)]

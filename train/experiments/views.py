@@ -31,7 +31,6 @@ from djax import keys, schemes
 from djax.attacks.base import Known
 from djax.attacks.common import statistics
 from djax.attacks.rmt import moments, placement
-from djax.audit import evaluator
 from djax.audit import scenario as audited
 from djax.host import blockwise
 from djax.ops import augment, metrics
@@ -322,7 +321,7 @@ def _rows(
     yield {
       "views": count,
       "psnr": round(float(np.median(metrics.psnr(x, y))), 2),
-      "ssim": round(float(np.median(metrics.ssim(x, y, filter_size=evaluator.window(x.shape)))), 3),
+      "ssim": round(float(np.median(metrics.ssim(x, y, filter_size=metrics.window(x.shape)))), 3),
       "registered": round(float(close[:, 1:count].mean()), 3) if count > 1 else None,
     }
 

@@ -8,8 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import train
 from djax.errors import ConfigError, nearest
 from train import terminal
+from train.table import collect, page, plot, rows, runner
 
 if TYPE_CHECKING:
   from train.table.rows import Row
@@ -37,8 +39,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _main(argv: list[str]) -> int:
   flags, assignments = _parse(argv)
-  from train.table import rows
-
   chosen = rows.choose(flags.rows, rows.ROWS)
   runs = Path(flags.runs).expanduser()
   if flags.page:
@@ -47,9 +47,6 @@ def _main(argv: list[str]) -> int:
     return _page(Path(flags.page).expanduser(), runs, flags.json)
   if flags.list:
     return _list(chosen, runs, assignments, not flags.no_audit, flags.json)
-  import train
-  from train.table import runner
-
   todo = runner.jobs(chosen, runs, overrides=assignments, audits=not flags.no_audit)
   report = runner.work(
     todo,
@@ -65,8 +62,6 @@ def _main(argv: list[str]) -> int:
 
 def _page(path: Path, runs: Path, as_json: bool) -> int:
   """Writes the page, its facts and its plot, and the table of the README above its folder."""
-  from train.table import collect, page, plot, rows
-
   facts_file, plot_file = path.with_suffix(".json"), path.with_suffix(".svg")
   facts = collect.collect(rows.ROWS, runs, collect.earlier(facts_file))
   path.parent.mkdir(parents=True, exist_ok=True)
@@ -88,8 +83,6 @@ def _list(
   chosen: Sequence["Row"], runs: Path, assignments: list[str], audits: bool, as_json: bool
 ) -> int:
   """Prints what is done and what is missing, a line a row."""
-  from train.table import runner
-
   found: dict[str, dict[str, str]] = {}
   for row in chosen:
     missing: dict[str, list[str]] = {}

@@ -22,7 +22,6 @@ import optax
 
 from djax import schemes
 from djax.attacks.base import Attack, Estimate, Known
-from djax.audit import evaluator
 from djax.host import samplers
 from djax.ops import metrics
 
@@ -340,6 +339,6 @@ def _train(
 def _score(originals: np.ndarray, estimates: np.ndarray) -> dict[str, float]:
   """Returns the medians of both measures."""
   pair = jnp.asarray(originals, jnp.float32), jnp.asarray(estimates, jnp.float32)
-  ssim = metrics.ssim(*pair, filter_size=evaluator.window(originals.shape))
+  ssim = metrics.ssim(*pair, filter_size=metrics.window(originals.shape))
   psnr = np.minimum(metrics.psnr(*pair), _BEST)
   return {"psnr": round(float(np.median(psnr)), 3), "ssim": round(float(np.median(ssim)), 4)}

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from djax.attacks.model.shadows import hard_labels
 from djax.errors import ConfigError
@@ -261,8 +262,6 @@ def figure(curves: Mapping[str, Mapping[str, Any]]) -> Any:
   Returns:
     A Matplotlib figure.
   """
-  from matplotlib.figure import Figure
-
   drawing = Figure(figsize=(5, 4), layout="constrained")
   axes = drawing.subplots()
   for number, (label, row) in enumerate(curves.items()):

@@ -1,0 +1,47 @@
+"""What ``train.run`` does; its docstring is there."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ml_collections import ConfigDict
+
+from djax.errors import ConfigError
+from djax.io import foreign
+from train import config as config_lib
+from train import loop
+from train.data import inputs
+
+if TYPE_CHECKING:
+  from djax.keys import Master
+
+__all__ = ["run"]
+
+
+def run(config: ConfigDict, workdir: str | Path, master: "Master | None") -> dict[str, Any]:
+  """Trains and evaluates as the config says, see ``train.run``.
+
+  Args:
+    config: a complete config.
+    workdir: the run directory.
+    master: the owner's key, or None.
+  """
+  config_lib.check(config)
+  if not config.data.disguised_dir:
+    given = inputs.owned(config, master, dataset_id=_begun_id(Path(workdir).expanduser()))
+  elif master is not None:
+    raise ConfigError(
+      "run: master must be None with config.data.disguised_dir: what lies there is already disguised. Leave it out."
+    )
+  else:
+    given = inputs.outsourced(config)
+  return loop.fit(config, workdir, given)
+
+
+def _begun_id(workdir: Path) -> str | None:
+  """Returns the data-set id of the run that a directory holds, if it holds one that has an id."""
+  try:
+    facts = foreign.parse_json(foreign.read(workdir, "disguise.json", limit=1 << 20))
+    found = facts.get("dataset_id")
+  except (foreign.ForeignFileError, ValueError, AttributeError):
+    return None  # a new run, or a damaged one, which is refused where it is opened
+  return found if isinstance(found, str) and len(found) == 32 else None
