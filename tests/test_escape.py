@@ -299,7 +299,7 @@ def test_the_command_line_shows_letters_that_the_terminal_lacks(tmp_path):
   code = (
     "import sys\n"
     "from djax.cli import main as program; from djax.sources import download\n"
-    "prepare.prepare = lambda name, **options: name\n"
+    "download.prepare = lambda name, **options: name\n"
     "sys.exit(program.main(['prepare', 'größe']))\n"
   )
   done = subprocess.run(

@@ -397,7 +397,7 @@ def test_selftest_notices_changed_code(copied):
 
 
 def test_prepare_hands_its_arguments_on_and_prints_the_folder(copied):
-  (copied / "djax" / "prepare.py").write_text(
+  (copied / "djax" / "sources" / "download.py").write_text(
     "import pathlib\n"
     "from djax import errors\n"
     "def prepare(name, *, data_dir, from_dir):\n"

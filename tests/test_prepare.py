@@ -494,14 +494,14 @@ def test_killed_leaves_nothing_under_the_final_name(fake, folders):
   code = f"""
 import os, signal
 from djax.sources import download
-prepare._ORIGINALS["mnist"] = {prepare_module._ORIGINALS["mnist"]!r}
-write = prepare._write_shard
+download._ORIGINALS["mnist"] = {prepare_module._ORIGINALS["mnist"]!r}
+write = download._write_shard
 def stop(path, *args):
   write(path, *args)
   if "test" in path.name:
     os.kill(os.getpid(), signal.SIGKILL)
-prepare._write_shard = stop
-prepare.prepare("mnist", data_dir={str(folders[1])!r}, from_dir={str(folders[0])!r})
+download._write_shard = stop
+download.prepare("mnist", data_dir={str(folders[1])!r}, from_dir={str(folders[0])!r})
 """
   done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=120)
   assert done.returncode == -9
@@ -519,10 +519,10 @@ def test_disk_that_fills_up_in_the_record_writer(fake, folders):
 import resource
 from djax.sources import download
 from djax.errors import DataError
-prepare._ORIGINALS["mnist"] = {prepare_module._ORIGINALS["mnist"]!r}
+download._ORIGINALS["mnist"] = {prepare_module._ORIGINALS["mnist"]!r}
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 try:
-  prepare.prepare("mnist", data_dir={str(folders[1])!r}, from_dir={str(folders[0])!r})
+  download.prepare("mnist", data_dir={str(folders[1])!r}, from_dir={str(folders[0])!r})
 except DataError as error:
   print(error)
 """

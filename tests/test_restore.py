@@ -518,7 +518,7 @@ def progress(done, total):
   if done >= 60:
     os.kill(os.getpid(), signal.SIGKILL)
 write = restore.to_npz if sys.argv[2].endswith(".npz") else restore.to_folder
-write(datasets.open(sys.argv[1]), keys.Master(bytes(range(90, 122))), sys.argv[2], progress=progress)
+write(directory.open(sys.argv[1]), keys.Master(bytes(range(90, 122))), sys.argv[2], progress=progress)
 """
 
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import train
 from djax.errors import ConfigError, nearest
 from djax.io import escape
 from train import terminal
@@ -29,6 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(argv: list[str]) -> int:
+  # It loads JAX for seconds; a run that is interrupted meanwhile still ends in one line.
   from train import config as config_lib
 
   flags, assignments = _parse(argv)
@@ -50,14 +52,12 @@ def _main(argv: list[str]) -> int:
         "--key needs a disguise, got config.disguise.scheme=plain, which would use no key. "
         "Leave --key out, or choose another scheme."
       )
-    from djax.keys import keyfile
+    from djax.keys import keyfile  # a run without a key loads no key code
 
     master = keyfile.read(flags.key, passphrase=keyfile.find_passphrase(flags.passphrase_file))
   stem = Path(flags.config).stem
   workdir = Path(flags.workdir or f"runs/{time.strftime('%Y%m%d-%H%M%S')}_{stem}")
   print(f"run directory: {escape.for_terminal(str(workdir))}", file=sys.stderr)
-
-  import train
 
   result = train.run(config, workdir, master=master)
   print(json.dumps(result, indent=2) if flags.json else _summary(result, workdir))

@@ -369,16 +369,16 @@ def say(line: str) -> None:
 
 def _run(args: argparse.Namespace) -> None:
   if args.verb == "audit":
-    from djax.cli import audit as audit_commands
+    from djax.cli import audit as audit_commands  # JAX, Flax, SciPy
 
     audit_commands.run(args)
     return
   if args.verb == "bench":
-    from djax.cli import bench as bench_commands
+    from djax.cli import bench as bench_commands  # JAX
 
     bench_commands.run(args)
     return
-  from djax.cli import owner
+  from djax.cli import owner  # JAX
 
   owner.COMMANDS[args.verb](args)
 

@@ -151,7 +151,7 @@ def _permutation(shape: tuple[int, int, int], block_size: int) -> dict[str, int 
 
 
 def _selftest(args: argparse.Namespace) -> None:
-  from djax.cli import selftest
+  from djax.cli import selftest  # loads JAX
 
   groups = selftest.run()
   if args.json:
@@ -169,7 +169,7 @@ def _selftest(args: argparse.Namespace) -> None:
 
 
 def _prepare(args: argparse.Namespace) -> None:
-  from djax.sources import download
+  from djax.sources import download  # loads TFDS
 
   print(download.prepare(args.name, data_dir=args.data_dir, from_dir=args.from_dir))
 

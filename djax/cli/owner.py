@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from djax import audit, schemes
 from djax.cli.common import SCHEME_FLAGS, bits, bits_line, say
@@ -420,9 +422,6 @@ def _progress(doing: str) -> Iterator[Callable[[int, int], None]]:
 
     yield line
     return
-  from rich.console import Console
-  from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-
   columns = (
     TextColumn("{task.description}"),
     BarColumn(),

@@ -241,7 +241,7 @@ def writer(path: Path, features: Any) -> Iterator[Callable[[np.ndarray, np.ndarr
   Raises:
     DjaxError: if the disk is full, or the file cannot be written.
   """
-  from array_record.python.array_record_module import ArrayRecordWriter
+  from array_record.python.array_record_module import ArrayRecordWriter  # to write alone
 
   frames = Frames(features)
   try:

@@ -122,7 +122,7 @@ def ask(query: Query, run: str | os.PathLike, facts: Manifest, master: Master) -
     ConfigError: if the run holds no network.
     ManifestError: if its network was trained on other images than its manifest says.
   """
-  from djax.models import predict
+  from djax.models import predict  # loads Flax, to answer on this machine alone
 
   predictor = predict.load(Path(run))
   if predictor.facts["source_sha256"] != facts.sha256:

@@ -11,7 +11,7 @@ class DigitsRecords(Records):
   """One split of the 1797 digits, 8x8x1; every fifth is test. They are in memory as a whole."""
 
   def __init__(self, split: str):
-    from sklearn import datasets
+    from sklearn import datasets  # takes a second, for this source alone
 
     digits = datasets.load_digits()
     every = np.arange(len(digits.target))

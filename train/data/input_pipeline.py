@@ -192,7 +192,7 @@ def _one_by_one(source: _Source) -> Iterator[tuple[np.ndarray, ...]]:
 
 def _prefetched(source: _Source) -> Iterator[tuple[np.ndarray, ...]]:
   """Reads batches ahead in threads, a few at a time; errors come out where the batch would."""
-  import grain
+  import grain  # for data that do not fit into memory alone
 
   options = grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=_BUFFERED)
   return iter(grain.MapDataset.source(source).to_iter_dataset(options))
