@@ -2,6 +2,8 @@
 
 from ml_collections import ConfigDict
 
+from djax import schemes
+
 
 def get_config() -> ConfigDict:
   """Returns the fields of every run, at the values of the embedded digits."""
@@ -27,22 +29,9 @@ def get_config() -> ConfigDict:
   config.disguise.scheme = (
     "plain"  # a name in djax.schemes.SCHEMES; the fields below serve those that take them
   )
-  config.disguise.block_size = 2  # side in pixels
-  config.disguise.permute = True
-  config.disguise.matrix = "orthogonal"  # or projection: random invertible
-  config.disguise.mix = "rows"  # or block: the flattened block
-  config.disguise.per_channel = False
-  config.disguise.noise_level = 0.0  # the paper's N, on the 0..255 scale
-  config.disguise.noise_place = "before"  # or after the projection
-  config.disguise.unit_pixels = 16  # aes: pixels of a unit; fewer stand repeatedly in it
-  config.disguise.position_keys = False  # aes: a key for each block position
-  config.disguise.salt_pepper = 0.0  # aes: the share of values that become 0 or 255
-  config.disguise.k = 4  # instahide: images of an encoding
-  config.disguise.public_k = 0  # instahide: how many of them are public
+  for name, own in schemes.options().items():  # said where each scheme is: djax/schemes
+    config.disguise[name] = own.option.config if own.default is None else own.default
   config.disguise.public_source = ""  # instahide: where these come from, as data.source
-  config.disguise.patch = 4  # neuracrypt: side of a patch in pixels
-  config.disguise.hidden = 64  # neuracrypt: channels of a token
-  config.disguise.depth = 3  # neuracrypt: layers before positions are added
   config.disguise.experiment_seed = (
     0  # the public key of an experiment, where --key gives no real one
   )

@@ -85,7 +85,10 @@ def test_no_module_is_imported_by_a_name_that_this_test_cannot_see():
     name for name, text in TEXTS.items() if "import_module(" in text or "__import__(" in text
   }
   assert found == {"djax", "train.config"}
-  assert {name for name, text in TEXTS.items() if "entry_points(" in text} == {"djax.cli.training"}
+  assert {name for name, text in TEXTS.items() if "entry_points(" in text} == {
+    "djax.cli.training",
+    "djax.registry",
+  }
 
 
 @pytest.mark.parametrize(

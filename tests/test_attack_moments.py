@@ -25,7 +25,7 @@ def fields(seed, count, shape=SHAPE, *, rho=RHO):
 
 
 def scheme_and_key(name="rmt", seed=0, shape=SHAPE, **options):
-  scheme = schemes.SCHEMES[name](shape, **{"block_size": 4, **options})
+  scheme = schemes.SCHEMES[name].make(shape, **{"block_size": 4, **options})
   return scheme, scheme.make_key(keys.experiment(seed).read)
 
 

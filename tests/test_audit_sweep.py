@@ -32,7 +32,7 @@ def quick(monkeypatch):
   monkeypatch.setattr(scenario, "FAST", SIZES)
   monkeypatch.setattr(runner, "train_examiner", lambda *_, **__: examiner)
   monkeypatch.setattr(
-    sweep.scores, "train_examiner", lambda images, labels, **_: nearest_mean(images, labels)
+    sweep.evaluator, "train_examiner", lambda images, labels, **_: nearest_mean(images, labels)
   )
 
 
@@ -180,8 +180,8 @@ def test_classes_of_settings():
   )
 
 
-def test_looking_up_loads_nothing_heavy():
-  assert loaded_by("from djax.audit import lookup; lookup({'scheme': 'plain'})") == set()
+def test_looking_up_loads_no_training_library_and_no_key_code():
+  assert loaded_by("from djax.audit import lookup; lookup({'scheme': 'plain'})") == {"jax"}
 
 
 def shelf(path, *rows):

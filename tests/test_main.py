@@ -384,7 +384,7 @@ def test_selftest_names_the_first_mismatch(copied, flag):
 
 
 def test_selftest_notices_changed_code(copied):
-  file = copied / "djax" / "samplers.py"
+  file = copied / "djax" / "host" / "samplers.py"
   text = file.read_text()
   assert "limit = _TWO_TO_64 // n * n" in text
   file.write_text(text.replace("return word % n", "return (word >> 1) % n"))

@@ -41,7 +41,7 @@ VALUES = {
   "salt_pepper": st.sampled_from([0.0, 0.04, 0.5]),
 }
 FIELDS = {
-  name: [p for p in inspect.signature(schemes.SCHEMES[name]).parameters if p != "classes"]
+  name: [p for p in inspect.signature(schemes.SCHEMES[name].make).parameters if p != "classes"]
   for name in EXPORTED
 }
 

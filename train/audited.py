@@ -1,15 +1,15 @@
 """What ``python -m djax audit`` attacks of a training config: its source and its disguise."""
 
-import inspect
 from collections.abc import Callable
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from djax import schemes
 from djax.audit import scenario
 from djax.audit.scenario import Scenario, Sizes
 from djax.errors import ConfigError
+from djax.schemes import Trait
+from train import config as config_lib
 
 __all__ = ["of", "scenario_of"]
 
@@ -22,14 +22,11 @@ def of(config: ConfigDict) -> dict[str, Any]:
   Args:
     config: of the run.
   """
-  scheme = config.disguise.scheme
-  taken = inspect.signature(schemes.SCHEMES[scheme]).parameters
-  options = {name: value for name, value in config.disguise.items() if name in taken}
   return {
     "source": config.data.source,
     "image_size": config.data.image_size,
     "split": config.data.train_split.partition("[")[0],
-    "disguise": {"scheme": scheme, **options},
+    "disguise": config_lib.disguise_of(config),
   }
 
 
@@ -61,7 +58,7 @@ def scenario_of(
       f"audit: a config must disguise by itself, this one trains on {config.data.disguised_dir}. "
       "Give --data DIR --originals S instead."
     )
-  mixes = config.disguise.scheme == "instahide" and config.disguise.public_k
+  mixes = Trait.MIXED_IMAGES in config_lib.traits_of(config) and config.disguise.public_k
   if mixes and config.disguise.public_source != config.data.source:
     raise ConfigError(
       "audit: mixes in images of the source itself, so config.disguise.public_source must be "

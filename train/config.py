@@ -3,7 +3,6 @@
 import difflib
 import importlib
 import importlib.util
-import inspect
 import pkgutil
 import re
 from collections.abc import Collection, Iterator, Sequence
@@ -17,18 +16,21 @@ from configs import base
 from djax import models, schemes
 from djax.errors import ConfigError, DataError, nearest
 from djax.models import run_files
+from djax.schemes import Trait
 from djax.sources import Images
 
 __all__ = [
   "check",
   "check_data",
   "check_stored",
+  "disguise_of",
   "from_json",
   "leaves",
   "load",
   "make_scheme",
   "override",
   "shipped",
+  "traits_of",
   "twin",
 ]
 
@@ -39,14 +41,6 @@ _BOUNDS: dict[str, tuple[float, float]] = {
   "seed": (0, _SEED),
   "data.image_size": (0, 1 << 14),
   "data.memory_gb": (0, 1e6),
-  "disguise.block_size": (_ANY, 1 << 14),
-  "disguise.noise_level": (_ANY, 1e6),
-  "disguise.unit_pixels": (_ANY, 1 << 14),
-  "disguise.k": (_ANY, 1 << 10),
-  "disguise.public_k": (_ANY, 1 << 10),
-  "disguise.patch": (_ANY, 1 << 10),
-  "disguise.hidden": (_ANY, 1 << 14),
-  "disguise.depth": (_ANY, 64),
   "disguise.experiment_seed": (0, _SEED),
   "augment.views": (1, 1 << 14),
   "augment.test_views": (1, 1 << 14),
@@ -204,7 +198,9 @@ def check_stored(config: ConfigDict) -> None:
     raise ConfigError(
       f"config.optimizer.learning_rate must be above 0, got {given['optimizer.learning_rate']}."
     )
-  for name, (low, high) in _BOUNDS.items():
+  most = {f"disguise.{name}": (_ANY, own.option.most) for name, own in schemes.options().items()}
+  bounds = {name: most[name] for name in most if isinstance(given[name], int | float)} | _BOUNDS
+  for name, (low, high) in bounds.items():
     if not given[name] >= low:
       raise ConfigError(f"config.{name} must be at least {low}, got {given[name]}.")
     if not given[name] <= high:
@@ -223,7 +219,6 @@ def check_stored(config: ConfigDict) -> None:
       "config.disguise.scheme must be plain with config.data.disguised_dir: what lies there is already disguised, got "
       f"{given['disguise.scheme']!r}. Start from --config=outsourced."
     )
-  _check_augment(config)
   choices_of: dict[str, Collection[str]] = {
     "disguise.scheme": schemes.SCHEMES,
     **{f"model.{name}": choices for name, choices in models.CHOICES.items()},
@@ -235,6 +230,7 @@ def check_stored(config: ConfigDict) -> None:
       raise ConfigError(
         f"config.{name} must be one of {', '.join(choices)}, got {given[name]!r}.{nearest(given[name], choices)}"
       )
+  _check_augment(config)
 
 
 def twin(config: ConfigDict) -> ConfigDict:
@@ -258,10 +254,10 @@ def twin(config: ConfigDict) -> ConfigDict:
   plain.model.update(stem="none", stem_rank=0, stem_mixing=False, stem_frozen=False)
   plain.model.name = "mlp" if config.model.name == "unit_mlp" else config.model.name
   if config.model.name in ("vit", "mixer"):
-    tokens = config.disguise.scheme == "neuracrypt"
+    tokens = Trait.TOKENS in traits_of(config)
     blocks = config.model.patch or config.disguise.block_size
     plain.model.patch = config.disguise.patch if tokens else blocks
-  if config.disguise.scheme == "instahide":
+  if Trait.MIXED_IMAGES in traits_of(config):
     plain.augment.views = plain.augment.test_views = 1
   if config.augment.cutout:
     plain.disguise.block_size = config.disguise.block_size
@@ -303,14 +299,32 @@ def make_scheme(
     ConfigError: if the options do not fit together or do not fit the images.
   """
   name = config.disguise.scheme
-  taken = inspect.signature(schemes.SCHEMES[name]).parameters
-  options = {k: v for k, v in config.disguise.items() if k in taken}
-  if "classes" in taken:
+  options = disguise_of(config)
+  if schemes.SCHEMES[name].takes_classes:
     options["classes"] = classes
   try:
-    return schemes.from_spec({"scheme": name, "image_shape": image_shape, **options})
+    return schemes.from_spec({**options, "image_shape": image_shape})
   except ValueError as error:
     raise ConfigError(f"config.disguise: {error}") from error
+
+
+def disguise_of(config: ConfigDict) -> dict[str, Any]:
+  """Returns the scheme of a config and the options that it takes.
+
+  Args:
+    config: the config.
+  """
+  name = config.disguise.scheme
+  return {"scheme": name, **{k: config.disguise[k] for k in schemes.SCHEMES[name].parameters}}
+
+
+def traits_of(config: ConfigDict) -> frozenset[Trait]:
+  """Returns what holds for the disguise of a config.
+
+  Args:
+    config: the config.
+  """
+  return schemes.traits(disguise_of(config))
 
 
 def _check_augment(config: ConfigDict) -> None:
@@ -322,7 +336,7 @@ def _check_augment(config: ConfigDict) -> None:
       raise ConfigError(f"config.augment.{name} must be at least 0, got {augment[name]}.")
   many = max(augment.views, augment.test_views) > 1
   changed = [name for name in changes if augment[name]]
-  if config.disguise.scheme == "instahide":
+  if Trait.MIXED_IMAGES in traits_of(config):
     if changed:
       raise ConfigError(
         "config.augment must not change images with instahide, whose views are encodings of one image; got "

@@ -27,6 +27,7 @@ from djax.errors import ConfigError, DataError, KeyMismatchError, NotInvertibleE
 from djax.io import foreign, form
 from djax.models import checksums, run_files
 from djax.ops import metrics
+from djax.schemes import Trait
 from train import config as config_lib
 from train import loop, optimizers
 from train import state as state_lib
@@ -123,7 +124,7 @@ def examine(
   count = min(records, len(material.labels)) // 2 * 2
   classes, labels = material.given.classes, material.labels[:count]
   sets = {"disguised": material.disguised[:count], "plain": material.plain[:count]}
-  if material.given.spec["scheme"] == "plain":
+  if Trait.IDENTITY in schemes.traits(material.given.spec):
     del sets["disguised"]
   members = shadows_lib.halves(shadows, count, seed=seed)
   tried = min(classes, _CLASSES)
@@ -407,7 +408,7 @@ def _inversion(
     ways["run"] = (
       _network(config, folder, given),
       material.disguised,
-      given.spec["scheme"] == "plain",
+      Trait.IDENTITY in schemes.traits(given.spec),
     )
   for place, (name, (logits_of, images, plain)) in enumerate(ways.items()):
     progress(0.7 + 0.3 * place / len(ways), f"inverting the network: {name}")

@@ -17,9 +17,10 @@ import optax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from djax import audit, models
+from djax import audit, models, schemes
 from djax.errors import ConfigError, DjaxError
 from djax.io import files, picture
+from djax.schemes import Trait
 from train import device_loop, optimizers, run_dir, terminal
 from train import evaluate as evaluate_lib
 from train import state as state_lib
@@ -383,7 +384,7 @@ def _preview(workdir: Path, inputs: Inputs, test: Pipeline) -> None:
   spec, key = inputs.spec, inputs.key_fingerprint
   title = f"{spec['scheme']}  key {key}" if key else "plain: no disguise"
   disguised = np.asarray(first.images)[:shown]
-  if spec["scheme"] == "neuracrypt":  # tokens, not pixels
+  if Trait.TOKENS in schemes.traits(spec):
     disguised = disguised.swapaxes(2, 3)
   rows = {"disguised": disguised}
   if inputs.originals is not None:

@@ -22,25 +22,8 @@ _SHAPE = (8, 8, 1)
 
 def settings() -> Iterator[dict[str, Any]]:
   """Yields the disguises that are audited, without the shape of images."""
-  for size in (2, 4, 8):
-    for permute in (False, True):
-      for level in (0.0, 25.0, 50.0, 100.0):
-        yield {"scheme": "rmt", "block_size": size, "permute": permute, "noise_level": level}
-  for permute in (False, True):
-    rmt = {"scheme": "rmt", "block_size": 4, "permute": permute}
-    yield {**rmt, "mix": "block"}
-    yield {**rmt, "mix": "block", "noise_level": 25.0}
-    yield {**rmt, "matrix": "projection"}
-    yield {**rmt, "matrix": "projection", "noise_level": 25.0}
-    yield {**rmt, "per_channel": True}
-    aes = {"scheme": "aes", "block_size": 4, "permute": permute}
-    yield aes
-    yield {**aes, "unit_pixels": 2}
-    yield {**aes, "unit_pixels": 2, "salt_pepper": 0.02}
-    yield {**aes, "position_keys": True}
-    yield {**aes, "salt_pepper": 0.02}
-  for size in (2, 4, 8):
-    yield {"scheme": "permutation", "block_size": size}
+  for kind in schemes.SCHEMES.values():
+    yield from map(dict, kind.audited())
 
 
 def write(

@@ -1,10 +1,13 @@
-"""What is known to break a setting: the table of audits that ships with the package. Light: JSON and nothing more."""
+"""What is known to break a setting: the table of audits that ships with the package."""
 
 import functools
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from djax import schemes
+from djax.schemes import Trait
 
 __all__ = ["FILE", "FORMAT", "classify", "lookup", "read"]
 
@@ -29,17 +32,8 @@ def classify(spec: Mapping[str, Any]) -> str:
   places = next((name for most, name in _PLACES if count <= most), "more than 256")
   blocks = next((name for most, name in _BLOCKS if size <= most), "8 and more")
   words = [f"{spec['scheme']} with blocks of {blocks} pixels"]
-  if spec["scheme"] == "rmt":
-    level = spec["noise_level"]
-    noise = next((name for most, name in _NOISE if level <= most), "more than 100")
-    place = f" {spec['noise_place']} the projection" if level else ""
-    words += [f"{noise} noise{place}", f"{spec['matrix']} matrices that mix {spec['mix']}"]
-    words += ["one a channel"] * spec["per_channel"]
-  if spec["scheme"] == "aes":
-    words += [f"units of {spec['unit_pixels']} pixels"]
-    words += ["a key for each position"] * spec["position_keys"]
-    words += ["salt and pepper"] * bool(spec["salt_pepper"])
-  moved = count > 1 and spec.get("permute", True)
+  words += schemes.kind_of(spec).breaks(spec)
+  moved = count > 1 and Trait.MOVED in schemes.traits(spec)
   words.append(f"permuted among {places} places" if moved else "not permuted")
   return ", ".join(words)
 
@@ -55,7 +49,7 @@ def lookup(spec: Mapping[str, Any], *, path: Path = FILE) -> str | None:
     The worst that any audited data set of this class of settings showed; None where none was audited, or where none of
     the attacks did anything, which is no reason to rely on it.
   """
-  if "block_size" not in spec:  # plain, and the baselines
+  if Trait.BLOCKS not in schemes.traits(spec):  # plain, and the baselines
     return None
   known = classify(spec)
   rows = [row for row in read(path)["rows"] if row["class"] == known]

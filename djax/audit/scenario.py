@@ -24,6 +24,7 @@ from djax.errors import ConfigError, DataError, UnsafeError
 from djax.keys import Master
 from djax.owner import record_noise, restore
 from djax.owner.disguiser import Disguiser
+from djax.schemes import Trait
 
 __all__ = ["ENCODINGS", "FAST", "FULL", "Scenario", "Sizes", "from_directory", "from_source"]
 
@@ -158,7 +159,7 @@ def from_source(
     progress(start / count, "disguising")
     part = slice(start, start + _CHUNK)
     try:
-      if scheme.spec.scheme == "neuracrypt":
+      if Trait.TOKENS in schemes.traits(spec):
         parts.append(_tokens(scheme, private[part], indices[part], seed))
       else:
         parts.append(tool.images(private[part], _SPLIT, indices[part].tolist()))
@@ -292,10 +293,12 @@ def _spec(disguise: Mapping[str, Any], shape: tuple[int, int, int], classes: int
   """Completes the parameters of a scheme."""
   if disguise.get("scheme") == "plain":
     raise UnsafeError(
-      "audit: scheme plain disguises nothing, there is nothing to attack. Choose rmt, aes or permutation."
+      "audit: scheme plain disguises nothing, there is nothing to attack. "
+      f"Choose one of {', '.join(schemes.written())}."
     )
   options = {**disguise, "image_shape": shape}
-  if disguise.get("scheme") == "instahide":
+  name = disguise.get("scheme")
+  if isinstance(name, str) and name in schemes.SCHEMES and schemes.SCHEMES[name].takes_classes:
     options["classes"] = classes
   try:
     return schemes.from_spec(options).spec.to_dict()

@@ -15,6 +15,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import djax
+from djax import schemes
 from djax.attacks.base import Attack
 from djax.audit import evaluator, runner, scenario, verdicts
 from djax.audit.scenario import Scenario
@@ -27,13 +28,6 @@ FACTS = "sweep.json"
 PLAN = "plan.json"
 _PLOTS = ("sweep.png", "sweep.svg")
 _BLOCK_SIZES = (2, 4, 8)
-# What noise is called, and how much of it.
-_NOISE: dict[str, tuple[str, tuple[float, ...]]] = {
-  "rmt": ("noise_level", (0.0, 25.0, 50.0, 100.0, 200.0)),
-  "aes": ("salt_pepper", (0.0, 0.02, 0.1)),
-  "permutation": ("", (0.0,)),
-}
-
 Progress = Callable[[float, str], None]
 
 
@@ -89,7 +83,7 @@ def run(
     DataError: if the source cannot be used.
     UnsafeError: if ``out`` holds anything else.
   """
-  name, levels = _NOISE[plan.disguise["scheme"]]
+  name, levels = schemes.SCHEMES[plan.disguise["scheme"]].strength
   if name in plan.disguise or (plan.noise_levels and not name):
     raise ConfigError(
       f"audit: a sweep of {plan.disguise['scheme']} takes its noise from --noise-levels"

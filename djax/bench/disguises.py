@@ -16,7 +16,7 @@ from djax import keys, schemes
 from djax.bench import clock, twin
 from djax.bench.clock import Work
 from djax.ops import blocks
-from djax.schemes import Scheme
+from djax.schemes import Scheme, Trait
 
 __all__ = ["Case", "cases", "copy_bandwidth", "errors", "measure", "on_device", "repeated"]
 
@@ -54,13 +54,10 @@ def cases(*, fast: bool) -> Iterator[Case]:
     (224, 224, 3): ((4, 8, 16), (16, 160), 40),
   }
   for shape, (sizes, batches, host_batch) in geometry.items():
-    middle = sizes[1]
-    device: list[dict[str, Any]] = [{"scheme": "permutation", "block_size": middle}]
-    device += [{"scheme": "rmt", "block_size": size} for size in sizes]
-    device += [{"scheme": "rmt", "block_size": middle, "noise_level": 25.0}]
+    benched = [one for kind in schemes.SCHEMES.values() for one in kind.benched(sizes)]
+    device = [dict(disguise) for disguise, on_device in benched if on_device]
+    host = [dict(disguise) for disguise, on_device in benched if not on_device]
     yield from (Case(one, shape, batch, True) for batch in batches for one in device)
-    host: list[dict[str, Any]] = [{"scheme": "rmt", "block_size": middle}]
-    host += [{"scheme": "aes", "block_size": size} for size in sizes if size % 4 == 0]
     yield from (Case(one, shape, host_batch, False) for one in host)
     if fast:
       return
@@ -165,7 +162,7 @@ def _device_works(
   start = time.perf_counter()
   compiled = lowered.compile()
   seconds = time.perf_counter() - start
-  floats = scheme.spec.scheme == "rmt"
+  floats = Trait.FLOATS in schemes.traits(scheme.spec.to_dict())
   copy = jax.jit((lambda x: x.astype(jnp.float32)) if floats else (lambda x: x ^ 1))
   works = {"ours": on_device(compiled, *arguments), "copy": on_device(copy, arguments[2])}
   return works, round(seconds, 3), 4 if floats else 1
@@ -175,7 +172,7 @@ def _host_works(
   scheme: Scheme, key: Any, images: np.ndarray
 ) -> tuple[dict[str, Work], float | None, int]:
   """Returns the works on the host, nothing to compile, and bytes written a byte read."""
-  floats = scheme.spec.scheme == "rmt"
+  floats = Trait.FLOATS in schemes.traits(scheme.spec.to_dict())
   dtype = np.float32 if floats else np.uint8
 
   def undrawn():
@@ -185,7 +182,7 @@ def _host_works(
     "ours": repeated(functools.partial(scheme.export, key, images, undrawn)),
     "copy": repeated(functools.partial(images.astype, dtype)),
   }
-  if scheme.spec.scheme == "aes":
+  if Trait.UNITS in schemes.traits(scheme.spec.to_dict()):
     works |= _raw_aes(np.asarray(key.aes_keys)[0].tobytes(), images)
   return works, None, 4 if floats else 1
 

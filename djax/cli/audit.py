@@ -7,12 +7,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from djax import schemes
 from djax.attacks import ATTACKS
 from djax.audit import build_known_breaks, report, runner, scenario, sweep, verdicts
 from djax.audit.runner import Outcome
 from djax.audit.scenario import Scenario
 from djax.cli import training
-from djax.cli.common import SCHEME_FLAGS, say
+from djax.cli.common import say
 from djax.cli.owner import scheme_of
 from djax.errors import ConfigError
 from djax.io import escape, files
@@ -120,7 +121,7 @@ def _model(args: argparse.Namespace) -> None:
       raise ConfigError(
         f"audit: --run attacks the model of a run with all there is, got --{name.replace('_', '-')} too. Leave it out."
       )
-  if scheme_of(args) or any(name in vars(args) for name in SCHEME_FLAGS):
+  if scheme_of(args) or any(name in vars(args) for name in schemes.options()):
     raise ConfigError("audit: --run says what the disguise is; leave --scheme and its flags out.")
   out = restore.check_new(args.out, None)
   examine = training.verbs("audit --run")
@@ -160,7 +161,7 @@ def _setting(args: argparse.Namespace, progress: Callable[[float, str], None]) -
       progress=progress,
       **where,
     )
-  if disguise or any(name in vars(args) for name in SCHEME_FLAGS):
+  if disguise or any(name in vars(args) for name in schemes.options()):
     raise ConfigError(
       "audit: --config and --data say what the disguise is; leave --scheme and its flags out."
     )

@@ -12,31 +12,20 @@ from typing import Any
 from djax.io import escape
 from djax.keys import keyfile
 
-__all__ = ["SCHEME_FLAGS", "VERBS", "add", "bits", "bits_line", "say"]
+__all__ = ["VERBS", "add", "bits", "bits_line", "say"]
 
 VERBS = ("disguise", "inspect", "verify", "restore", "query", "audit", "bench")
-SCHEME_FLAGS = {
-  "block_size": "--block-size",
-  "permute": "--no-permute",
-  "matrix": "--matrix",
-  "mix": "--mix",
-  "per_channel": "--per-channel",
-  "noise_level": "--noise-level",
-  "noise_place": "--noise-place",
-  "unit_pixels": "--unit-pixels",
-  "position_keys": "--position-keys",
-  "salt_pepper": "--salt-pepper",
-}
 _REMARK = "a brute-force count, not a security level"
 
 
-def add(verbs: Any) -> None:
+def add(verbs: Any, asked: str) -> None:
   """Adds the parsers of the verbs.
 
   Args:
     verbs: what ``add_subparsers`` returned.
+    asked: the verb that is going to be parsed. The others get no flags of schemes, which take a second to load.
   """
-  _add_disguise(verbs)
+  _add_disguise(verbs, schemes=asked == "disguise")
 
   look = verbs.add_parser(
     "inspect",
@@ -74,13 +63,13 @@ def add(verbs: Any) -> None:
     help="a name in .npz: arrays; any other: a folder of PNG files; must not exist",
   )
   _add_query(verbs)
-  _add_audit(verbs)
+  _add_audit(verbs, schemes=asked == "audit")
   _add_bench(verbs)
   for verb in VERBS:
     verbs.choices[verb].set_defaults(run=_run)
 
 
-def _add_disguise(verbs: Any) -> None:
+def _add_disguise(verbs: Any, *, schemes: bool) -> None:
   parser = verbs.add_parser(
     "disguise",
     help="write a disguised data set for a rented machine",
@@ -108,7 +97,8 @@ def _add_disguise(verbs: Any) -> None:
     "--plain-labels", action="store_true", help="leave label ids and class names readable"
   )
   _add_key(parser)
-  _add_scheme(parser, required=True)
+  if schemes:
+    _add_scheme(parser, required=True)
   views = parser.add_argument_group("views of each training image, made before the disguise")
   views.add_argument(
     "--views", metavar="K", type=_positive, default=1, help="the original and K - 1 changed ones"
@@ -146,64 +136,50 @@ def _add_disguise(verbs: Any) -> None:
 
 
 def _add_scheme(parser: argparse.ArgumentParser, *, required: bool) -> None:
-  """Adds the flags of schemes; those not given are absent."""
-  absent: Any = argparse.SUPPRESS
-  scheme = parser.add_argument_group("scheme")
-  scheme.add_argument(
-    "--scheme", choices=("rmt", "aes", "permutation"), required=required, default=""
-  )
-  scheme.add_argument(
-    "--block-size",
-    metavar="B",
-    type=int,
+  """Adds the flags of the schemes, from the signatures of their functions; those not given are absent."""
+  from djax import schemes  # JAX
+
+  kinds = [kind for kind in schemes.SCHEMES.values() if kind.written]
+  shared = parser.add_argument_group("scheme")
+  names = [kind.name for kind in kinds]
+  shared.add_argument("--scheme", choices=names, required=required, default="")
+  takers: dict[str, list[schemes.Kind]] = {}
+  for kind in kinds:
+    for name in kind.parameters:
+      takers.setdefault(name, []).append(kind)
+  groups: dict[str, Any] = {}
+  for name, takes in takers.items():
+    own = takes[0].parameters[name]
+    group, who = shared, f"{', '.join(kind.name for kind in takes)}: "
+    if len(takes) == 1:
+      (kind,) = takes
+      group = groups.setdefault(kind.name, parser.add_argument_group(f"{kind.name} alone"))
+    needed = own.default is None and len(takes) == len(kinds)
+    _add_option(group, own, "" if group is not shared or needed else who, required and needed)
+
+
+def _add_option(group: Any, option: Any, who: str, required: bool) -> None:
+  """Adds the flag of one option of a scheme."""
+  absent = argparse.SUPPRESS
+  words = who + option.option.help
+  if option.type is bool:
+    action = "store_false" if option.default else "store_true"
+    group.add_argument(option.flag, dest=option.name, action=action, default=absent, help=words)
+    return
+  usual = "" if option.default in (None, "") else f" (default {_number(option.default)})"
+  letter = "|".join(option.option.choices) or option.option.letter or None
+  group.add_argument(
+    option.flag,
+    metavar=letter,
+    type=option.type,
     required=required,
     default=absent,
-    help="side of a block in pixels",
+    help=words + usual,
   )
-  scheme.add_argument(
-    "--no-permute",
-    dest="permute",
-    action="store_false",
-    default=absent,
-    help="rmt, aes: leave blocks in place",
-  )
-  rmt = parser.add_argument_group("rmt alone")
-  rmt.add_argument(
-    "--matrix",
-    metavar="orthogonal|projection",
-    default=absent,
-    help="or random invertible (default orthogonal)",
-  )
-  rmt.add_argument(
-    "--mix", metavar="rows|block", default=absent, help="what a matrix multiplies (default rows)"
-  )
-  rmt.add_argument(
-    "--per-channel", action="store_true", default=absent, help="matrices for each channel"
-  )
-  rmt.add_argument(
-    "--noise-level",
-    metavar="N",
-    type=float,
-    default=absent,
-    help="uniform on [0, N) of 0..255 (default 0)",
-  )
-  rmt.add_argument(
-    "--noise-place", metavar="before|after", default=absent, help="the projection (default before)"
-  )
-  aes = parser.add_argument_group("aes alone")
-  aes.add_argument(
-    "--unit-pixels",
-    metavar="U",
-    type=int,
-    default=absent,
-    help="16 (default), or 8, 4, 2, 1, which cannot be restored",
-  )
-  aes.add_argument(
-    "--position-keys", action="store_true", default=absent, help="an AES key for each position"
-  )
-  aes.add_argument(
-    "--salt-pepper", metavar="R", type=float, default=absent, help="share of values made 0 or 255"
-  )
+
+
+def _number(value: Any) -> str:
+  return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _add_query(verbs: Any) -> None:
@@ -237,7 +213,7 @@ def _add_query(verbs: Any) -> None:
   _add_json(parser)
 
 
-def _add_audit(verbs: Any) -> None:
+def _add_audit(verbs: Any, *, schemes: bool) -> None:
   parser = verbs.add_parser(
     "audit",
     help="attack a disguise before someone else does",
@@ -271,7 +247,8 @@ def _add_audit(verbs: Any) -> None:
   )
   data.add_argument("--train-split", metavar="SPLIT", default="train", help="such as train[:1000]")
   data.add_argument("--test-split", metavar="SPLIT", default="test", help="with --originals alone")
-  _add_scheme(parser, required=False)
+  if schemes:
+    _add_scheme(parser, required=False)
   work = parser.add_argument_group("how")
   extent = work.add_mutually_exclusive_group()
   extent.add_argument("--fast", action="store_true", help="some minutes (default)")

@@ -36,8 +36,9 @@ def main(argv: Sequence[str] | None = None) -> int:
   """
   escape.never_fail(sys.stdout)
   args = None
+  given = sys.argv[1:] if argv is None else list(argv)
   try:
-    args = _parser().parse_args(argv)
+    args = _parser(next((word for word in given if word in _VERBS), "")).parse_args(given)
     args.run(args)
     sys.stdout.flush()
   except DjaxError as error:
@@ -67,7 +68,7 @@ class _Parser(argparse.ArgumentParser):
     raise ConfigError(f"{message}.{hint} See {self.prog} --help.")
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(asked: str) -> argparse.ArgumentParser:
   parser = _Parser(prog="python -m djax", description=__doc__.partition("\n")[0])
   verbs = parser.add_subparsers(dest="verb", required=True, metavar="|".join(_VERBS))
 
@@ -102,7 +103,7 @@ def _parser() -> argparse.ArgumentParser:
   prepare.add_argument("--data-dir", metavar="D", default="", help="where prepared data sets live")
   prepare.add_argument("--from-dir", metavar="D", default="", help="folder with the original files")
   prepare.set_defaults(run=_prepare)
-  common.add(verbs)
+  common.add(verbs, asked)
   return parser
 
 

@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import inspect
 import json
 import logging
 import math
@@ -17,7 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from djax import audit, schemes
-from djax.cli.common import SCHEME_FLAGS, bits, bits_line, say
+from djax.cli.common import bits, bits_line, say
 from djax.disguised import directory, manifest
 from djax.disguised.directory import Disguised
 from djax.disguised.manifest import Manifest
@@ -101,12 +100,13 @@ def scheme_of(args: argparse.Namespace) -> dict[str, Any]:
   Raises:
     ConfigError: for flags of another scheme.
   """
-  given = {name: value for name, value in vars(args).items() if name in SCHEME_FLAGS}
+  flags = {name: option.flag for name, option in schemes.options().items()}
+  given = {name: value for name, value in vars(args).items() if name in flags}
   if not args.scheme:
     return {}
-  taken = inspect.signature(schemes.SCHEMES[args.scheme]).parameters
-  if alien := [SCHEME_FLAGS[name] for name in given if name not in taken]:
-    known = ", ".join(flag for name, flag in SCHEME_FLAGS.items() if name in taken)
+  taken = schemes.SCHEMES[args.scheme].parameters
+  if alien := [flags[name] for name in given if name not in taken]:
+    known = ", ".join(flags[name] for name in taken)
     raise ConfigError(
       f"{args.verb}: --scheme {args.scheme} takes {known}; got {', '.join(alien)}. "
       "Leave it out, or choose another scheme."
@@ -175,8 +175,8 @@ def _bounds(facts: Manifest) -> str:
   error, is_bytes = facts.error, facts.source["dtype"] == "uint8"
   if error.restored is None:
     return "never: this disguise has no way back, not even with the key"
-  if facts.spec["scheme"] == "aes" and error.noise:
-    return f"exact, but for the share {facts.spec['salt_pepper']} that salt and pepper replaced"
+  if words := schemes.kind_of(facts.spec).restored_as(facts.spec):
+    return words
   worst = error.restored + error.noise
   worst = math.floor(worst + 0.5) if is_bytes else worst  # a restored byte is rounded
   if not worst:

@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from djax import schemes
 from djax.disguised.manifest import Manifest
 from djax.io import escape
 
@@ -20,23 +21,7 @@ def warnings(spec: Mapping[str, Any], *, fingerprint: str) -> tuple[str, ...]:
   found = []
   if fingerprint.startswith("experiment"):
     found.append("EXPERIMENT: the key comes from a public seed and protects nothing.")
-  if spec["scheme"] == "permutation":
-    found.append("permutation: every block stays readable, and its order can be puzzled out.")
-  if spec["scheme"] == "rmt":
-    found.append(
-      "rmt: linear; a few known pairs reveal the matrices, and statistics of the disguised images "
-      "recover them without any pair."
-    )
-  if spec["scheme"] == "aes":
-    found.append(
-      "aes: encrypted unit by unit (ECB), so equal units stay equal, within an image and between images: "
-      "outlines show, and frequencies and known pairs give units away."
-    )
-    if spec["unit_pixels"] < 16:
-      found.append(
-        f"aes: a unit covers {spec['unit_pixels']} pixels only, so a table of units is quickly complete; "
-        "it cannot be restored, not even with the key."
-      )
+  found += schemes.kind_of(spec).warnings(spec)
   return tuple(found)
 
 

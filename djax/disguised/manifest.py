@@ -17,11 +17,13 @@ from typing import Any
 
 import numpy as np
 
+from djax import schemes
 from djax.disguised import manifest_form as forms
 from djax.disguised.manifest_form import DATASET, REQUEST
 from djax.disguised.quantise import Bounds, Quantiser
 from djax.errors import ManifestError
 from djax.io import files, foreign, form
+from djax.schemes import Trait
 
 __all__ = [
   "DATASET",
@@ -155,7 +157,7 @@ def check(facts: Manifest) -> None:
   form.check(found, forms.FORMS[facts.version], "manifest")
   _parse(found, facts.version, planned=planned)
   positions = math.prod(facts.disguised_shape[:2]) // facts.block_size**2
-  are_floats = facts.spec["scheme"] == "rmt" or facts.source["dtype"] != "uint8"
+  are_floats = Trait.FLOATS in schemes.traits(facts.spec) or facts.source["dtype"] != "uint8"
   awaited = are_floats and facts.dtype == "uint8" and facts.quantiser is None
   _check_size(len(data) + 2 * positions * _NUMBER_BYTES * awaited)
 

@@ -48,7 +48,7 @@ _SHARD = {"file": _FILE_FORM, "records": 1, "bytes": 1, "sha256": _HASH_FORM}
 _COMMON: dict[str, Any] = {
   "djax": str,
   "key_fingerprint": _KEY_FORM,
-  "spec": {"scheme": {"rmt", "aes", "permutation"}, "image_shape": [1, 3], "block_size": 1},
+  "spec": {"scheme": str, "image_shape": [1, 3], "block_size": 1},
   "disguised_shape": [1, 3],
   "dtype": set(DTYPES),
   "quantiser": (None, {"offset": [float, _MOST_POSITIONS], "scale": [float, _MOST_POSITIONS]}),
@@ -99,6 +99,8 @@ def shapes(facts: Mapping[str, Any]) -> tuple[tuple[int, int, int], dict[str, An
   if not _is_small(facts["spec"]):
     raise ValueError("spec has more, longer or larger options than a scheme takes")
   try:
+    if facts["spec"]["scheme"] not in schemes.written():
+      raise ValueError(f"spec.scheme must be one of {', '.join(schemes.written())}")
     scheme = schemes.from_spec(facts["spec"])
   except (ValueError, TypeError) as error:
     raise ValueError(f"spec: {escape.for_terminal(str(error)).rstrip('.')}") from None

@@ -13,13 +13,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from djax import schemes
 from djax.errors import ConfigError
 
 __all__ = ["DTYPES", "Bounds", "Quantiser", "bounds", "dequantise", "quantise", "quantiser_for"]
 
 DTYPES = ("float32", "float16", "uint8")
 _ROUNDING = 2.0**-24
-_PROJECTION_NORM = 2.0  # the largest singular value of a projection key, and of its inverse
 _LARGEST_FLOAT16 = 65504.0
 
 
@@ -63,19 +63,11 @@ def bounds(spec: Mapping[str, Any], dtype: str, quantiser: Quantiser | None) -> 
   Raises:
     ConfigError: if float16 cannot hold the values.
   """
-  if spec["scheme"] == "aes":
-    salted = 255.0 if spec["salt_pepper"] else 0.0
-    return Bounds(0.0, 0.0 if spec["unit_pixels"] == 16 else None, salted)
-  n, norm, level, noise = 1, 1.0, 0.0, 0.0
-  if spec["scheme"] == "rmt":
-    side, channels = spec["block_size"], spec["image_shape"][2]
-    n = side if spec["mix"] == "rows" else side * side * channels
-    norm = 1.0 if spec["matrix"] == "orthogonal" else _PROJECTION_NORM
-    level = spec["noise_level"]
-    noise = level / 2 * (1.0 if spec["noise_place"] == "before" else math.sqrt(n) * norm)
+  facts = schemes.kind_of(spec).reach(spec)
+  n, norm, level = max(facts.terms, 1), facts.norm, facts.level
   largest = (255.0 + level) * math.sqrt(n) * norm
   # n products and n - 1 sums, the matrix itself rounded once; twice, for the way back.
-  exact = 0.0 if spec["scheme"] == "permutation" else 2 * (n + 2) * _ROUNDING * largest * norm
+  exact = 2 * (n + 2) * _ROUNDING * largest * norm if facts.terms else 0.0
   stored = exact
   if dtype == "float16":
     if largest + level > _LARGEST_FLOAT16:
@@ -87,7 +79,8 @@ def bounds(spec: Mapping[str, Any], dtype: str, quantiser: Quantiser | None) -> 
   if quantiser is not None:
     reach = np.abs(quantiser.offset) + 255 * quantiser.scale
     stored += float(np.max(np.asarray(quantiser.scale, np.float64) / 2 + 4 * _ROUNDING * reach))
-  return Bounds(stored, exact + stored * math.sqrt(n) * norm, noise)
+  restored = exact + stored * math.sqrt(n) * norm if facts.restorable else None
+  return Bounds(stored, restored, facts.noise)
 
 
 def quantiser_for(low: np.ndarray, high: np.ndarray) -> Quantiser:

@@ -21,13 +21,22 @@ from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext
 from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.ciphers.modes import ECB
 
-__all__ = ["decrypt", "encrypt"]
+__all__ = ["decrypt", "encrypt", "encryptor"]
 
 _UNIT_BYTES = 16
 _CHUNK_BYTES = 3 << 16  # worked on at a time, so that every pass finds its data in the cache
 _THREAD_BYTES = (
   2 << 20
 )  # a batch below twice this, as a worker process of many has, stays on one thread
+
+
+def encryptor(key: np.ndarray) -> CipherContext:
+  """Returns AES-128 in ECB mode, to be fed whole units.
+
+  Args:
+    key: uint8 ``[16]``.
+  """
+  return Cipher(AES(key.tobytes()), ECB()).encryptor()
 
 
 def encrypt(
@@ -55,12 +64,8 @@ def encrypt(
 
   Security: see the module; equal units stay equal.
   """
-
-  def start(key: np.ndarray) -> CipherContext:
-    return Cipher(AES(key.tobytes()), ECB()).encryptor()
-
   places, order = _places(images, block_size, perm)
-  return _apply(keys, start, images, places, _sources(places, order), unit_pixels)
+  return _apply(keys, encryptor, images, places, _sources(places, order), unit_pixels)
 
 
 def decrypt(

@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from djax import schemes
 from djax.attacks.base import Known
 from djax.attacks.rmt import moments, placement
 from djax.host import blockwise
+from djax.schemes import Trait
 
 __all__ = ["IMAGES", "estimate", "refuses"]
 
@@ -26,9 +28,10 @@ def refuses(spec: Mapping[str, Any]) -> str | None:
   Args:
     spec: ``SchemeSpec.to_dict()``.
   """
-  if spec["scheme"] not in ("rmt", "permutation"):
+  traits = schemes.traits(spec)
+  if Trait.LINEAR not in traits:
     return f"scheme {spec['scheme']!r} has neither matrices nor an order of blocks"
-  if spec["scheme"] == "rmt" and spec["matrix"] != "orthogonal":
+  if Trait.ORTHOGONAL not in traits:
     return "projection matrices need public images"
   if np.prod(spec["image_shape"]) > _VALUES:
     return f"images of more than {_VALUES} values are too large for it"
@@ -58,12 +61,13 @@ def estimate(
   images = np.concatenate(taken)
   inverse = perm = None
   doubts: list[str] = []
-  if spec.get("permute", True):
+  traits = schemes.traits(spec)
+  if Trait.MOVED in traits:
     perm, found = placement.estimate_permutation(Known(spec, images, images[:0]), 0)
     doubts += found["warnings"]
     images = blockwise.permute(np.argsort(perm), images, block_size=spec["block_size"])
     perm = perm.astype(np.int32)
-  if spec["scheme"] == "rmt":
+  if Trait.MATRICES in traits:
     known = Known({**spec, "permute": False}, images, images[:0])
     inverse = moments.estimate_matrices(known)[0].swapaxes(-1, -2).astype(np.float32)
     doubts += moments.warnings_of(known)

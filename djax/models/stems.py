@@ -14,9 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax.core import FrozenDict
 
+from djax import schemes
 from djax.errors import ConfigError
 from djax.models import alignment
 from djax.ops import blocks, permutation, rmt
+from djax.schemes import Trait
 
 __all__ = ["Aligned", "Magnitude", "Position"]
 
@@ -153,11 +155,12 @@ class Aligned(nn.Module):
     del train
     b, mix = self.spec["block_size"], self.spec.get("mix", "block")
     x = blocks.blockify(images.astype(jnp.float32), block_size=b)
-    if self.spec.get("permute", True):
+    traits = schemes.traits(self.spec)
+    if Trait.MOVED in traits:
       perm = self.variable("batch_stats", "perm", jnp.arange, x.shape[1], dtype=jnp.int32)
       x = permutation.invert(jnp.asarray(perm.value), x)
     shape = _matrix_shape(x, mix, self.spec.get("per_channel", False))
-    if self.spec["scheme"] == "rmt":
+    if Trait.MATRICES in traits:
       x = rmt.project(
         self.variable("batch_stats", "inverse", _identity, None, shape).value, x, mix=mix
       )

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from djax import keys
+from djax import keys, schemes
 from djax.disguised import datacard, directory, manifest, quantise, records
 from djax.disguised.manifest import UNFINISHED, Manifest, Shard
 from djax.errors import DataError, DjaxError, KeyMismatchError, UnsafeError
@@ -27,6 +27,7 @@ from djax.owner import plan, pool, restore, shards
 from djax.owner.ledger import Ledger
 from djax.owner.plan import Job, Request
 from djax.owner.shards import Task
+from djax.schemes import Trait
 
 __all__ = ["disguise", "finish"]
 
@@ -223,7 +224,7 @@ def _work(
   """Has every shard scanned, if need be, and written; then finishes the directory."""
   secret = master.data_set(facts.id, facts.spec)
   count = sum(starts[-1] for starts in job.starts_of.values())
-  is_float = facts.spec["scheme"] == "rmt" or facts.source["dtype"] != "uint8"
+  is_float = Trait.FLOATS in schemes.traits(facts.spec) or facts.source["dtype"] != "uint8"
   scans = is_float and facts.dtype == "uint8"
   total, done = count * (2 if scans else 1), 0
 

@@ -19,6 +19,7 @@ from djax.disguised.manifest import Manifest, SplitFacts
 from djax.errors import ConfigError, DataError, UnsafeError
 from djax.keys import Master
 from djax.owner import sealed_metadata
+from djax.schemes import Trait
 
 __all__ = ["Job", "Plan", "Request", "make", "source_hmac"]
 
@@ -228,7 +229,9 @@ def _check_splits(opened: Mapping[str, Any]) -> None:
 
 def _scheme(disguise: Mapping[str, Any], shape: tuple[int, int, int]) -> schemes.Scheme:
   if disguise.get("scheme") == "plain":
-    raise UnsafeError("scheme plain disguises nothing. Choose rmt, aes or permutation.")
+    raise UnsafeError(
+      f"scheme plain disguises nothing. Choose one of {', '.join(schemes.written())}."
+    )
   try:
     return schemes.from_spec({**disguise, "image_shape": shape})
   except ConfigError:
@@ -239,11 +242,13 @@ def _scheme(disguise: Mapping[str, Any], shape: tuple[int, int, int]) -> schemes
 
 def _dtype(spec: Mapping[str, Any], dtype: str, given: np.dtype) -> np.dtype:
   """Returns what is stored."""
-  if spec["scheme"] == "aes" and given != np.uint8:
+  kind = schemes.kind_of(spec)
+  if not kind.takes_floats and given != np.uint8:
     raise ConfigError(
-      f"aes must have 8-bit originals, got {given}. Round them to uint8, or choose rmt."
+      f"{kind.name} must have 8-bit originals, got {given}. Round them to uint8, or choose rmt."
     )
-  natural = "float32" if spec["scheme"] == "rmt" or given != np.uint8 else "uint8"
+  floats = Trait.FLOATS in kind.traits(spec) or given != np.uint8
+  natural = "float32" if floats else "uint8"
   if natural == "uint8" and dtype not in ("", "uint8"):
     raise ConfigError(
       f"{spec['scheme']} of 8-bit originals is stored as uint8, exactly; got dtype {dtype!r}. Leave it out."

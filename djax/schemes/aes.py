@@ -1,7 +1,7 @@
 """Pixel encryption with AES in ECB, on the host."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Annotated, Any
 
 import jax
 import numpy as np
@@ -9,16 +9,22 @@ import numpy as np
 from djax.errors import NotInvertibleError
 from djax.host import blockwise
 from djax.schemes.base import (
+  BLOCK_SIZE,
+  PERMUTE,
   Key,
+  Kind,
+  Option,
+  Reach,
   Scheme,
   SchemeSpec,
+  Trait,
   check_export,
   check_images,
   draw_perm,
   geometry,
 )
 
-__all__ = ["aes_scheme"]
+__all__ = ["KIND", "aes_scheme"]
 
 UNITS = (16, 8, 4, 2, 1)
 
@@ -26,11 +32,14 @@ UNITS = (16, 8, 4, 2, 1)
 def aes_scheme(
   image_shape: Sequence[int],
   *,
-  block_size: int,
-  permute: bool = True,
-  position_keys: bool = False,
-  unit_pixels: int = 16,
-  salt_pepper: float = 0.0,
+  block_size: Annotated[int, BLOCK_SIZE],
+  permute: Annotated[bool, PERMUTE] = True,
+  position_keys: Annotated[bool, Option("an AES key for each position")] = False,
+  unit_pixels: Annotated[
+    int,
+    Option("pixels of a unit, or 8, 4, 2, 1, which cannot be restored", most=1 << 14, letter="U"),
+  ] = 16,
+  salt_pepper: Annotated[float, Option("share of values made 0 or 255", letter="R")] = 0.0,
 ) -> Scheme:
   """Encrypts the pixels of every block with AES-128 in ECB, then moves the blocks: uint8 in, uint8 out, on the host.
 
@@ -124,3 +133,78 @@ def _bytes_of(images: Any, shape: tuple[int, int, int]) -> tuple[np.ndarray, tup
       f"aes: images must be uint8, got {images.dtype}. Give 8-bit images on the 0..255 scale, or use rmt for floats."
     )
   return np.asarray(images).reshape(-1, *shape), images.shape[:-3]
+
+
+def _warnings(spec: Mapping[str, Any]) -> Iterator[str]:
+  yield (
+    "aes: encrypted unit by unit (ECB), so equal units stay equal, within an image and between images: "
+    "outlines show, and frequencies and known pairs give units away."
+  )
+  if spec["unit_pixels"] < UNITS[0]:
+    yield (
+      f"aes: a unit covers {spec['unit_pixels']} pixels only, so a table of units is quickly complete; "
+      "it cannot be restored, not even with the key."
+    )
+
+
+def _words(options: Mapping[str, Any]) -> list[str]:
+  side = f"{options['block_size']}x{options['block_size']}"
+  words = [f"AES {side}", "permuted" if options["permute"] else "not permuted"]
+  words.append(f"{options['unit_pixels']}-pixel units")
+  words += ["a key a position"] * options["position_keys"]
+  return words + [f"{options['salt_pepper']:.1%} salt and pepper"] * bool(options["salt_pepper"])
+
+
+def _breaks(spec: Mapping[str, Any]) -> list[str]:
+  words = [f"units of {spec['unit_pixels']} pixels"]
+  words += ["a key for each position"] * spec["position_keys"]
+  return words + ["salt and pepper"] * bool(spec["salt_pepper"])
+
+
+def _audited() -> Iterator[dict[str, Any]]:
+  for permute in (False, True):
+    aes: dict[str, Any] = {"scheme": "aes", "block_size": 4, "permute": permute}
+    yield aes
+    yield {**aes, "unit_pixels": 2}
+    yield {**aes, "unit_pixels": 2, "salt_pepper": 0.02}
+    yield {**aes, "position_keys": True}
+    yield {**aes, "salt_pepper": 0.02}
+
+
+def _restored_as(spec: Mapping[str, Any]) -> str:
+  if not spec["salt_pepper"]:
+    return ""
+  return f"exact, but for the share {spec['salt_pepper']} that salt and pepper replaced"
+
+
+def _reference(key: Any) -> Callable[[int, np.ndarray], np.ndarray]:
+  """Encrypts one channel of a block: 16-pixel units, all under one key."""
+  (secret,) = np.asarray(key.aes_keys)
+  context = _aes().encryptor(secret)
+  return lambda position, block: np.frombuffer(context.update(block.tobytes()), np.uint8).reshape(
+    block.shape
+  )
+
+
+KIND = Kind(
+  "aes",
+  aes_scheme,
+  traits=lambda spec: frozenset(
+    {Trait.BLOCKS, Trait.UNITS} | ({Trait.MOVED} if spec["permute"] else set())
+  ),
+  written=True,
+  takes_floats=False,
+  reach=lambda spec: Reach(
+    noise=255.0 if spec["salt_pepper"] else 0.0, restorable=spec["unit_pixels"] == UNITS[0]
+  ),
+  restored_as=_restored_as,
+  warnings=_warnings,
+  words=_words,
+  breaks=_breaks,
+  audited=_audited,
+  strength=("salt_pepper", (0.0, 0.02, 0.1)),
+  benched=lambda sizes: [
+    ({"scheme": "aes", "block_size": size}, False) for size in sizes if size % 4 == 0
+  ],
+  reference=_reference,
+)

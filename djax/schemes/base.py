@@ -1,8 +1,12 @@
 """The contract of every scheme, and the checks and cuts that schemes share."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, NoReturn
+import enum
+import functools
+import inspect
+import typing
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Annotated, Any, NamedTuple, NoReturn
 
 import jax
 import numpy as np
@@ -11,9 +15,16 @@ from djax.host import samplers
 from djax.ops import blocks as blocks_lib
 
 __all__ = [
+  "BLOCK_SIZE",
+  "PERMUTE",
   "Key",
+  "Kind",
+  "Option",
+  "Parameter",
+  "Reach",
   "Scheme",
   "SchemeSpec",
+  "Trait",
   "check_export",
   "check_images",
   "checked_shape",
@@ -109,6 +120,139 @@ class Scheme(NamedTuple):
   export: Callable[[Any, np.ndarray, Callable[[], np.ndarray]], np.ndarray]
   on_device: bool = True
   encode: Callable[..., tuple[jax.Array, jax.Array]] | None = None
+
+
+class Trait(enum.Enum):
+  """What holds for a disguise, for those who would else ask for its name."""
+
+  IDENTITY = "disguises nothing"
+  BLOCKS = "works block by block, on a grid of blocks of block_size"
+  LINEAR = "a disguised block is a matrix times the block, or the block itself"
+  MATRICES = "secret matrices mix the pixels of a block, as the options matrix, mix, per_channel and noise of rmt say"
+  ORTHOGONAL = "its matrices, if it has any, are orthogonal"
+  UNITS = "units of a block are mapped by a secret table, as the options of aes say: equal units stay equal"
+  MOVED = "blocks are moved by a secret permutation"
+  FLOATS = "disguised images are float32, whatever the originals are"
+  MIXED_IMAGES = "an encoding mixes several images"
+  TOKENS = "a disguised image is a list of tokens, not an image"
+
+
+class Option(NamedTuple):
+  """What is said of an option of a scheme, as ``typing.Annotated[type, Option(...)]`` in the signature of its function.
+
+  Attributes:
+    help: in a few words, for ``--help``.
+    choices: what it may be; empty: anything of its type that the scheme takes.
+    most: the greatest number that a config may ask for: far above what has a use, it keeps made-up configs from filling
+      memory.
+    config: the value in configs of an option that has no default.
+    letter: for ``--help``, of its value.
+  """
+
+  help: str
+  choices: tuple[str, ...] = ()
+  most: float = float("inf")
+  config: Any = None
+  letter: str = ""
+
+
+class Parameter(NamedTuple):
+  """An option of a scheme.
+
+  Attributes:
+    name: also of its field ``config.disguise.NAME``.
+    type: int, float, bool or str.
+    default: None where it must be given.
+    option: what is said of it.
+  """
+
+  name: str
+  type: type
+  default: Any
+  option: Option
+
+  @property
+  def flag(self) -> str:
+    """Its flag on the command line; of an option that is on by default, the one that turns it off."""
+    return f"--{'no-' * (self.default is True)}{self.name.replace('_', '-')}"
+
+
+class Reach(NamedTuple):
+  """How far values of a disguise reach, for the bounds of what storing them costs.
+
+  Attributes:
+    terms: how many products are summed to a disguised value; 0 where no value is computed.
+    norm: of a matrix.
+    level: of the noise.
+    noise: what the noise adds to a restored pixel at most, in grey levels.
+    restorable: whether there is a way back.
+  """
+
+  terms: int = 0
+  norm: float = 1.0
+  level: float = 0.0
+  noise: float = 0.0
+  restorable: bool = True
+
+
+BLOCK_SIZE = Option("side of a block in pixels", most=1 << 14, config=2, letter="B")
+PERMUTE = Option("leave blocks in place")
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+  """All that djax knows of a scheme: one for each, at the end of its file.
+
+  Attributes:
+    name: by which it is asked for.
+    make: ``(image_shape, *, options) -> Scheme``. Its signature defines the options: type, default and ``Option``.
+    traits: ``(spec) -> traits``; a spec is ``SchemeSpec.to_dict()``.
+    written: whether ``djax disguise`` writes it to disk. It then works block by block.
+    takes_floats: whether originals may be float32.
+    reach: ``(spec) -> Reach``, of a scheme that is written.
+    restored_as: ``(spec) -> words`` on restored images that no number says, or empty.
+    warnings: ``(spec) -> lines``: what to know before relying on it.
+    words: ``(options) -> words`` that name the disguise in a table of results.
+    breaks: ``(spec) -> words`` by which settings are classed where the same attacks break them.
+    audited: ``() -> disguises`` that the table of known breaks is made of.
+    strength: the option that a sweep of audits varies, and its values; an empty name for none.
+    benched: ``(block sizes) -> (disguise, on_device)``: what is timed.
+    reference: ``(key) -> ((position, block) -> block)``: one channel of a block of the original's position, written
+      down the plain way, to be timed against.
+  """
+
+  name: str
+  make: Callable[..., "Scheme"]
+  traits: Callable[[Mapping[str, Any]], frozenset[Trait]] = lambda spec: frozenset()
+  written: bool = False
+  takes_floats: bool = True
+  reach: Callable[[Mapping[str, Any]], Reach] = lambda spec: Reach()
+  restored_as: Callable[[Mapping[str, Any]], str] = lambda spec: ""
+  warnings: Callable[[Mapping[str, Any]], Iterable[str]] = lambda spec: ()
+  words: Callable[[Mapping[str, Any]], Sequence[str]] | None = None
+  breaks: Callable[[Mapping[str, Any]], Sequence[str]] = lambda spec: ()
+  audited: Callable[[], Iterable[Mapping[str, Any]]] = lambda: ()
+  strength: tuple[str, tuple[float, ...]] = ("", (0.0,))
+  benched: Callable[[Sequence[int]], Iterable[tuple[Mapping[str, Any], bool]]] = lambda sizes: ()
+  reference: Callable[[Any], Callable[[int, np.ndarray], np.ndarray]] | None = None
+
+  @functools.cached_property
+  def parameters(self) -> dict[str, Parameter]:
+    """The options by name that a config or the command line can set: those with an ``Option``."""
+    hints = typing.get_type_hints(self.make, include_extras=True)
+    found = {}
+    for name, given in inspect.signature(self.make).parameters.items():
+      if typing.get_origin(hints[name]) is not Annotated:
+        continue
+      kind, option = typing.get_args(hints[name])
+      default = None if given.default is given.empty else given.default
+      found[name] = Parameter(name, kind, default, option)
+    return found
+
+  @property
+  def takes_classes(self) -> bool:
+    """Whether it must be told the number of classes."""
+    return "classes" in inspect.signature(self.make).parameters
 
 
 def draw_perm(read: samplers.Reader, positions: int) -> np.ndarray:

@@ -10,6 +10,7 @@ Security: broken by Carlini et al. (arXiv:2011.05315), see ``djax.attacks.instah
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
@@ -17,9 +18,9 @@ import numpy as np
 
 from djax.errors import NotInvertibleError
 from djax.schemes import secret
-from djax.schemes.base import Scheme, SchemeSpec, check_images, checked_shape
+from djax.schemes.base import Kind, Option, Scheme, SchemeSpec, Trait, check_images, checked_shape
 
-__all__ = ["InstaHideKey", "coefficients", "instahide_scheme", "partners"]
+__all__ = ["KIND", "InstaHideKey", "coefficients", "instahide_scheme", "partners"]
 
 _LEAST_CAP = 0.6
 _TRIES = 64  # with k = 2 and the least cap all fail once in a million draws
@@ -40,7 +41,12 @@ class InstaHideKey(secret.Secret):
 
 
 def instahide_scheme(
-  image_shape: Sequence[int], *, classes: int, k: int = 4, public_k: int = 0, cap: float = 0.65
+  image_shape: Sequence[int],
+  *,
+  classes: int,
+  k: Annotated[int, Option("images of an encoding", most=1 << 10)] = 4,
+  public_k: Annotated[int, Option("how many of them are public", most=1 << 10)] = 0,
+  cap: float = 0.65,
 ) -> Scheme:
   """Mixes each image with ``k - 1`` others under a fresh mask of signs; encodings are float32 in [-1, 1].
 
@@ -194,3 +200,14 @@ def _check_hard(labels: jax.Array | np.ndarray | None) -> None:
 
 def _scaled(images: jax.Array) -> jax.Array:
   return images.astype(jnp.float32) / 127.5 - 1
+
+
+KIND = Kind(
+  "instahide",
+  instahide_scheme,
+  traits=lambda spec: frozenset({Trait.MIXED_IMAGES, Trait.FLOATS}),
+  words=lambda options: [
+    f"InstaHide, k = {options['k']}",
+    *[f"{options['public_k']} of them public"] * bool(options["public_k"]),
+  ],
+)

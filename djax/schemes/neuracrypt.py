@@ -11,6 +11,7 @@ Security: encodings are matched with their originals and the encoder is cloned (
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
@@ -20,9 +21,9 @@ from djax.errors import NotInvertibleError
 from djax.host import samplers
 from djax.ops import blocks
 from djax.schemes import secret
-from djax.schemes.base import Scheme, SchemeSpec, check_images, checked_shape
+from djax.schemes.base import Kind, Option, Scheme, SchemeSpec, Trait, check_images, checked_shape
 
-__all__ = ["NeuraCryptKey", "neuracrypt_scheme"]
+__all__ = ["KIND", "NeuraCryptKey", "neuracrypt_scheme"]
 
 
 @jax.tree_util.register_dataclass
@@ -42,7 +43,11 @@ class NeuraCryptKey(secret.Secret):
 
 
 def neuracrypt_scheme(
-  image_shape: Sequence[int], *, patch: int, hidden: int = 64, depth: int = 3
+  image_shape: Sequence[int],
+  *,
+  patch: Annotated[int, Option("side of a patch in pixels", most=1 << 10, config=4)],
+  hidden: Annotated[int, Option("channels of a token", most=1 << 14)] = 64,
+  depth: Annotated[int, Option("layers before positions are added", most=64)] = 3,
 ) -> Scheme:
   """Turns each patch of an image into a token; encodings are float32 ``[..., P, 1, hidden]``.
 
@@ -104,3 +109,14 @@ def neuracrypt_scheme(
   options = {"patch": int(patch), "hidden": int(hidden), "depth": int(depth)}
   spec = SchemeSpec("neuracrypt", shape, (positions, 1, hidden), None, options)
   return Scheme(spec, make_key, disguise, restore, secret.not_exported("neuracrypt"))
+
+
+KIND = Kind(
+  "neuracrypt",
+  neuracrypt_scheme,
+  traits=lambda spec: frozenset({Trait.TOKENS, Trait.FLOATS}),
+  words=lambda options: [
+    f"NeuraCrypt, patches {options['patch']}x{options['patch']}",
+    f"{options['hidden']} channels",
+  ],
+)

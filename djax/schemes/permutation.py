@@ -1,6 +1,7 @@
 """The scheme that only moves blocks."""
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import numpy as np
 
@@ -8,9 +9,12 @@ from djax.host import blockwise
 from djax.ops import blocks as blocks_lib
 from djax.ops import permutation as permutation_lib
 from djax.schemes.base import (
+  BLOCK_SIZE,
   Key,
+  Kind,
   Scheme,
   SchemeSpec,
+  Trait,
   check_export,
   draw_perm,
   geometry,
@@ -18,10 +22,12 @@ from djax.schemes.base import (
   to_images,
 )
 
-__all__ = ["permutation_scheme"]
+__all__ = ["KIND", "permutation_scheme"]
 
 
-def permutation_scheme(image_shape: Sequence[int], *, block_size: int) -> Scheme:
+def permutation_scheme(
+  image_shape: Sequence[int], *, block_size: Annotated[int, BLOCK_SIZE]
+) -> Scheme:
   """Moves the blocks of every image by one secret permutation; bits and dtype are kept.
 
   64-bit types are kept under ``jax_enable_x64`` only, as everywhere in JAX.
@@ -58,3 +64,20 @@ def permutation_scheme(image_shape: Sequence[int], *, block_size: int) -> Scheme
 
   spec = SchemeSpec("permutation", shape, disguised_shape, block_size, {})
   return Scheme(spec, make_key, disguise, restore, export)
+
+
+KIND = Kind(
+  "permutation",
+  permutation_scheme,
+  traits=lambda spec: frozenset({Trait.BLOCKS, Trait.LINEAR, Trait.ORTHOGONAL, Trait.MOVED}),
+  written=True,
+  warnings=lambda spec: (
+    "permutation: every block stays readable, and its order can be puzzled out.",
+  ),
+  words=lambda options: [
+    f"{options['block_size']}x{options['block_size']} blocks, permuted, nothing else"
+  ],
+  audited=lambda: [{"scheme": "permutation", "block_size": size} for size in (2, 4, 8)],
+  benched=lambda sizes: [({"scheme": "permutation", "block_size": sizes[1]}, True)],
+  reference=lambda key: lambda position, block: block,
+)

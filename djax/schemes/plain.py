@@ -2,9 +2,18 @@
 
 from collections.abc import Sequence
 
-from djax.schemes.base import Key, Scheme, SchemeSpec, check_export, check_images, checked_shape
+from djax.schemes.base import (
+  Key,
+  Kind,
+  Scheme,
+  SchemeSpec,
+  Trait,
+  check_export,
+  check_images,
+  checked_shape,
+)
 
-__all__ = ["plain_scheme"]
+__all__ = ["KIND", "plain_scheme"]
 
 
 def plain_scheme(image_shape: Sequence[int]) -> Scheme:
@@ -34,3 +43,6 @@ def plain_scheme(image_shape: Sequence[int]) -> Scheme:
 
   spec = SchemeSpec("plain", shape, shape, None, {})
   return Scheme(spec, lambda read: Key(), disguise, restore, export)
+
+
+KIND = Kind("plain", plain_scheme, traits=lambda spec: frozenset({Trait.IDENTITY}))

@@ -1,6 +1,8 @@
 """Random multidimensional transformation: a secret matrix for every block position, and noise."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Annotated, Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -11,9 +13,15 @@ from djax.ops import blocks as blocks_lib
 from djax.ops import noise, rmt
 from djax.ops import permutation as permutation_lib
 from djax.schemes.base import (
+  BLOCK_SIZE,
+  PERMUTE,
   Key,
+  Kind,
+  Option,
+  Reach,
   Scheme,
   SchemeSpec,
+  Trait,
   check_export,
   draw_perm,
   geometry,
@@ -21,10 +29,12 @@ from djax.schemes.base import (
   to_images,
 )
 
-__all__ = ["rmt_scheme"]
+__all__ = ["KIND", "rmt_scheme"]
 
 MATRICES = ("orthogonal", "projection")
 NOISE_PLACES = ("before", "after")
+_NOISE = ((0, "no"), (25, "up to 25"), (50, "25-50"), (100, "50-100"))
+_PROJECTION_NORM = 2.0  # the largest singular value of a projection key, and of its inverse
 # From this block size on, blocks are moved before they are projected: the gather then writes float32 once, where XLA
 # would turn each uint8 into a float in every product that it enters. Smaller blocks are better moved last.
 _MOVED_FIRST = 4
@@ -33,13 +43,13 @@ _MOVED_FIRST = 4
 def rmt_scheme(
   image_shape: Sequence[int],
   *,
-  block_size: int,
-  permute: bool = True,
-  matrix: str = "orthogonal",
-  mix: str = "rows",
-  per_channel: bool = False,
-  noise_level: float = 0.0,
-  noise_place: str = "before",
+  block_size: Annotated[int, BLOCK_SIZE],
+  permute: Annotated[bool, PERMUTE] = True,
+  matrix: Annotated[str, Option("or random invertible", MATRICES)] = "orthogonal",
+  mix: Annotated[str, Option("what a matrix multiplies", ("rows", "block"))] = "rows",
+  per_channel: Annotated[bool, Option("one matrix per channel")] = False,
+  noise_level: Annotated[float, Option("uniform on [0, N) of 0..255", most=1e6, letter="N")] = 0.0,
+  noise_place: Annotated[str, Option("the projection", NOISE_PLACES)] = "before",
 ) -> Scheme:
   """Projects every block by the secret matrix of its position, then moves the blocks.
 
@@ -147,3 +157,83 @@ def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     raise ValueError(
       f"rmt: {name} must be one of {choices}, got {value!r}.{nearest(str(value), choices)}"
     )
+
+
+def _traits(spec: Mapping[str, Any]) -> frozenset[Trait]:
+  found = {Trait.BLOCKS, Trait.LINEAR, Trait.MATRICES, Trait.FLOATS}
+  found |= {Trait.ORTHOGONAL} if spec["matrix"] == "orthogonal" else set()
+  return frozenset(found | ({Trait.MOVED} if spec["permute"] else set()))
+
+
+def _reach(spec: Mapping[str, Any]) -> Reach:
+  side, channels = spec["block_size"], spec["image_shape"][2]
+  terms = side if spec["mix"] == "rows" else side * side * channels
+  norm = 1.0 if spec["matrix"] == "orthogonal" else _PROJECTION_NORM
+  level = spec["noise_level"]
+  noise = level / 2 * (1.0 if spec["noise_place"] == "before" else math.sqrt(terms) * norm)
+  return Reach(terms, norm, level, noise)
+
+
+def _words(options: Mapping[str, Any]) -> list[str]:
+  side = f"{options['block_size']}x{options['block_size']}"
+  words = [f"RMT {side}", "permuted" if options["permute"] else "not permuted"]
+  words += [f"{options['matrix']} matrices"] * (options["matrix"] != "orthogonal")
+  words += ["whole blocks mixed"] * (options["mix"] != "rows")
+  words += ["a matrix a channel"] * options["per_channel"]
+  after = f" {options['noise_place']} the projection" * (options["noise_place"] != "before")
+  return [*words, f"N = {options['noise_level']:g}{after}"]
+
+
+def _breaks(spec: Mapping[str, Any]) -> list[str]:
+  level = spec["noise_level"]
+  noise = next((name for most, name in _NOISE if level <= most), "more than 100")
+  place = f" {spec['noise_place']} the projection" if level else ""
+  words = [f"{noise} noise{place}", f"{spec['matrix']} matrices that mix {spec['mix']}"]
+  return words + ["one a channel"] * spec["per_channel"]
+
+
+def _audited() -> Iterator[dict[str, Any]]:
+  for size in (2, 4, 8):
+    for permute in (False, True):
+      for level in (0.0, 25.0, 50.0, 100.0):
+        yield {"scheme": "rmt", "block_size": size, "permute": permute, "noise_level": level}
+  for permute in (False, True):
+    rmt: dict[str, Any] = {"scheme": "rmt", "block_size": 4, "permute": permute}
+    yield {**rmt, "mix": "block"}
+    yield {**rmt, "mix": "block", "noise_level": 25.0}
+    yield {**rmt, "matrix": "projection"}
+    yield {**rmt, "matrix": "projection", "noise_level": 25.0}
+    yield {**rmt, "per_channel": True}
+
+
+def _benched(sizes: Sequence[int]) -> Iterator[tuple[dict[str, Any], bool]]:
+  middle = sizes[1]
+  for size in sizes:
+    yield {"scheme": "rmt", "block_size": size}, True
+  yield {"scheme": "rmt", "block_size": middle, "noise_level": 25.0}, True
+  yield {"scheme": "rmt", "block_size": middle}, False
+
+
+def _reference(key: Any) -> Callable[[int, np.ndarray], np.ndarray]:
+  """Multiplies each row of a block by the matrix of its position; ``mix="rows"``, one matrix for all channels."""
+  matrices = np.asarray(key.matrices)
+  return lambda position, block: block.astype(np.float32) @ matrices[position]
+
+
+KIND = Kind(
+  "rmt",
+  rmt_scheme,
+  traits=_traits,
+  written=True,
+  reach=_reach,
+  warnings=lambda spec: (
+    "rmt: linear; a few known pairs reveal the matrices, and statistics of the disguised images "
+    "recover them without any pair.",
+  ),
+  words=_words,
+  breaks=_breaks,
+  audited=_audited,
+  strength=("noise_level", (0.0, 25.0, 50.0, 100.0, 200.0)),
+  benched=_benched,
+  reference=_reference,
+)

@@ -16,7 +16,7 @@ OURS = ("djax", "train", "configs")
 # From the ground up: a package imports what stands before it, and never what stands in its own row or after it.
 LAYERS = (
   ("djax.errors",),
-  ("djax.io", "djax.ops", "djax.host"),
+  ("djax.io", "djax.ops", "djax.host", "djax.registry"),
   ("djax.keys", "djax.schemes"),
   ("djax.sources", "djax.disguised"),
   ("djax.attacks",),

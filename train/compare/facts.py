@@ -53,7 +53,7 @@ def cost(table: tuple[Row, ...]) -> dict[str, Any]:
   growth = {}
   for name, config in configs.items():
     options = {**rows.audited(config)["disguise"], "image_shape": images.images.shape[1:]}
-    if options["scheme"] == "instahide":
+    if schemes.kind_of(options).takes_classes:
       options["classes"] = len(images.class_names)
     scheme = schemes.from_spec(options)
     key = scheme.make_key(keys.experiment(0).read)

@@ -21,6 +21,7 @@ from djax.disguised import directory, manifest, quantise
 from djax.errors import ConfigError, nearest
 from djax.ops import augment as views_lib
 from djax.ops import blocks
+from djax.schemes import Trait
 from djax.sources import Images
 from train import config as config_lib
 from train.data.input_pipeline import Feed
@@ -140,7 +141,7 @@ class Inputs:
   @property
   def plain(self) -> tuple[Feed, Feed] | None:
     """The originals themselves, padded to the shape the network was made for; None where they have no such shape."""
-    if self.originals is None or self.spec["scheme"] == "neuracrypt":
+    if self.originals is None or Trait.TOKENS in schemes.traits(self.spec):
       return None
     transform = functools.partial(_padded, self.spec.get("block_size"))
     train, test = (Feed(Arrays(x.images, x.labels), transform) for x in self.originals)
@@ -170,7 +171,7 @@ def owned(config: ConfigDict, master: "Master | None", *, dataset_id: str | None
   scheme = config_lib.make_scheme(config, train.images.shape[1:], len(train.class_names))
   key: Any = schemes.Key()
   fingerprint = own_id = None
-  if scheme.spec.scheme != "plain":
+  if Trait.IDENTITY not in schemes.traits(scheme.spec.to_dict()):
     if master is None:
       master = _keys().experiment(config.disguise.experiment_seed)
     if master.experiment_seed is None:

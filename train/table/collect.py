@@ -11,6 +11,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from djax import schemes
 from djax.errors import DataError
 from train import config as config_lib
 from train.table import rows, runner
@@ -171,27 +172,8 @@ def _data(data: ConfigDict) -> str:
 
 def _disguise(options: ConfigDict) -> str:
   """Says what a disguise is."""
-  if options.scheme == "instahide":
-    return f"InstaHide, k = {options.k}" + f", {options.public_k} of them public" * bool(
-      options.public_k
-    )
-  if options.scheme == "neuracrypt":
-    return f"NeuraCrypt, patches {options.patch}x{options.patch}, {options.hidden} channels"
-  side = f"{options.block_size}x{options.block_size}"
-  if options.scheme == "permutation":
-    return f"{side} blocks, permuted, nothing else"
-  words = [f"{options.scheme.upper()} {side}", "permuted" if options.permute else "not permuted"]
-  if options.scheme == "rmt":
-    words += [f"{options.matrix} matrices"] * (options.matrix != "orthogonal")
-    words += ["whole blocks mixed"] * (options.mix != "rows")
-    words += ["a matrix a channel"] * options.per_channel
-    after = f" {options.noise_place} the projection" * (options.noise_place != "before")
-    words.append(f"N = {options.noise_level:g}{after}")
-  if options.scheme == "aes":
-    words.append(f"{options.unit_pixels}-pixel units")
-    words += ["a key a position"] * options.position_keys
-    words += [f"{options.salt_pepper:.1%} salt and pepper"] * bool(options.salt_pepper)
-  return ", ".join(words)
+  words = schemes.SCHEMES[options.scheme].words
+  return ", ".join(words(options)) if words else options.scheme
 
 
 def _stem(model: ConfigDict) -> str:

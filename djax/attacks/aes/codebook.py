@@ -13,9 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import ndimage, optimize
 
+from djax import schemes
 from djax.attacks.base import Attack, Estimate, Known
 from djax.host import blockwise
 from djax.ops import blocks
+from djax.schemes import Trait
 
 __all__ = ["CODEBOOK", "FREQUENCY", "codebook", "frequency", "units_of"]
 
@@ -71,7 +73,7 @@ def codebook(known: Known, *, seed: int, progress: Callable[[float, str], None])
   warnings, places = [], None
   if not len(originals):
     warnings.append("0 pairs: the dictionary is empty")
-  elif spec.get("permute", True):
+  elif Trait.MOVED in schemes.traits(spec):
     progress(0.1, "placing blocks")
     places = _place(_codes(plain), _codes(cipher), spec)
     cipher = cipher[:, np.argsort(places)]
@@ -131,7 +133,7 @@ def frequency(known: Known, *, seed: int, progress: Callable[[float, str], None]
     "positions": None,
     "warnings": [],
   }
-  permuted = spec.get("permute", True)
+  permuted = Trait.MOVED in schemes.traits(spec)
   if known.public is None or not len(known.public):
     if permuted:
       diagnostics["warnings"].append("no public images: blocks stay where they are")
@@ -152,7 +154,9 @@ def frequency(known: Known, *, seed: int, progress: Callable[[float, str], None]
 def _refuses(spec: Mapping[str, Any]) -> str | None:
   """Takes encrypted units alone."""
   return (
-    None if spec["scheme"] == "aes" else f"{spec['scheme']!r} encrypts no units; this is for 'aes'"
+    None
+    if Trait.UNITS in schemes.traits(spec)
+    else f"{spec['scheme']!r} encrypts no units; this is for 'aes'"
   )
 
 

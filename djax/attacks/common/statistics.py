@@ -10,7 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.optimize import minimize_scalar
 
+from djax import schemes
 from djax.host import blockwise
+from djax.schemes import Trait
 
 __all__ = [
   "Layout",
@@ -112,11 +114,11 @@ class Moments(NamedTuple):
 
 
 def layout_of(spec: Mapping[str, Any]) -> Layout:
-  """Returns the layout of a spec of the scheme ``rmt`` or ``permutation``."""
+  """Returns the layout of a spec of a linear scheme."""
   height, width, channels = spec["image_shape"]
   b = spec["block_size"]
   groups = "pixels"
-  if spec["scheme"] == "rmt":
+  if Trait.MATRICES in schemes.traits(spec):
     groups = "block" if spec["mix"] == "block" else "channel" if spec["per_channel"] else "rows"
   return Layout(-(-height // b), -(-width // b), b, channels, groups)
 

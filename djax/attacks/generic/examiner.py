@@ -5,7 +5,9 @@ from typing import Any
 
 import numpy as np
 
+from djax import schemes
 from djax.attacks.base import Attack, Estimate, Known
+from djax.schemes import Trait
 
 __all__ = ["ATTACK", "look"]
 
@@ -33,7 +35,7 @@ def look(known: Known, *, seed: int, progress: Callable[[float, str], None]) -> 
 
 def _refuses(spec: Mapping[str, Any]) -> str | None:
   """Takes what is still an image."""
-  return "tokens are no image" if spec["scheme"] == "neuracrypt" else None
+  return "tokens are no image" if Trait.TOKENS in schemes.traits(spec) else None
 
 
 ATTACK = Attack("examiner", 1, (), "the disguised images as they are", _refuses, look)

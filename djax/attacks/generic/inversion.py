@@ -18,9 +18,11 @@ import numpy as np
 import optax
 from scipy import optimize
 
+from djax import schemes
 from djax.attacks.base import Attack, Estimate, Known
 from djax.host import blockwise
 from djax.ops import blocks, metrics
+from djax.schemes import Trait
 
 __all__ = ["ATTACK", "inversion", "refuses"]
 
@@ -75,7 +77,7 @@ def inversion(known: Known, *, seed: int, progress: Progress) -> Estimate:
     return _without_validation(known, originals)
   x = blockwise.pad_to_blocks(originals, block_size=b)
   places = None
-  if known.spec.get("permute", True):
+  if Trait.MOVED in schemes.traits(known.spec):
     progress(0.0, "bringing blocks together")
     places = _match(_cut(x, b), _cut(disguised, b))
   y, targets = (_placed(np.asarray(i, np.float32), places, b) for i in (disguised, known.targets))
@@ -135,9 +137,9 @@ def refuses(spec: Mapping[str, Any]) -> str | None:
   Returns:
     Why not, or None.
   """
-  if spec["scheme"] == "plain":
+  if Trait.IDENTITY in schemes.traits(spec):
     return "there is nothing to invert; 'examiner' looks at the images as they are"
-  if "block_size" not in spec:
+  if Trait.BLOCKS not in schemes.traits(spec):
     return f"it works block by block, and {spec['scheme']} has no blocks"
   return None
 

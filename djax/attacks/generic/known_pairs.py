@@ -14,9 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import optimize
 
+from djax import schemes
 from djax.attacks.base import Attack, Estimate, Known
 from djax.host import blockwise
 from djax.ops import blocks
+from djax.schemes import Trait
 
 __all__ = ["PROCRUSTES", "REGRESSION", "procrustes", "regression"]
 
@@ -122,14 +124,15 @@ def procrustes(known: Known, *, seed: int, progress: Callable[[float, str], None
 
 def _refuses_regression(spec: Mapping[str, Any]) -> str | None:
   """Takes what is linear within a block."""
-  if spec["scheme"] in ("rmt", "permutation"):
+  if Trait.LINEAR in schemes.traits(spec):
     return None
   return f"blocks of {spec['scheme']!r} are not a matrix times pixels; for 'aes' there is codebook"
 
 
 def _refuses_procrustes(spec: Mapping[str, Any]) -> str | None:
   """Takes orthogonal matrices alone."""
-  if spec.get("matrix") == "projection":
+  traits = schemes.traits(spec)
+  if Trait.LINEAR in traits and Trait.ORTHOGONAL not in traits:
     return "its matrices are not orthogonal; use regression"
   return _refuses_regression(spec)
 
@@ -162,7 +165,7 @@ def _layout(spec: Mapping[str, Any]) -> _Layout:
     block_size=spec["block_size"],
     whole_blocks=spec.get("mix", "rows") == "block",
     per_channel=spec.get("per_channel", False),
-    permuted=spec.get("permute", True),
+    permuted=Trait.MOVED in schemes.traits(spec),
     orthogonal=spec.get("matrix", "orthogonal") == "orthogonal",
     noise_before=mean if before else 0.0,
     noise_after=0.0 if before else mean,

@@ -24,6 +24,7 @@ from djax import schemes
 from djax.attacks.base import Attack, Estimate, Known
 from djax.host import samplers
 from djax.ops import metrics
+from djax.schemes import Trait
 
 __all__ = ["ATTACK", "attack", "disguise", "learn", "refuses"]
 
@@ -188,16 +189,16 @@ def refuses(spec: Mapping[str, Any]) -> str | None:
   Returns:
     Why not, or None.
   """
-  scheme = spec["scheme"]
-  if scheme in ("rmt", "aes", "permutation"):
-    return None
-  if scheme == "plain":
+  traits = schemes.traits(spec)
+  if Trait.IDENTITY in traits:
     return "there is nothing to invert; 'examiner' looks at the images as they are"
-  if scheme == "instahide":
+  if Trait.MIXED_IMAGES in traits:
     return "an encoding mixes several images under a mask drawn once; use 'clusters'"
-  if scheme == "neuracrypt":
+  if Trait.TOKENS in traits:
     return "tokens are in another order in each image; use 'matching'"
-  return f"it disguises under own keys with rmt, aes and permutation, not with {scheme!r}"
+  if Trait.BLOCKS in traits:
+    return None
+  return f"it disguises under own keys block by block, which {spec['scheme']!r} does not"
 
 
 ATTACK = Attack(

@@ -21,10 +21,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from djax import schemes
 from djax.attacks.base import Attack, Estimate, Known
 from djax.attacks.instahide import mixtures
 from djax.errors import ConfigError
-from djax.schemes import instahide
+from djax.schemes import Trait, instahide
 
 __all__ = ["ATTACK", "Found", "attack", "recover", "refuses"]
 
@@ -134,7 +135,7 @@ def refuses(spec: Mapping[str, Any]) -> str | None:
   Args:
     spec: ``SchemeSpec.to_dict()``.
   """
-  if spec["scheme"] != "instahide":
+  if Trait.MIXED_IMAGES not in schemes.traits(spec):
     return f"it takes mixed images apart, and scheme {spec['scheme']!r} mixes none"
   return None
 

@@ -14,8 +14,10 @@ from typing import Any
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
+from djax import schemes
 from djax.attacks.base import Attack, Estimate, Known
 from djax.attacks.neuracrypt import tokens
+from djax.schemes import Trait
 
 __all__ = ["ATTACK", "ATTACK_PAIRS", "attack", "cloning", "match", "refuses"]
 
@@ -234,7 +236,7 @@ def refuses(spec: Mapping[str, Any]) -> str | None:
   Returns:
     Why not, or None.
   """
-  if spec["scheme"] != "neuracrypt":
+  if Trait.TOKENS not in schemes.traits(spec):
     return f"it sorts tokens of 'neuracrypt', and {spec['scheme']!r} makes none"
   return None
 

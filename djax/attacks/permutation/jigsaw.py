@@ -12,8 +12,10 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from djax import schemes
 from djax.attacks.base import Attack, Estimate, Known
 from djax.ops import blocks
+from djax.schemes import Trait
 
 __all__ = ["ATTACK", "Scores", "jigsaw", "scores"]
 
@@ -153,7 +155,8 @@ def refuses(spec: Mapping[str, Any]) -> str | None:
   Returns:
     Why not, or None.
   """
-  if spec["scheme"] != "permutation":
+  traits = schemes.traits(spec)
+  if Trait.MATRICES in traits or not {Trait.LINEAR, Trait.MOVED} <= traits:
     return f"borders of {spec['scheme']!r} blocks do not continue each other; for 'rmt' there is placement"
   if spec["block_size"] < 2:
     return "blocks of one pixel have no border to continue; use a block_size of at least 2"

@@ -11,10 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from djax import schemes
 from djax.attacks.base import Attack, Estimate, Known
 from djax.attacks.common import statistics
 from djax.attacks.common.statistics import Layout, Moments
 from djax.attacks.rmt import moments
+from djax.schemes import Trait
 
 __all__ = ["ATTACK", "attack", "refuses"]
 
@@ -25,7 +27,7 @@ def refuses(spec: Mapping[str, Any]) -> str | None:
   Args:
     spec: ``SchemeSpec.to_dict()``.
   """
-  if spec["scheme"] != "rmt":
+  if Trait.MATRICES not in schemes.traits(spec):
     return f"it finds the matrices of rmt, and scheme {spec['scheme']!r} has none"
   if spec["matrix"] == "orthogonal":
     return "orthogonal matrices keep eigenvalues, which moments uses; use that"

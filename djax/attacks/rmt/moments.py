@@ -13,9 +13,11 @@ from typing import Any
 import numpy as np
 from scipy.sparse.linalg import eigsh
 
+from djax import schemes
 from djax.attacks.base import Attack, Estimate, Known
 from djax.attacks.common import statistics
 from djax.attacks.common.statistics import Layout, Moments
+from djax.schemes import Trait
 
 __all__ = [
   "ATTACK",
@@ -42,7 +44,7 @@ def refuses(spec: Mapping[str, Any]) -> str | None:
   Args:
     spec: ``SchemeSpec.to_dict()``.
   """
-  if spec["scheme"] != "rmt":
+  if Trait.MATRICES not in schemes.traits(spec):
     return f"it finds the matrices of rmt, and scheme {spec['scheme']!r} has none"
   if spec["matrix"] != "orthogonal":
     return "projection matrices change the eigenvalues it compares; use ica"

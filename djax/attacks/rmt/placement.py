@@ -19,11 +19,13 @@ from typing import Any
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
+from djax import schemes
 from djax.attacks.base import Attack, Estimate, Known
 from djax.attacks.common import statistics
 from djax.attacks.rmt import ica, moments
 from djax.errors import ConfigError
 from djax.host import blockwise
+from djax.schemes import Trait
 
 __all__ = ["ATTACK", "attack", "estimate_permutation", "refuses"]
 
@@ -47,9 +49,10 @@ def refuses(spec: Mapping[str, Any]) -> str | None:
   Args:
     spec: ``SchemeSpec.to_dict()``.
   """
-  if spec["scheme"] not in ("rmt", "permutation"):
+  traits = schemes.traits(spec)
+  if Trait.LINEAR not in traits:
     return f"it compares covariances of blocks, which scheme {spec['scheme']!r} does not keep"
-  if not spec.get("permute", True):
+  if Trait.MOVED not in traits:
     return "no blocks are moved; use moments or ica"
   return None
 
@@ -74,7 +77,7 @@ def attack(known: Known, *, seed: int, progress: Callable[[float, str], None]) -
   disguised, targets = (
     blockwise.permute(inverse, images, block_size=b) for images in (known.disguised, known.targets)
   )
-  if known.spec["scheme"] == "permutation":
+  if Trait.MATRICES not in schemes.traits(known.spec):
     height, width, _ = known.spec["image_shape"]
     images = targets[:, :height, :width].astype(np.float32)
     return Estimate(images, {"placement": found, "warnings": found["warnings"]})
@@ -118,7 +121,7 @@ def estimate_permutation(known: Known, seed: int) -> tuple[np.ndarray, dict[str,
 def _norms(known: Known, layout: statistics.Layout) -> tuple[np.ndarray, np.ndarray]:
   """Returns the norms between positions, disguised and public, one layer a pair of views: float32 ``[L, P, P]``."""
   assert known.public is not None
-  if known.spec["scheme"] == "permutation":
+  if Trait.MATRICES not in schemes.traits(known.spec):
     pair = [statistics.measure(layout, images) for images in (known.disguised, known.public)]
   else:
     x, y, _, _ = moments.noisy_moments(known, layout, _WHOLE)
