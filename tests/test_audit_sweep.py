@@ -240,6 +240,49 @@ def test_the_shipped_table_is_one_that_the_command_makes():
   assert "broken" in lookup(weak)
 
 
+def test_a_new_attack_keeps_the_rows_and_is_tried_alone(tmp_path, quick, monkeypatch):
+  path, disguises = tmp_path / "table.json", [{"scheme": "rmt", "block_size": 2}]
+  tried = []
+
+  def counted(attack):
+    def run(*given, **more):
+      tried.append(attack.name)
+      return attack.attack(*given, **more)
+
+    return attack._replace(attack=run)
+
+  def made(*attacks):
+    tried.clear()
+    table = {attack.name: counted(attack) for attack in attacks}
+    monkeypatch.setattr(build_known_breaks, "ATTACKS", table)
+    build_known_breaks.write(path, sources=("digits",), disguises=disguises, sizes=SIZES)
+    (row,) = json.loads(path.read_text())["rows"]
+    return row
+
+  weak = made(USELESS)
+  assert weak["attacks"] == ["useless"] and weak["levels"]["1"]["by"] == ["useless"]
+  both = made(USELESS, PERFECT)
+  assert both["attacks"] == ["useless", "perfect"] and set(tried) == {"perfect"}
+  assert both["levels"]["1"] == {
+    "verdict": "broken",
+    "by": ["perfect"],
+    "pairs": None,
+    "failed": [],
+  }
+  again = made(PERFECT, USELESS, PAIRED)
+  assert again["levels"]["1"] == both["levels"]["1"] and set(tried) == {"paired"}
+  assert again["levels"]["2"]["by"][0] == "perfect" and set(again["attacks"]) == {
+    "perfect",
+    "useless",
+    "paired",
+  }
+  # A row of a table that an older djax wrote names no attacks: the head does, for all rows.
+  old = json.loads(path.read_text())
+  del old["rows"][0]["attacks"]
+  path.write_text(json.dumps(old))
+  assert made(PERFECT, USELESS, PAIRED)["levels"] == again["levels"] and not tried
+
+
 def test_the_table_is_made_and_gone_on_with(tmp_path, quick, monkeypatch):
   monkeypatch.setattr(build_known_breaks, "ATTACKS", {"perfect": PERFECT, "useless": USELESS})
   monkeypatch.setattr(build_known_breaks, "_SEED", 0)
@@ -264,17 +307,19 @@ def test_the_table_is_made_and_gone_on_with(tmp_path, quick, monkeypatch):
   assert any("not_prepared left out" in word for word in said)
   assert any("aes 2 left out" in word for word in said)
   shutil.copyfile(path, tmp_path / "copy")
-  monkeypatch.setattr(build_known_breaks, "ATTACKS", {"perfect": USELESS, "useless": USELESS})
+  monkeypatch.setattr(
+    build_known_breaks, "ATTACKS", {"perfect": USELESS._replace(name="perfect"), "useless": USELESS}
+  )
   build_known_breaks.write(path, sources=("digits",), disguises=disguises, sizes=SIZES)
   first, second = json.loads(path.read_text())["rows"]
   assert first == row and second["levels"]["1"]["verdict"].startswith("not broken")
   small = spec(scheme="rmt", block_size=2, image_shape=[8, 8, 1])
   assert "broken from" in lookup(small, path=tmp_path / "copy")
-  # Other attacks: begun anew.
+  # An attack is gone: what it found is found anew.
   monkeypatch.setattr(build_known_breaks, "ATTACKS", {"useless": USELESS})
   build_known_breaks.write(path, sources=("digits",), disguises=disguises[:1], sizes=SIZES)
   (row,) = json.loads(path.read_text())["rows"]
-  assert row["levels"]["1"]["by"] == ["useless"]
+  assert row["levels"]["1"]["by"] == ["useless"] and row["attacks"] == ["useless"]
   (tmp_path / "other").write_text("{}")
   with pytest.raises(ConfigError, match="is no table of audits"):
     build_known_breaks.write(tmp_path / "other", sources=())

@@ -1,4 +1,8 @@
-"""The attacks, by name: threat level 1, disguised images alone, then level 2, known pairs."""
+"""The attacks, by name: threat level 1, disguised images alone, then level 2, known pairs.
+
+A new attack is one file with an ``Attack`` and one row below. Another package brings its own by an entry point of the
+group ``djax.attacks``, which has the attack's name and points at its ``Attack``.
+"""
 
 from djax.attacks.aes import codebook
 from djax.attacks.base import Attack
@@ -7,6 +11,7 @@ from djax.attacks.instahide import clusters
 from djax.attacks.neuracrypt import matching
 from djax.attacks.permutation import jigsaw
 from djax.attacks.rmt import ica, moments, placement
+from djax.registry import Registry
 
 __all__ = ["ATTACKS"]
 
@@ -27,4 +32,4 @@ _ROWS = (
   inversion.ATTACK,
 )
 
-ATTACKS: dict[str, Attack] = {attack.name: attack for attack in _ROWS}
+ATTACKS: Registry[Attack] = Registry("djax.attacks", {attack.name: attack for attack in _ROWS})

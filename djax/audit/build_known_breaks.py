@@ -2,14 +2,14 @@
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import djax
 from djax import schemes
 from djax.attacks import ATTACKS, Attack
-from djax.audit import known_breaks, runner, scenario
+from djax.audit import known_breaks, runner, scenario, verdicts
 from djax.audit.scenario import Sizes
 from djax.errors import ConfigError, DataError
 
@@ -35,7 +35,9 @@ def write(
   data_dir: str = "",
   progress: Callable[[float, str], None] = lambda fraction, word: None,
 ) -> None:
-  """Audits a list of settings and writes the table; goes on with one that this version began with these attacks.
+  """Audits a list of settings and writes the table; goes on with one that this version began.
+
+  A row that is there is attacked by those alone that have not tried it yet, so a new attack costs what it takes itself.
 
   Args:
     path: the file.
@@ -50,15 +52,20 @@ def write(
     "format": known_breaks.FORMAT,
     "djax": djax.__version__,
     "seed": _SEED,
-    "attacks": [name for name, attack in ATTACKS.items() if _tried(attack, listed)],
+    "attacks": [name for name, attack in ATTACKS.items() if any(_takes(attack, d) for d in listed)],
   }
   rows = _begun(path, head)
   sources = SOURCES if sources is None else sources
   for place, source in enumerate(sources):
-    examiner = None
+    examiner = shape = None
     for step, disguise in enumerate(listed):
       done = (place + step / len(listed)) / len(sources)
-      if any(row["source"] == source and row["disguise"] == dict(disguise) for row in rows):
+      row = next(
+        (row for row in rows if row["source"] == source and row["disguise"] == dict(disguise)), None
+      )
+      tried = row["attacks"] if row else []
+      left = [attack for name, attack in ATTACKS.items() if name not in tried]
+      if row and shape and not any(_takes(attack, disguise, shape) for attack in left):
         continue
       progress(done, f"{source} {' '.join(map(str, disguise.values()))}")
       try:
@@ -71,34 +78,54 @@ def write(
       except ConfigError as error:
         progress(done, f"{source} {' '.join(map(str, disguise.values()))} left out: {error}")
         continue
+      shape = tuple(made.spec["image_shape"])
+      left = [attack for attack in left if attack.refuses(made.spec) is None or not row]
+      if not left:
+        continue
       examiner = examiner or runner.train_examiner(made, seed=_SEED)
-      facts = runner.audit(made, list(ATTACKS.values()), seed=_SEED, examiner=examiner).facts
+      facts = runner.audit(made, left, seed=_SEED, examiner=examiner).facts
       levels = {
         number: {name: found[name] for name in ("verdict", "by", "pairs", "failed")}
         for number, found in facts["levels"].items()
       }
-      rows.append(
-        {
-          "class": known_breaks.classify(made.spec),
-          "source": source,
-          "disguise": dict(disguise),
-          "sizes": facts["setting"]["sizes"],
-          "levels": levels,
-        }
-      )
+      took = [attack["name"] for attack in facts["attacks"] if attack["status"] != "refused"]
+      if row:
+        row["attacks"] = [name for name in ATTACKS if name in (*tried, *took)]
+        row["levels"] = {number: _worse(row["levels"][number], levels[number]) for number in levels}
+      else:
+        rows.append(
+          {
+            "class": known_breaks.classify(made.spec),
+            "source": source,
+            "disguise": dict(disguise),
+            "sizes": facts["setting"]["sizes"],
+            "attacks": took,
+            "levels": levels,
+          }
+        )
       _replace(path, {**head, "rows": rows})
 
 
-def _tried(attack: Attack, disguises: Iterable[Mapping[str, Any]]) -> bool:
-  """Tells whether an attack takes any of some disguises; one that takes none is no part of the table."""
-  for one in disguises:
-    try:
-      spec = schemes.from_spec({**one, "image_shape": _SHAPE}).spec.to_dict()
-    except ValueError:  # it fits no image, and is left out
-      continue
-    if attack.refuses(spec) is None:
-      return True
-  return False
+def _worse(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns what some attacks and some others found together at a threat level."""
+  failed = [*before["failed"], *now["failed"]]
+  verdict = verdicts.worst([before["verdict"], now["verdict"]])
+  rests_on = [one for one in (before, now) if one["verdict"] == verdict]
+  return {
+    "verdict": verdict,
+    "by": [name for one in rests_on for name in one["by"]],
+    "pairs": min((one["pairs"] or 0 for one in rests_on), default=0) or None,
+    "failed": failed,
+  }
+
+
+def _takes(attack: Attack, disguise: Mapping[str, Any], shape: tuple[int, ...] = _SHAPE) -> bool:
+  """Tells whether an attack takes a disguise of images of a shape."""
+  try:
+    spec = schemes.from_spec({**disguise, "image_shape": shape}).spec.to_dict()
+  except ValueError:  # it fits no such image, and is left out
+    return False
+  return attack.refuses(spec) is None
 
 
 def _begun(path: Path, head: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -111,7 +138,12 @@ def _begun(path: Path, head: Mapping[str, Any]) -> list[dict[str, Any]]:
     found = {}
   if found.get("format") != known_breaks.FORMAT:
     raise ConfigError(f"{path} exists and is no table of audits. Give another name.")
-  return found["rows"] if {name: found.get(name) for name in head} == dict(head) else []
+  if any(found.get(name) != head[name] for name in head if name != "attacks"):
+    return []
+  for row in found["rows"]:
+    # A table of an older djax says once for all rows who was tried.
+    row.setdefault("attacks", [name for name in found["attacks"] if name in ATTACKS])
+  return [row for row in found["rows"] if all(name in ATTACKS for name in row["attacks"])]
 
 
 def _replace(path: Path, facts: Mapping[str, Any]) -> None:
