@@ -1,7 +1,7 @@
 """Networks by name. Each is a Flax module called as ``module.apply(variables, images, train=...)``.
 
-Images are float32 ``[B, H, W, C]``; logits are float32 ``[B, K]``. A new network is one file and one row. Its class may
-have fields ``depth`` and ``patch``, which the config fills, and
+Images are float32 ``[B, H, W, C]``; logits are float32 ``[B, K]``. A new network is one file and one row. Its class has
+fields ``classes`` and ``dtype``; it may have ``width``, ``depth``, ``dropout`` and ``patch``, which the config fills, and
 
 - ``standardised = False`` (a ClassVar), to get pixels as they are stored instead of standardised ones;
 - a static method ``from_spec(spec) -> dict`` that takes further attributes from the public facts of the disguise;
@@ -163,8 +163,7 @@ def create(config: Any, *, classes: int, spec: Mapping[str, Any]) -> nn.Module:
   network = MODELS[config.name]
   facts = _facts("name", config.name, network, spec)
   fields = network.__dataclass_fields__
-  if "depth" in fields:
-    facts["depth"] = config.depth
+  facts |= {name: getattr(config, name) for name in ("width", "depth", "dropout") if name in fields}
   if "patch" in fields:
     facts["patch"] = config.patch or spec.get("block_size", 0)
     if not facts["patch"]:
@@ -172,7 +171,7 @@ def create(config: Any, *, classes: int, spec: Mapping[str, Any]) -> nn.Module:
         f"config.model.patch must be given for {config.name} on {spec['scheme']} images, which have no blocks, got 0. "
         f"Networks without tokens need none: {', '.join(_without('patch'))}."
       )
-  trunk = network(classes=classes, width=config.width, dropout=config.dropout, dtype=dtype, **facts)
+  trunk = network(classes=classes, dtype=dtype, **facts)
   if config.stem == "none":
     return trunk
   if not standardised(trunk):

@@ -4,14 +4,15 @@ Images are ``[N, H, W, C]`` on the 0..255 scale, labels int32 class numbers. Not
 network, TensorFlow or JAX; a source that is missing or unfit is refused with one line naming it.
 """
 
-import os
-import pathlib
-
 from djax.errors import ConfigError
 from djax.sources import digits, folder, npz, tfds
-from djax.sources.base import Images, Records
+from djax.sources.base import Images, Records, Source
 
-__all__ = ["Images", "Records", "load", "open"]
+__all__ = ["SOURCES", "Images", "Records", "Source", "load", "open"]
+
+# The first that matches is taken; a TFDS name can be any text, so that kind stands last. A new kind is one file with a
+# ``Source``, and its place here.
+SOURCES = (digits.SOURCE, npz.SOURCE, folder.SOURCE, tfds.SOURCE)
 
 
 def load(source: str, split: str, *, data_dir: str = "", image_size: int = 0) -> Images:
@@ -69,14 +70,7 @@ def open(source: str, split: str, *, data_dir: str = "", image_size: int = 0) ->
   """
   if image_size < 0:
     raise ConfigError(f"image_size must be 0 (as is) or a side in pixels, got {image_size}")
-  is_npz = source.endswith(".npz")
-  is_path = source.startswith((".", "/", "~")) or ("/" in source and os.path.isdir(source))
-  if image_size and (is_npz or not is_path):
+  kind = next(kind for kind in SOURCES if kind.matches(source))
+  if image_size and not kind.resizes:
     raise ConfigError(f"image_size={image_size} resizes image folders only: use 0 with {source!r}")
-  if source == "digits":
-    return digits.DigitsRecords(split)
-  if is_npz:
-    return npz.NpzRecords(pathlib.Path(source).expanduser(), split)
-  if is_path:
-    return folder.FolderRecords(pathlib.Path(source).expanduser(), split, image_size)
-  return tfds.TfdsRecords(source, split, data_dir)
+  return kind.open(source, split, data_dir, image_size)

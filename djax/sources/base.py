@@ -4,8 +4,8 @@ import abc
 import dataclasses
 import pathlib
 import re
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from djax.errors import ConfigError, DataError
 __all__ = [
   "Images",
   "Records",
+  "Source",
   "brief",
   "check_classes",
   "check_labels",
@@ -149,6 +150,22 @@ class Records(abc.ABC):
   @abc.abstractmethod
   def _read(self, start: int, stop: int) -> Images:
     """Reads records that exist."""
+
+
+class Source(NamedTuple):
+  """One kind of source.
+
+  Attributes:
+    name: of the kind.
+    matches: ``(source) -> bool``: whether a text as ``sources.open`` takes it names a source of this kind.
+    open: ``(source, split, data_dir, image_size) -> Records``.
+    resizes: whether ``image_size`` may be other than 0.
+  """
+
+  name: str
+  matches: Callable[[str], bool]
+  open: Callable[[str, str, str, int], Records]
+  resizes: bool = False
 
 
 def parse_split(split: str, counts: Mapping[str, int]) -> tuple[str, slice]:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from djax.sources.base import Images, Records, parse_split
+from djax.sources.base import Images, Records, Source, parse_split
 
 __all__ = ["DigitsRecords"]
 
@@ -34,3 +34,8 @@ class DigitsRecords(Records):
 
   def _take(self, rows: np.ndarray) -> Images:
     return Images(self._images[rows], self._labels[rows], self.class_names)
+
+
+SOURCE = Source(
+  "digits", lambda source: source == "digits", lambda source, split, *_: DigitsRecords(split)
+)

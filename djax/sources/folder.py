@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from djax.errors import DataError
-from djax.sources.base import Images, Records, brief, parse_split
+from djax.sources.base import Images, Records, Source, brief, parse_split
 
 __all__ = ["FolderRecords", "decode", "read_header"]
 
@@ -155,3 +155,13 @@ def decode(path: pathlib.Path, shape: tuple[int, int, int], resize: bool) -> np.
     return np.asarray(image).reshape(shape)
   except Exception as error:
     raise DataError(f"{path}: damaged image ({brief(error)})") from None
+
+
+SOURCE = Source(
+  "folder",
+  lambda source: source.startswith((".", "/", "~")) or ("/" in source and os.path.isdir(source)),
+  lambda source, split, data_dir, image_size: FolderRecords(
+    pathlib.Path(source).expanduser(), split, image_size
+  ),
+  resizes=True,
+)

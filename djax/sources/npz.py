@@ -13,6 +13,7 @@ from djax.errors import DataError, DjaxError, nearest
 from djax.sources.base import (
   Images,
   Records,
+  Source,
   brief,
   check_classes,
   check_labels,
@@ -233,3 +234,10 @@ def _check_float(what: str, images: np.ndarray, start: int) -> None:
   if bad.any():
     first = start + int(bad.reshape(len(images), -1).any(axis=1).argmax())
     raise DataError(f"{what}: {bad.sum()} values are {fault}, the first in image {first}")
+
+
+SOURCE = Source(
+  "npz",
+  lambda source: source.endswith(".npz"),
+  lambda source, split, *_: NpzRecords(pathlib.Path(source).expanduser(), split),
+)

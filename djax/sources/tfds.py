@@ -11,7 +11,15 @@ import numpy as np
 from PIL import Image
 
 from djax.errors import ConfigError, DataError, nearest
-from djax.sources.base import Images, Records, brief, check_classes, check_labels, check_shape
+from djax.sources.base import (
+  Images,
+  Records,
+  Source,
+  brief,
+  check_classes,
+  check_labels,
+  check_shape,
+)
 
 __all__ = ["TfdsRecords"]
 
@@ -125,3 +133,10 @@ def _find_tfds(source: str, data_dir: str) -> tuple[str, str, str]:
     advice = f"array_record. Move it away, then: python -m djax prepare {source} --data-dir {root}"
     raise DataError(f"{what} is stored as {stored_as or 'tfrecord'}, not {advice}")
   return str(path), what, f"{path.parent.relative_to(root).as_posix()}:{path.name}"
+
+
+SOURCE = Source(
+  "tfds",
+  lambda source: True,
+  lambda source, split, data_dir, image_size: TfdsRecords(source, split, data_dir),
+)
