@@ -1,6 +1,7 @@
 """What is attacked, how attacks are run, and how verdicts follow from scores."""
 
 import dataclasses
+import importlib.metadata
 import json
 
 import jax
@@ -445,3 +446,16 @@ def test_looking_stretches_and_crops(digits):
   assert found.images.shape == (60, 7, 8, 1)
   np.testing.assert_allclose(found.images, slow[:, :7], atol=1e-3)
   assert (found.diagnostics["low"], found.diagnostics["high"]) == pytest.approx((low, high))
+
+
+def test_a_package_without_metadata_has_no_version(monkeypatch):
+  known = importlib.metadata.version
+
+  def version(name):
+    if name == "scipy":
+      raise importlib.metadata.PackageNotFoundError(name)
+    return known(name)
+
+  monkeypatch.setattr(importlib.metadata, "version", version)
+  versions = runner._versions()
+  assert versions["scipy"] is None and versions["numpy"] == np.__version__
