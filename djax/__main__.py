@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from djax import data_verbs, escape, keyfile, keys
+from djax import data_verbs, escape, keyfile, keys, program
 from djax.data_verbs import say
 from djax.errors import ConfigError, DataError, DjaxError, nearest
 
@@ -31,6 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
   Returns:
     The exit code: 0 ok, 1 failed, 2 usage, 3 key, 4 data, 5 refused for safety, 130 interrupted.
   """
+  if argv is None:
+    program.own_modules_first()
   escape.never_fail(sys.stdout)
   args = None
   try:
@@ -65,7 +67,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser() -> argparse.ArgumentParser:
-  parser = _Parser(prog="python -m djax", description=__doc__.partition("\n")[0])
+  parser = _Parser(prog=program.name("djax", "djax"), description=__doc__.partition("\n")[0])
   verbs = parser.add_subparsers(dest="verb", required=True, metavar="|".join(_VERBS))
 
   keygen = verbs.add_parser("keygen", help="make a key and write it to a new file")

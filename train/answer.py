@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from djax import files
+from djax import files, program
 from djax.errors import ConfigError, DataError, KeyMismatchError
 from train import terminal
 
@@ -32,6 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int:
   Returns:
     Exit code, as ``python -m train`` has them.
   """
+  if argv is None:
+    program.own_modules_first()
   given = sys.argv[1:] if argv is None else list(argv)
   return terminal.guarded(lambda: _main(given), place="the answer")
 
