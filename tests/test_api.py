@@ -2,10 +2,9 @@ import doctest
 import importlib
 import inspect
 import re
-import subprocess
-import sys
 
 import pytest
+from helpers.fresh import loaded_by
 
 import djax
 
@@ -22,7 +21,6 @@ CORE = (
   "samplers",
   "schemes",
 )
-HEAVY = {"jax", "flax", "tensorflow_datasets", "tensorflow", "djax.keys", "cryptography"}
 
 
 def module(name):
@@ -143,15 +141,6 @@ def test_doctests_pass():
   results = {name: doctest.testmod(module(name)) for name in CORE}
   assert results["blocks"].attempted >= 1
   assert {name: r.failed for name, r in results.items() if r.failed} == {}
-
-
-def loaded_by(statement):
-  """Modules of ``HEAVY`` that a fresh interpreter has after a statement."""
-  script = f"{statement}\nimport sys\nprint(*({HEAVY!r} & set(sys.modules)))"
-  done = subprocess.run(
-    [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=120
-  )
-  return set(done.stdout.split())
 
 
 def test_importing_djax_loads_next_to_nothing():

@@ -2,7 +2,7 @@ import re
 
 import numpy as np
 import pytest
-from test_datasets import SPEC, build, images_of
+from helpers.directories import SPEC, build, images_of
 
 from djax import card, manifest
 from djax.quantise import Bounds, Quantiser

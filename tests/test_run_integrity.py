@@ -24,9 +24,9 @@ import hypothesis
 import jax
 import numpy as np
 import pytest
+from helpers.digits import write
+from helpers.training import assert_same_state, config_for, params
 from hypothesis import strategies as st
-from test_loop import assert_same_state, params
-from test_outsourced import config_for, write
 
 import djax
 import train
