@@ -15,6 +15,8 @@ if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", "")
 import hypothesis
 import pytest
 
+pytest.register_assert_rewrite("helpers")
+
 # Training code leans on libraries that do not bear strict promotion; the core does.
 STRICT_MODULES = {
   "test_blocks",

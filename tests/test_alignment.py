@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_attack_moments import chance, disguise, fields, psnr, scheme_and_key
+from helpers.fields import chance, disguise, fields, psnr, scheme_and_key
 
 from djax.models import alignment
 from djax.models.stems import Aligned

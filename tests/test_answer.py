@@ -6,8 +6,8 @@ import shutil
 import jax
 import numpy as np
 import pytest
-from test_loop import params
-from test_outsourced import MASTER, RMT, config_for, write
+from helpers.digits import MASTER, RMT, write
+from helpers.training import config_for, params
 
 import train
 from djax import keys, models, sources

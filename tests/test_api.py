@@ -2,10 +2,9 @@ import doctest
 import importlib
 import inspect
 import re
-import subprocess
-import sys
 
 import pytest
+from helpers.fresh import loaded_by
 
 import djax
 
@@ -24,7 +23,6 @@ CORE = (
   "ops.rmt",
   "schemes",
 )
-HEAVY = {"jax", "flax", "tensorflow_datasets", "tensorflow", "djax.keys", "cryptography"}
 
 
 def module(name):
@@ -136,7 +134,7 @@ def test_package_names_are_true_and_listed():
     assert getattr(djax, name) is not None
   assert djax.blockify is module("ops.blocks").blockify
   assert djax.from_spec is module("schemes").from_spec
-  assert djax.rmt is module("ops.rmt")
+  assert djax.ops.rmt is module("ops.rmt")
   with pytest.raises(AttributeError, match="no attribute 'blockfy'"):
     djax.blockfy  # noqa: B018
 
@@ -145,15 +143,6 @@ def test_doctests_pass():
   results = {name: doctest.testmod(module(name)) for name in CORE}
   assert results["ops.blocks"].attempted >= 1
   assert {name: r.failed for name, r in results.items() if r.failed} == {}
-
-
-def loaded_by(statement):
-  """Modules of ``HEAVY`` that a fresh interpreter has after a statement."""
-  script = f"{statement}\nimport sys\nprint(*({HEAVY!r} & set(sys.modules)))"
-  done = subprocess.run(
-    [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=120
-  )
-  return set(done.stdout.split())
 
 
 def test_importing_djax_loads_next_to_nothing():

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from test_attack_moments import (
+from helpers.fields import (
   PRIVATE,
   PUBLIC,
   SHAPE,

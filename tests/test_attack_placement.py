@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
-from scipy.optimize import linear_sum_assignment
-from test_attack_moments import (
+from helpers.fields import (
   PRIVATE,
   PUBLIC,
   SHAPE,
@@ -15,6 +14,7 @@ from test_attack_moments import (
   run,
   scheme_and_key,
 )
+from scipy.optimize import linear_sum_assignment
 
 from djax import errors
 from djax.attacks.base import Known

@@ -1,15 +1,27 @@
 """What is attacked, how attacks are run, and how verdicts follow from scores."""
 
 import dataclasses
+import importlib.metadata
 import json
 
 import jax
 import numpy as np
 import pytest
+from helpers.audits import (
+  HALF,
+  MIRRORED,
+  NAN,
+  PAIRED,
+  PERFECT,
+  RAISING,
+  REFUSING,
+  SIZES,
+  USELESS,
+  nearest_mean,
+)
 
 from djax import keys, schemes, sources
 from djax.attacks import ATTACKS, base
-from djax.attacks.base import Attack, Estimate
 from djax.audit import evaluator, runner, scenario, verdicts
 from djax.audit.scenario import Sizes
 from djax.errors import ConfigError, DataError, UnsafeError
@@ -18,70 +30,7 @@ from djax.owner import record_noise
 from djax.owner.disguiser import Disguiser
 
 RMT = {"scheme": "rmt", "block_size": 2, "noise_level": 25.0}
-SIZES = Sizes(private=600, public=300, targets=60, pairs=(1, 5))
 SEED = 3
-
-
-def nearest_mean(images, labels):
-  """An examiner that needs no training: the class whose mean is nearest."""
-  means = np.stack([images[labels == c].mean(0, dtype=np.float64) for c in range(10)])
-
-  def classify(batch):
-    batch = np.asarray(batch, np.float64)
-    return ((batch[:, None] - means) ** 2).sum((-3, -2, -1)).argmin(1).astype(np.int32)
-
-  return evaluator.Examiner(classify)
-
-
-def undo(known, *, seed, progress):
-  """Cheats: the experiment key is public."""
-  progress(0.5, "undoing")
-  images = Disguiser(known.spec, record_noise.Old(known.spec, keys.experiment(seed))).restored(
-    known.targets
-  )
-  return Estimate(np.asarray(images, np.float32), {"found": np.float32(1), "warnings": ["mind"]})
-
-
-def guess(known, *, seed, progress):
-  shape = (len(known.targets), *known.spec["image_shape"])
-  draw = np.random.default_rng(seed).uniform(0, 255, shape)
-  return Estimate(draw.astype(np.float32), {"infinite": float("inf")})
-
-
-def undo_mirrored(known, *, seed, progress):
-  images, facts = undo(known, seed=seed, progress=progress)
-  return Estimate(images[:, :, ::-1], facts)
-
-
-def undo_with_pairs(known, *, seed, progress):
-  return (undo if len(known.pairs[0]) >= 5 else guess)(known, seed=seed, progress=progress)
-
-
-def fall(known, *, seed, progress):
-  raise RuntimeError("out of\nluck")
-
-
-def fall_without_pairs(known, *, seed, progress):
-  return (undo if len(known.pairs[0]) >= 5 else fall)(known, seed=seed, progress=progress)
-
-
-def nan(known, *, seed, progress):
-  images, facts = guess(known, seed=seed, progress=progress)
-  return Estimate(images * np.float32("nan"), facts)
-
-
-def takes_all(spec):
-  return None
-
-
-PERFECT = Attack("perfect", 1, (), "undoes it", takes_all, undo)
-MIRRORED = Attack("mirrored", 1, (), "undoes it, left to right", takes_all, undo_mirrored)
-USELESS = Attack("useless", 1, (), "guesses", takes_all, guess)
-RAISING = Attack("raising", 1, (), "falls", takes_all, fall)
-NAN = Attack("nan", 1, (), "not a number", takes_all, nan)
-PAIRED = Attack("paired", 2, ("pairs",), "undoes it", takes_all, undo_with_pairs)
-HALF = Attack("half", 2, ("pairs",), "falls at first", takes_all, fall_without_pairs)
-REFUSING = Attack("refusing", 1, (), "refuses", lambda spec: f"not {spec['scheme']}", guess)
 
 
 @pytest.fixture(scope="module")
@@ -446,3 +395,16 @@ def test_looking_stretches_and_crops(digits):
   assert found.images.shape == (60, 7, 8, 1)
   np.testing.assert_allclose(found.images, slow[:, :7], atol=1e-3)
   assert (found.diagnostics["low"], found.diagnostics["high"]) == pytest.approx((low, high))
+
+
+def test_a_package_without_metadata_has_no_version(monkeypatch):
+  known = importlib.metadata.version
+
+  def version(name):
+    if name == "scipy":
+      raise importlib.metadata.PackageNotFoundError(name)
+    return known(name)
+
+  monkeypatch.setattr(importlib.metadata, "version", version)
+  versions = runner._versions()
+  assert versions["scipy"] is None and versions["numpy"] == np.__version__

@@ -6,56 +6,30 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from test_audit import (
+from helpers import verbs
+from helpers.audits import (
+  FAKES,
   HALF,
-  PAIRED,
-  PERFECT,
   RAISING,
-  REFUSING,
   USELESS,
-  nearest_mean,
+  quick,
+  refused,
 )
-from test_data_verbs import refused as refused_in_one_line
 
 from djax import keys, sources
+from djax.__main__ import main
 from djax.attacks import ATTACKS
 from djax.audit import build_known_breaks, evaluator, report, runner, scenario, verdicts
 from djax.audit.scenario import Sizes
-from djax.cli import audit
-from djax.cli.main import main
 from djax.keys import keyfile
 
 RMT = ("--scheme", "rmt", "--block-size", "2", "--noise-level", "25")
-FAKES = (PERFECT, USELESS, RAISING, REFUSING, PAIRED)
 SIZES = Sizes(private=600, public=300, targets=60, pairs=(1, 5))
-
-
-def quick(monkeypatch, attacks):
-  """Puts attacks, sizes and an examiner in place that take no time."""
-  test = sources.load("digits", "test")
-  examiner = nearest_mean(test.images, test.labels)
-  monkeypatch.setattr(audit, "ATTACKS", {attack.name: attack for attack in attacks})
-  monkeypatch.setattr(scenario, "FAST", SIZES)
-  monkeypatch.setattr(runner, "train_examiner", lambda *_, **__: examiner)
 
 
 @pytest.fixture
 def call(capsys):
-  """Runs a verb in this process; returns code, stdout and the lines of stderr."""
-
-  def call(*arguments):
-    capsys.readouterr()
-    code = main([str(argument) for argument in arguments])
-    out, err = capsys.readouterr()
-    return code, out, err.splitlines()
-
-  return call
-
-
-def refused(answer, code, message):
-  """Asserts one line of error, after those that say how far it is, nothing on stdout, and the exit code."""
-  told = [line for line in answer[2] if not re.match(r"djax: +\d+ s  ", line)]
-  refused_in_one_line((answer[0], answer[1], told), code, message)
+  return verbs.caller(capsys)
 
 
 @pytest.fixture

@@ -5,12 +5,22 @@ import json
 import shutil
 
 import pytest
+from helpers import audits, verbs
+from helpers.audits import (
+  PAIRED,
+  PERFECT,
+  SIZES,
+  USELESS,
+  fall,
+  nearest_mean,
+  refused,
+  takes_all,
+)
+from helpers.fresh import loaded_by
 from PIL import Image
-from test_api import loaded_by
-from test_audit import PAIRED, PERFECT, SIZES, USELESS, Attack, fall, nearest_mean, takes_all
-from test_audit_cli import call, fakes, refused  # noqa: F401
 
 from djax import schemes, sources
+from djax.attacks.base import Attack
 from djax.audit import build_known_breaks, known_breaks, lookup, runner, scenario, sweep, verdicts
 from djax.errors import ConfigError, UnsafeError
 
@@ -23,6 +33,16 @@ PLAN = sweep.Plan(
   seed=3,
 )
 TABLE = {attack.name: attack for attack in (PERFECT, USELESS, PAIRED)}
+
+
+@pytest.fixture
+def call(capsys):
+  return verbs.caller(capsys)
+
+
+@pytest.fixture
+def fakes(monkeypatch):
+  audits.quick(monkeypatch, audits.FAKES)
 
 
 @pytest.fixture
@@ -126,7 +146,7 @@ def test_blocks_that_do_not_fit_are_a_cell_of_their_own(tmp_path, quick):
     sweep.run(plan, tmp_path / "none", TABLE)
 
 
-def test_the_verb_sweeps(tmp_path, call, fakes, quick):  # noqa: F811
+def test_the_verb_sweeps(tmp_path, call, fakes, quick):
   given = ("audit", "--sweep", "--source", "digits", "--scheme", "rmt", "--out", tmp_path / "s")
   grid = ("--block-sizes", "2", "--noise-levels", "0,50", "--attacks", "useless,paired")
   code, out, err = call(*given, *grid)

@@ -2,7 +2,7 @@ import re
 
 import numpy as np
 import pytest
-from test_datasets import SPEC, build, images_of
+from helpers.directories import SPEC, build, images_of
 
 from djax.disguised import datacard, manifest
 from djax.disguised.quantise import Bounds, Quantiser

@@ -12,9 +12,10 @@ import time
 
 import numpy as np
 import pytest
+from helpers import verbs
+from helpers.directories import mend
+from helpers.verbs import environment, failed, refused, run
 from PIL import Image
-from test_main import environment, failed, run
-from test_restore import mend
 
 from djax import audit, keys, sources
 from djax.cli import owner
@@ -59,23 +60,7 @@ def disguise(folder, name, *options, ledger=False):
 
 @pytest.fixture
 def call(capsys):
-  """Runs a verb in this process; returns code, stdout and the lines of stderr."""
-
-  def call(*arguments):
-    capsys.readouterr()
-    code = main([str(argument) for argument in arguments])
-    out, err = capsys.readouterr()
-    return code, out, err.splitlines()
-
-  return call
-
-
-def refused(answer, code, message):
-  """Asserts one line on stderr, nothing on stdout, and the exit code."""
-  assert answer[0] == code
-  assert answer[1] == ""
-  assert len(answer[2]) == 1
-  assert re.match(f"djax: error: .*{message}", answer[2][0]), answer[2]
+  return verbs.caller(capsys)
 
 
 # disguise.

@@ -18,10 +18,8 @@ import time
 import jax
 import numpy as np
 import pytest
-import test_keys
-import test_streams
-import test_views
-from test_secrets import leaks, secrets_of
+from helpers import twins
+from helpers.leaks import leaks, secrets_of
 
 from djax import keys, schemes, sources
 from djax.disguised import directory, manifest, quantise
@@ -287,30 +285,32 @@ def twin_records(vector, split):
   views["count"] = views.get("views", 1)
   master = bytes.fromhex(vector["secret"])
   scheme = schemes.from_spec({**vector["disguise"], "image_shape": [8, 8, 1]})
-  secret = test_streams.twin_data_set(master, vector["id"], scheme.spec.to_dict())
-  key = scheme.make_key(lambda label, n: test_keys.twin_stream(secret, label, n, "djx2"))
+  secret = twins.twin_data_set(master, vector["id"], scheme.spec.to_dict())
+  key = scheme.make_key(
+    lambda label, n: twins.twin_stream(twins.twin_subkey(secret, label, "djx2"), n)
+  )
   given = sources.load("digits", vector["splits"][split])
   count = views["count"] if split == "train" else 1
-  order = test_streams.twin_order(
+  order = twins.twin_order(
     secret, "dataset", None, split, len(given.images), count, views["views_together"]
   )
-  how = f"dataset|{split}|{test_streams.twin_how(views)}"
+  how = f"dataset|{split}|{twins.twin_how(views)}"
   noise_key, view_key = (
-    test_streams.twin_subkey(secret, f"{purpose}|{how}", "djx2") for purpose in ("noise", "views")
+    twins.twin_subkey(secret, f"{purpose}|{how}", "djx2") for purpose in ("noise", "views")
   )
   found = []
   for record in order:
     index, view = divmod(record, count)
     image = given.images[index]
     if view:
-      drawn = test_streams.twin_record(view_key, image.tobytes(), index, view, 3)
-      image = test_views.twin(image, drawn, views["crop"], views["flip"])
-    drawn = test_streams.twin_record(noise_key, image.tobytes(), index, view, 64)
+      drawn = twins.twin_record(view_key, image.tobytes(), index, view, 3)
+      image = twins.twin(image, drawn, views["crop"], views["flip"])
+    drawn = twins.twin_record(noise_key, image.tobytes(), index, view, 64)
     noise = np.array(drawn, np.float32).reshape(1, 8, 8, 1)
     found.append(scheme.export(key, image[None], lambda noise=noise: noise)[0])
   classes = list(range(10))
   if not vector["options"].get("plain_labels"):
-    classes = test_streams.twin_label_permutation(secret, 10, "djx2")
+    classes = twins.twin_label_permutation(secret, 10, "djx2")
   return np.array(found), [classes[given.labels[record // count]] for record in order]
 
 

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.audits import nearest_mean
 
 from configs import base
 from djax import models, schemes, sources
@@ -26,7 +27,6 @@ from djax.errors import ConfigError
 from djax.ops import blocks
 from djax.schemes import base as contract
 from djax.schemes.base import BLOCK_SIZE, Kind, Option, Scheme, SchemeSpec, Trait
-from helpers.audits import nearest_mean
 from train.__main__ import main as train_main
 
 SPLITS = ("--train-split", "train[:200]", "--test-split", "test[:40]")
@@ -54,7 +54,9 @@ def xor_scheme(
     return Pad(np.frombuffer(read("xor", positions), np.uint8) & np.uint8(flips))
 
   def changed(key, cut):
-    return cut ^ jnp.asarray(key.pads).reshape(-1, *[1] * (cut.ndim - cut.shape.index(positions) - 1))
+    return cut ^ jnp.asarray(key.pads).reshape(
+      -1, *[1] * (cut.ndim - cut.shape.index(positions) - 1)
+    )
 
   def disguise(key, images, labels, *, rng):
     del rng
@@ -149,7 +151,16 @@ def test_a_scheme_is_disguised_verified_and_restored(xor, call, tmp_path):
 
 
 def test_a_scheme_is_audited(xor, call, quick, tmp_path):
-  given = ("--source", "digits", "--scheme", "xor", "--block-size", 4, "--attacks", "examiner,regression,moments")
+  given = (
+    "--source",
+    "digits",
+    "--scheme",
+    "xor",
+    "--block-size",
+    4,
+    "--attacks",
+    "examiner,regression,moments",
+  )
   code, out, err = call("audit", *given, "--out", tmp_path / "a")
   assert code == 0, err
   facts = json.loads((tmp_path / "a" / "audit.json").read_text())
@@ -166,12 +177,22 @@ def test_a_scheme_is_benched(xor):
 
 
 def test_a_scheme_is_trained_on(xor, tmp_path, capsys):
-  words = ["data.train_split=train[:64]", "data.test_split=test[:32]", "train.epochs=1", "train.batch_size=32"]
+  words = [
+    "data.train_split=train[:64]",
+    "data.test_split=test[:32]",
+    "train.epochs=1",
+    "train.batch_size=32",
+  ]
   words += ["model.width=2", "disguise.scheme=xor", "disguise.flips=7"]
   flags = [f"--config.{word}" for word in words]
   assert train_main([*flags, "--workdir", str(tmp_path / "run"), "--json"]) == 0
   result = json.loads(capsys.readouterr().out)
-  assert result["scheme"] == {"scheme": "xor", "image_shape": [8, 8, 1], "block_size": 2, "flips": 7}
+  assert result["scheme"] == {
+    "scheme": "xor",
+    "image_shape": [8, 8, 1],
+    "block_size": 2,
+    "flips": 7,
+  }
   assert train_main([*flags[:-1], "--config.disguise.flips=999"]) == 2
   assert "config.disguise.flips must be at most 255" in capsys.readouterr().err
 
@@ -198,7 +219,12 @@ def test_a_network_is_trained_by_its_name(tmp_path, capsys, monkeypatch):
       return nn.Dense(self.classes)(images.reshape(len(images), -1))
 
   monkeypatch.setitem(models.MODELS, "linear", Linear)
-  words = ["data.train_split=train[:64]", "data.test_split=test[:32]", "train.epochs=1", "train.batch_size=32"]
+  words = [
+    "data.train_split=train[:64]",
+    "data.test_split=test[:32]",
+    "train.epochs=1",
+    "train.batch_size=32",
+  ]
   flags = [f"--config.{word}" for word in (*words, "model.name=linear")]
   assert train_main([*flags, "--workdir", str(tmp_path / "run"), "--json"]) == 0
   assert json.loads(capsys.readouterr().out)["steps"] == 2
@@ -210,7 +236,12 @@ class Ramps(sources.Records):
   def __init__(self, split):
     self._count = {"train": 40, "test": 10}[split]
     super().__init__(
-      self._count, name="ramps", image_shape=(4, 4, 1), dtype=np.uint8, class_names=("a", "b"), files={}
+      self._count,
+      name="ramps",
+      image_shape=(4, 4, 1),
+      dtype=np.uint8,
+      class_names=("a", "b"),
+      files={},
     )
 
   def _read(self, start, stop):
@@ -234,7 +265,9 @@ def test_a_source_is_disguised_by_its_name(call, tmp_path, monkeypatch):
   given = ("--source", "ramps", "--scheme", "aes", "--block-size", 4)
   code, _, err = call("disguise", *given, "--key", tmp_path / "key", "--out", tmp_path / "d")
   assert code == 0, err
-  assert call("restore", tmp_path / "d", "--key", tmp_path / "key", "--out", tmp_path / "b.npz")[0] == 0
+  assert (
+    call("restore", tmp_path / "d", "--key", tmp_path / "key", "--out", tmp_path / "b.npz")[0] == 0
+  )
   back = sources.load(str(tmp_path / "b.npz"), "train")
   assert np.array_equal(back.images, Ramps("train").read(0, 40).images)
   with pytest.raises(ConfigError, match="resizes image folders only"):
@@ -254,7 +287,10 @@ def outcome(folder, *words):
   path = os.pathsep.join([str(folder), *sys.path])
   return subprocess.run(
     [sys.executable, "-m", "djax", *words],
-    capture_output=True, text=True, timeout=120, env={**os.environ, "PYTHONPATH": path},
+    capture_output=True,
+    text=True,
+    timeout=120,
+    env={**os.environ, "PYTHONPATH": path},
   )
 
 
@@ -274,11 +310,16 @@ def test_another_package_brings_a_scheme_and_an_attack(tmp_path):
   shown = outcome(tmp_path, "disguise", "--help")
   assert "{rmt,aes,permutation,brought}" in "".join(shown.stdout.split()), shown.stderr
   script = "from djax import schemes; from djax.attacks import ATTACKS; "
-  script += "print(schemes.SCHEMES['rmt'].name, schemes.SCHEMES['brought'].name, ATTACKS['asked'].title)"
+  script += (
+    "print(schemes.SCHEMES['rmt'].name, schemes.SCHEMES['brought'].name, ATTACKS['asked'].title)"
+  )
   path = os.pathsep.join([str(tmp_path), *sys.path])
   done = subprocess.run(
     [sys.executable, "-c", script],
-    capture_output=True, text=True, timeout=120, env={**os.environ, "PYTHONPATH": path},
+    capture_output=True,
+    text=True,
+    timeout=120,
+    env={**os.environ, "PYTHONPATH": path},
   )
   # What ships with djax keeps its name.
   assert done.stdout == "rmt brought a title\n", done.stderr
@@ -287,7 +328,10 @@ def test_another_package_brings_a_scheme_and_an_attack(tmp_path):
 @pytest.mark.parametrize(
   ("code", "message"),
   [
-    ("raise RuntimeError('no such GPU')", "must be importable, it is not: RuntimeError: no such GPU"),
+    (
+      "raise RuntimeError('no such GPU')",
+      "must be importable, it is not: RuntimeError: no such GPU",
+    ),
     ("KIND = 3", "must point at a thing of that name"),
   ],
 )

@@ -1,4 +1,5 @@
 import errno
+import fcntl
 import os
 import pathlib
 import signal
@@ -13,8 +14,11 @@ import time
 import pytest
 
 import djax
-from djax.errors import UnsafeError
+from djax import keys
+from djax.errors import DjaxError, UnsafeError
 from djax.io import files
+from djax.keys import keyfile
+from djax.owner import ledger
 
 ROOT = pathlib.Path(djax.__file__).parent.parent
 
@@ -950,23 +954,73 @@ def test_a_lock_that_is_waited_for_is_given_when_the_other_ends(tmp_path, holder
     os.close(descriptor)
 
 
-def test_disks_and_systems_without_locks_are_written_without(tmp_path, monkeypatch):
-  import fcntl
-
+def test_disks_without_locks_are_written_without(tmp_path, monkeypatch):
   def unknown(*args):
     raise OSError(errno.ENOLCK, "No locks available")
 
-  with monkeypatch.context() as patch:
-    patch.setattr(fcntl, "flock", unknown)
-    write_file(tmp_path / "a")
-    with files.working_lock(tmp_path / "lock", busy="taken"):
-      pass
-    files.wait_for_lock(0)
-  monkeypatch.setitem(sys.modules, "fcntl", None)
-  write_file(tmp_path / "b")
-  write_folder(tmp_path / "c")
+  monkeypatch.setattr(fcntl, "flock", unknown)
+  write_file(tmp_path / "a")
+  write_folder(tmp_path / "b")
+  with files.working_lock(tmp_path / "lock", busy="taken"):
+    pass
   files.wait_for_lock(0)
-  assert names(tmp_path) == ["a", "b", "c", "lock"]
+  assert names(tmp_path) == ["a", "b", "lock"]
+
+
+NO_FCNTL = """
+  import sys
+  from pathlib import Path
+  sys.modules["fcntl"] = None
+  """
+
+
+def test_without_fcntl_everything_is_imported():
+  done = child(
+    NO_FCNTL
+    + """
+  import djax, djax.__main__, djax.keys.keyfile, djax.ops.blocks, djax.ops.rmt, djax.owner.export, djax.owner.ledger
+  import train, train.__main__, train.config, train.loop, train.answer
+  print(djax.io.files.fcntl)
+  """
+  )
+  assert (done.returncode, done.stdout) == (0, "None\n"), done.stderr
+
+
+@pytest.mark.parametrize(
+  "work",
+  [
+    "djax.__main__.main(['keygen', str(out / 'new'), '--no-passphrase'])",
+    "djax.__main__.main(['disguise', '--source', 'digits', '--scheme', 'rmt', '--block-size', '2', '--key', "
+    "str(out / 'key'), '--no-ledger', '--out', str(out / 'new')])",
+    "train.__main__.main(['--workdir', str(out / 'new')])",
+  ],
+  ids=["keygen", "disguise", "train"],
+)
+def test_without_fcntl_what_needs_a_lock_ends_in_a_line_and_writes_nothing(tmp_path, work):
+  keyfile.write(tmp_path / "key", keys.Master(bytes(32)), passphrase=None)
+  done = child(
+    NO_FCNTL
+    + f"""
+  import djax.__main__, train.__main__
+  out = Path(sys.argv[1])
+  sys.exit({work})
+  """,
+    tmp_path,
+  )
+  assert done.returncode == 1
+  line = done.stderr.splitlines()[-1]
+  assert f"{tmp_path}/new must be locked while it is written" in line
+  assert "file locking is not available on this platform" in line
+  assert "Traceback" not in done.stderr
+  assert names(tmp_path) == ["key"]
+
+
+def test_without_fcntl_the_ledger_is_not_begun(tmp_path, monkeypatch):
+  monkeypatch.setattr(files, "fcntl", None)
+  book = ledger.Ledger(tmp_path / "key.ledger")
+  with pytest.raises(DjaxError, match="file locking is not available"), book._opened():
+    pytest.fail("it is open")
+  assert names(tmp_path) == []
 
 
 def test_threads_that_write_other_targets_do_not_meet(tmp_path):

@@ -17,7 +17,7 @@ import time
 import hostile
 import numpy as np
 import pytest
-from test_loop import tiny
+from helpers.training import tiny
 
 import train
 from djax import keys, sources

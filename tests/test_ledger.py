@@ -11,8 +11,9 @@ import sys
 
 import numpy as np
 import pytest
+from helpers.leaks import leaks, secrets_of
+from helpers.ledgers import MASTER, entered
 from PIL import Image
-from test_secrets import leaks, secrets_of
 
 from djax import keys
 from djax.disguised import directory, manifest
@@ -22,7 +23,6 @@ from djax.owner import ledger as ledger_lib
 from djax.owner.ledger import Entry, Ledger
 from djax.owner.plan import Request
 
-MASTER = keys.Master(bytes(range(3, 35)))
 ID = "00112233445566778899aabbccddeeff"
 RMT = {"scheme": "rmt", "block_size": 2, "noise_level": 25.0}
 PERMUTATION = {"scheme": "permutation", "block_size": 4}
@@ -225,16 +225,6 @@ def test_a_crash_is_healed_by_doing_it_again(ledger, tmp_path, monkeypatch, wher
 # Accidents.
 
 
-def entered(ledger, *numbers):
-  """Enters made-up data sets."""
-  for number in numbers:
-    planned = Entry(
-      "", MASTER.fingerprint, f"{number:032x}", "", "npz", ("00",), {"a": {"b": 1}}, ""
-    )
-    facts = type("Facts", (), {"sha256": f"{number:064x}"})()
-    ledger.enter(planned, facts)
-
-
 def known(ledger):
   return [int(entry.id, 16) for entry in ledger.entries()]
 
@@ -396,7 +386,8 @@ def test_what_the_system_refuses_is_said_in_one_line_and_leaves_no_half_entry(
 WRITER = """
 import pathlib, sys
 sys.path.insert(0, sys.argv[1])
-from test_ledger import Ledger, entered
+from djax.owner.ledger import Ledger
+from helpers.ledgers import entered
 print("ready", flush=True)
 sys.stdin.readline()
 for number in range(int(sys.argv[3]), int(sys.argv[4])):

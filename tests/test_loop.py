@@ -14,6 +14,7 @@ import numpy as np
 import optax
 import orbax.checkpoint as ocp
 import pytest
+from helpers.training import assert_same_state, params, tiny
 
 import train
 from djax import keys, models, sources
@@ -25,32 +26,6 @@ from train import config as config_lib
 from train import loop, optimizers, run_dir
 from train import state as state_lib
 from train.data import input_pipeline, mixing
-
-
-def tiny(*overrides):
-  config = config_lib.load("digits_rmt")
-  config_lib.override(
-    config,
-    [
-      "data.train_split=train[:128]",
-      "data.test_split=test[:50]",
-      "model.width=2",
-      "train.epochs=2",
-      "train.batch_size=32",
-      "train.checkpoint_every_steps=3",
-      *overrides,
-    ],
-  )
-  return config
-
-
-def params(workdir):
-  manager = ocp.CheckpointManager(workdir / "checkpoints")
-  step = manager.latest_step()
-  args = ocp.args.Composite(state=ocp.args.StandardRestore())
-  state = manager.restore(step, args=args)["state"]
-  manager.close()
-  return step, jax.tree.map(np.asarray, state)
 
 
 def scalars(folder):
@@ -65,15 +40,6 @@ def scalars(folder):
     data = data[16 + length :]
     found += [(event.step, v.simple_value) for v in event.summary.value if v.tag == "test_accuracy"]
   return [(step, pytest.approx(value, rel=1e-6)) for step, value in found]
-
-
-def assert_same_state(a, b):
-  (step_a, state_a), (step_b, state_b) = a, b
-  assert step_a == step_b
-  leaves_a, leaves_b = jax.tree.leaves(state_a), jax.tree.leaves(state_b)
-  assert len(leaves_a) == len(leaves_b) > 10
-  for x, y in zip(leaves_a, leaves_b, strict=True):
-    assert x.tobytes() == y.tobytes()
 
 
 def test_a_run_leaves_what_it_promises(tmp_path, capsys):

@@ -12,31 +12,12 @@ import termios
 import time
 
 import pytest
+from helpers.verbs import PACKAGE, ROOT, environment, failed, run
 
-import djax
 from djax import keys
 from djax.keys import keyfile
 
-PACKAGE = os.path.dirname(djax.__file__)
-ROOT = os.path.dirname(PACKAGE)
 SECRET = bytes(range(50, 82))
-
-
-def environment(**more):
-  kept = {k: os.environ[k] for k in ("PATH", "HOME", "TMPDIR") if k in os.environ}
-  return {**kept, "PYTHONPATH": ROOT, "JAX_PLATFORMS": "cpu", **more}
-
-
-def run(*arguments, cwd=None, python=("-W", "error", "-m", "djax"), **env):
-  return subprocess.run(
-    [sys.executable, *python, *map(str, arguments)],
-    cwd=cwd,
-    env=environment(**env),
-    stdin=subprocess.DEVNULL,
-    capture_output=True,
-    text=True,
-    timeout=120,
-  )
 
 
 @pytest.fixture
@@ -44,14 +25,6 @@ def clear(tmp_path):
   """A key file without passphrase."""
   keyfile.write(tmp_path / "clear.key", keys.Master(SECRET), passphrase=None)
   return tmp_path / "clear.key"
-
-
-def failed(done, code, message):
-  """Asserts one line on stderr, nothing on stdout, and the exit code."""
-  assert done.stdout == ""
-  assert re.fullmatch(r"djax: error: .*\n", done.stderr), done.stderr
-  assert re.search(message, done.stderr), done.stderr
-  assert done.returncode == code
 
 
 # keygen.

@@ -13,35 +13,21 @@ import flax.linen as nn
 import jax
 import numpy as np
 import pytest
+from helpers.digits import MASTER, SPLITS, write
+from helpers.training import Logged, assert_same_state, config_for, params, tiny
 from jax.sharding import AxisType
-from test_loop import assert_same_state, params, tiny
 
 import train
 from djax import keys, models, schemes, sources
 from djax.disguised import directory, manifest, quantise
 from djax.errors import ConfigError, DataError, KeyMismatchError
 from djax.io import picture
-from djax.owner import export, query
-from djax.owner.plan import Request
+from djax.owner import query
 from train import __main__ as cli
 from train import config as config_lib
 from train import loop
 from train.data import input_pipeline, inputs
 from train.data.input_pipeline import Feed, Pipeline, epoch_order
-
-MASTER = keys.experiment(3)
-RMT = {"scheme": "rmt", "block_size": 2, "noise_level": 25.0}
-SPLITS = {"train": "train[:128]", "test": "test[:50]"}
-
-
-def write(folder, master=MASTER, disguise=RMT, splits=SPLITS, **options):
-  request = Request("digits", disguise, splits, originals_per_shard=40, **options)
-  return export.disguise(request, folder, master)
-
-
-def config_for(folder, *overrides):
-  splits = ["data.train_split=train", "data.test_split=test", "disguise.scheme=plain"]
-  return tiny(f"data.disguised_dir={folder}", *splits, "disguise.noise_level=0", *overrides)
 
 
 @pytest.fixture(scope="module")
@@ -162,22 +148,6 @@ def test_batches_equal_a_loop_over_records(tmp_path, mesh, monkeypatch, dtype, g
       want = quantise.dequantise(stored[0], facts.quantiser, block_size=2)
     np.testing.assert_allclose(got[i], want, rtol=1e-6, atol=1e-4)
     assert labels[i] == label[0]
-
-
-class Logged:
-  """Records that note which rows are asked for."""
-
-  def __init__(self, count):
-    self.count, self.reads = count, []
-
-  def __len__(self):
-    return self.count
-
-  def read(self, rows):
-    self.reads.append(rows)
-    return np.zeros((len(rows), 4, 4, 1), np.uint8) + (rows % 251)[:, None, None, None].astype(
-      np.uint8
-    ), rows % 3
 
 
 def feed_of(records, *, streamed):

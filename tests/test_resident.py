@@ -9,10 +9,9 @@ from typing import NamedTuple
 import jax
 import numpy as np
 import pytest
+from helpers.leaks import leaks, secrets_of
+from helpers.training import Logged, assert_same_state, params, tiny
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
-from test_loop import assert_same_state, params, tiny
-from test_outsourced import Logged
-from test_secrets import leaks, secrets_of
 
 import train
 from djax import keys, models

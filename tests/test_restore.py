@@ -11,6 +11,7 @@ import zipfile
 
 import numpy as np
 import pytest
+from helpers.directories import mend
 
 from djax import keys, sources
 from djax.disguised import directory, manifest
@@ -289,13 +290,6 @@ def test_another_key_is_refused(noisy, tmp_path, write, name):
   refused(write, noisy, other, tmp_path / name, KeyMismatchError, f"got {other.fingerprint}")
   with pytest.raises(KeyMismatchError):
     restore.originals(noisy, other, "train", chunk=1)
-
-
-def mend(folder):
-  """Renews the checksum, as anyone can; the MAC stays."""
-  first = (folder / manifest.MAC_FILE).read_bytes().partition(b"\n")[0] + b"\n"
-  digest = hashlib.sha256((folder / manifest.FILE).read_bytes() + first).hexdigest()
-  (folder / manifest.MAC_FILE).write_bytes(first + f"sha256 {digest}\n".encode())
 
 
 def tamper(folder):

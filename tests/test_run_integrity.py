@@ -6,6 +6,7 @@
 import contextlib
 import functools
 import hashlib
+import importlib.metadata
 import itertools
 import json
 import os
@@ -23,10 +24,11 @@ import hypothesis
 import jax
 import numpy as np
 import pytest
+from helpers.digits import write
+from helpers.training import assert_same_state, config_for, params
 from hypothesis import strategies as st
-from test_loop import assert_same_state, params
-from test_outsourced import config_for, write
 
+import djax
 import train
 from djax import keys, models, sources
 from djax.errors import ConfigError, DataError, DjaxError, UnsafeError
@@ -834,7 +836,8 @@ def test_fuzzed_files_of_orbax_are_resumed_or_refused(
 
 def test_git_is_not_told_the_passphrase_and_need_not_be_there(monkeypatch, tmp_path):
   tool = tmp_path / "git"
-  tool.write_text(f"#!/bin/sh\nenv > {tmp_path}/seen\necho abc\n")
+  checkout = Path(djax.__file__).parents[1]
+  tool.write_text(f"#!/bin/sh\nenv > {tmp_path}/seen\nprintf '%s\\nabc\\n' '{checkout}'\n")
   tool.chmod(0o755)
   monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
   monkeypatch.setenv("DJAX_PASSPHRASE", "secret words")
@@ -843,6 +846,79 @@ def test_git_is_not_told_the_passphrase_and_need_not_be_there(monkeypatch, tmp_p
   assert "PATH=" in seen and "secret words" not in seen and "DJAX_PASSPHRASE" not in seen
   monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
   assert run_dir._revision() is None
+
+
+def git(folder, *words):
+  identity = (
+    "-c",
+    "user.name=djax",
+    "-c",
+    "user.email=djax@localhost",
+    "-c",
+    "commit.gpgsign=false",
+  )
+  command = ["git", *identity, *words]
+  return subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True).stdout
+
+
+def repository(folder, *, ignored=""):
+  """Makes a repository of what lies in a folder and returns its commit."""
+  folder.mkdir(exist_ok=True)
+  (folder / ".gitignore").write_text(ignored)
+  git(folder, "init", "-q")
+  git(folder, "add", ".")
+  git(folder, "commit", "-q", "-m", "all")
+  return git(folder, "rev-parse", "HEAD").strip()
+
+
+@pytest.mark.parametrize(
+  ("inside", "ignored", "own"),
+  [
+    (".", "", True),
+    (".", "djax/\n", False),  # site-packages that are somebody's repository
+    ("vendored", "", False),
+    ("venv/lib/site-packages", "venv/\n", False),
+  ],
+)
+def test_the_revision_is_that_of_djax_own_checkout_alone(
+  monkeypatch, tmp_path, inside, ignored, own
+):
+  package = tmp_path / "repository" / inside / "djax"
+  package.mkdir(parents=True)
+  (package / "__init__.py").touch()
+  revision = repository(tmp_path / "repository", ignored=ignored)
+  monkeypatch.setattr(djax, "__file__", str(package / "__init__.py"))
+  assert run_dir._revision() == (revision if own else None)
+
+
+def test_the_revision_is_not_that_of_the_repository_whose_hook_runs_us(monkeypatch, tmp_path):
+  package = tmp_path / "ours" / "djax"
+  package.mkdir(parents=True)
+  (package / "__init__.py").touch()
+  ours, other = repository(tmp_path / "ours"), repository(tmp_path / "other", ignored="other")
+  assert ours != other
+  monkeypatch.setattr(djax, "__file__", str(package / "__init__.py"))
+  monkeypatch.setenv("GIT_DIR", str(tmp_path / "other" / ".git"))
+  assert run_dir._revision() == ours
+
+
+def test_without_git_and_without_an_installed_djax_the_environment_is_written(
+  monkeypatch, tmp_path
+):
+  known = importlib.metadata.version
+
+  def version(name):
+    if name in ("djax", "grain"):
+      raise importlib.metadata.PackageNotFoundError(name)
+    return known(name)
+
+  monkeypatch.setattr(importlib.metadata, "version", version)
+  monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
+  run_dir.note_environment(tmp_path)
+  facts = json.loads((tmp_path / "environment.json").read_text())
+  assert facts["revision"] is None
+  assert facts["versions"]["djax"] == djax.__version__ and facts["versions"]["grain"] is None
+  assert facts["versions"]["jax"] == jax.__version__
 
 
 def test_what_comes_from_files_is_shown_escaped(capsys):

@@ -7,7 +7,7 @@ import types
 import numpy as np
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
-from test_streams import twin_data_set, twin_subkey
+from helpers.twins import twin_data_set, twin_subkey
 
 from djax import keys
 from djax.errors import ManifestError

@@ -10,8 +10,8 @@ import zipfile
 
 import numpy as np
 import pytest
+from helpers.source_files import arrays, draw, kinds, write_tfds
 from PIL import Image
-from test_sources import arrays, draw, kinds, write_tfds
 
 from djax import sources
 from djax.errors import ConfigError, DataError

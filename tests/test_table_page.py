@@ -7,7 +7,8 @@ import re
 import shutil
 
 import pytest
-from test_table import TABLE, call, fake_audit, fake_run, table  # noqa: F401
+from helpers import tables
+from helpers.tables import TABLE, fake_audit, fake_run
 
 from train.table import collect, figures, page, plot, rows, runner
 
@@ -16,7 +17,17 @@ FILES = ("results.md", "results.json", "results.svg")
 
 
 @pytest.fixture
-def made(table, call, tmp_path):  # noqa: F811
+def table(monkeypatch):
+  return tables.faked(monkeypatch)
+
+
+@pytest.fixture
+def call(capsys, tmp_path):
+  return tables.caller(capsys, tmp_path)
+
+
+@pytest.fixture
+def made(table, call, tmp_path):
   """Runs the three rows with fakes; returns what writes the page and reads its files."""
   assert call()[0] == 0
   docs = tmp_path / "docs"
@@ -94,13 +105,13 @@ def test_rows_that_were_not_run_say_so(made, tmp_path):
   assert second["gap closed"] == ""
 
 
-def test_nothing_run_makes_a_page(table, call, tmp_path):  # noqa: F811
+def test_nothing_run_makes_a_page(table, call, tmp_path):
   code, out, _ = call("--page", str(tmp_path / "docs/results.md"))
   assert code == 0 and sum("not run yet" in line for line in out) == 2
   assert (tmp_path / "docs/results.svg").read_text().startswith("<?xml")
 
 
-def test_runs_of_another_config_are_not_counted(table, call, tmp_path):  # noqa: F811
+def test_runs_of_another_config_are_not_counted(table, call, tmp_path):
   call("first", "--config.model.width=3")
   row, _, _ = facts_of(tmp_path)["rows"]
   assert [run["disguised"] for run in row["runs"]] == [None, None] and row["audit"]
@@ -130,7 +141,7 @@ def test_a_run_that_is_here_wins_over_an_earlier_figure(made, tmp_path):
 
 
 @pytest.mark.parametrize("text", ["{}", "[1]", "half", '{"format": "djax-results", "version": 2}'])
-def test_a_file_that_is_something_else_is_not_overwritten(table, call, tmp_path, text):  # noqa: F811
+def test_a_file_that_is_something_else_is_not_overwritten(table, call, tmp_path, text):
   (tmp_path / "results.json").write_text(text)
   code, out, err = call("--page", str(tmp_path / "results.md"))
   assert code == 4 and out == [] and len(err) == 1 and "must hold results" in err[0]

@@ -1,32 +1,11 @@
-import math
-
 import numpy as np
 import pytest
+from helpers.twins import twin
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
 from djax.host import augment
-
-
-def twin(image, u, crop, flip):
-  """docs/format.md, section 3, pixel by pixel."""
-  height, width, _ = image.shape
-  dy = math.floor(float(u[0]) * (2 * crop + 1)) - crop
-  dx = math.floor(float(u[1]) * (2 * crop + 1)) - crop
-
-  def inside(place, size):
-    if place < 0:
-      return -place
-    return place if place < size else size - 1 - (place - (size - 1))
-
-  shifted = [
-    [image[inside(y + dy, height), inside(x + dx, width)].tolist() for x in range(width)]
-    for y in range(height)
-  ]
-  if flip and float(u[2]) < 0.5:
-    shifted = [row[::-1] for row in shifted]
-  return np.array(shifted, image.dtype)
 
 
 def draws(count, seed=0):

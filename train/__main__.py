@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import train
+from djax.cli import program
 from djax.errors import ConfigError, nearest
 from djax.io import escape
 from train import terminal
@@ -24,6 +25,8 @@ def main(argv: Sequence[str] | None = None) -> int:
   Returns:
     Exit code: 0 ok, 1 failed, 2 usage or config, 3 key, 4 data, 5 refused for safety, 143/130 after a signal.
   """
+  if argv is None:
+    program.own_modules_first()
   given = sys.argv[1:] if argv is None else list(argv)
   escape.never_fail(sys.stdout)
   return terminal.guarded(lambda: _main(given), place="the run directory")
@@ -64,6 +67,10 @@ def _main(argv: list[str]) -> int:
   return 0
 
 
+def _program() -> str:
+  return program.name("train", "djax-train")
+
+
 def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
   """Splits the arguments into flags and ``group.name=value`` assignments."""
   assignments, rest = [], []
@@ -75,7 +82,7 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     else:
       rest.append(word)
   parser = argparse.ArgumentParser(
-    prog="python -m train", add_help=False, allow_abbrev=False, exit_on_error=False
+    prog=_program(), add_help=False, allow_abbrev=False, exit_on_error=False
   )
   parser.add_argument("--config", default="digits_rmt")
   parser.add_argument("--workdir", default="")
@@ -95,9 +102,10 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
 
 
 def _help(name: str, leaves) -> str:
+  usage = f"usage: {_program()}"
   lines = [
-    "usage: python -m train [--config=NAME_OR_FILE] [--workdir=DIR] [--config.FIELD=VALUE ...]",
-    "                       [--key=FILE [--passphrase-file=FILE]] [--json]",
+    f"{usage} [--config=NAME_OR_FILE] [--workdir=DIR] [--config.FIELD=VALUE ...]",
+    f"{' ' * len(usage)} [--key=FILE [--passphrase-file=FILE]] [--json]",
     "",
     "  --config           a shipped config or a Python file with get_config()",
     "  --workdir          run directory; a run found there goes on (default runs/<time>_<config>)",

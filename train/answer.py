@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
+from djax.cli import program
 from djax.disguised import directory, manifest, quantise
 from djax.errors import ConfigError, DataError, KeyMismatchError
 from djax.io import files
@@ -34,6 +35,8 @@ def main(argv: Sequence[str] | None = None) -> int:
   Returns:
     Exit code, as ``python -m train`` has them.
   """
+  if argv is None:
+    program.own_modules_first()
   given = sys.argv[1:] if argv is None else list(argv)
   return terminal.guarded(lambda: _main(given), place="the answer")
 

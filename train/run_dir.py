@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.record_writer import masked_crc32c
 
+import djax
 from djax.errors import ConfigError, DataError, DjaxError, KeyMismatchError
 from djax.io import files, foreign, form
 from djax.io.foreign import Content
@@ -27,7 +28,7 @@ from train import config as config_lib
 
 __all__ = ["Metrics", "locked", "note_environment", "open_run", "write_json"]
 
-_PACKAGES = ("djax", "jax", "jaxlib", "flax", "optax", "numpy", "orbax-checkpoint", "grain")
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "orbax-checkpoint", "grain")
 # Where the data lie and are held may change; disguise.json says which they are.
 _FREE = ("data.disguised_dir", "data.memory_gb", "disguise.acknowledge")
 _COPY_BYTES = 8 << 20
@@ -49,8 +50,9 @@ def locked(workdir: Path) -> Iterator[None]:
 
   Raises:
     UnsafeError: if another process trains there.
-    DjaxError: if the directory cannot be written.
+    DjaxError: if the directory cannot be written, or this platform has no locks.
   """
+  files.require_locks(workdir)
   with contextlib.ExitStack() as stack:
     with _writable(workdir):
       workdir.mkdir(parents=True, exist_ok=True)
@@ -245,18 +247,40 @@ def _environment() -> dict[str, Any]:
     "platform": platform.platform(),
     "cpus": os.cpu_count(),
     "devices": [device.device_kind for device in jax.devices()],
-    "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
+    "versions": {"djax": djax.__version__, **{name: _version(name) for name in _PACKAGES}},
     "revision": _revision(),
   }
 
 
+def _version(package: str) -> str | None:
+  """Returns the version of a package, or None if it is not installed."""
+  try:
+    return importlib.metadata.version(package)
+  except importlib.metadata.PackageNotFoundError:
+    return None
+
+
 def _revision() -> str | None:
-  """Returns the commit of the code, or None without one, or without git. The passphrase is none of git's business."""
-  environment = {name: v for name, v in os.environ.items() if name != "DJAX_PASSPHRASE"}
+  """Returns the commit of djax's own checkout; None without one, without git, or inside another repository."""
+  checkout = Path(djax.__file__).parents[1]
+  lines = (_git(checkout, "rev-parse", "--show-toplevel", "HEAD") or "").splitlines()
+  if len(lines) != 2 or Path(lines[0]).resolve() != checkout.resolve():
+    return None
+  # A copy that another repository ignores, such as one under its site-packages, is not what its commit holds.
+  if _git(checkout, "ls-files", "--error-unmatch", "--", "djax/__init__.py") is None:
+    return None
+  return lines[1]
+
+
+def _git(folder: Path, *words: str) -> str | None:
+  """Returns what git prints about a folder, or None. The passphrase is none of git's business."""
+  # In a hook, GIT_DIR names the repository that git works on, whatever the folder.
+  hidden = ("DJAX_PASSPHRASE", "GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR")
+  environment = {name: v for name, v in os.environ.items() if name not in hidden}
   try:
     done = subprocess.run(
-      ["git", "rev-parse", "HEAD"],
-      cwd=Path(__file__).parent,
+      ["git", *words],
+      cwd=folder,
       env=environment,
       capture_output=True,
       text=True,
@@ -265,4 +289,4 @@ def _revision() -> str | None:
     )
   except (OSError, subprocess.SubprocessError):
     return None
-  return done.stdout.strip() or None
+  return done.stdout if done.returncode == 0 else None

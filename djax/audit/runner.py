@@ -1,5 +1,6 @@
 """Runs the attacks that apply to a setting and writes down what came of each, the refused and the failed included."""
 
+import contextlib
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -219,5 +220,10 @@ def _plain(value: Any) -> Any:
   return str(value)
 
 
-def _versions() -> dict[str, str]:
-  return {name: metadata.version(name) for name in _PACKAGES}
+def _versions() -> dict[str, str | None]:
+  """Returns the versions of what the audit computes with; None for what was installed without its metadata."""
+  versions: dict[str, str | None] = dict.fromkeys(_PACKAGES)
+  for name in _PACKAGES:
+    with contextlib.suppress(metadata.PackageNotFoundError):
+      versions[name] = metadata.version(name)
+  return versions

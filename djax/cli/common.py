@@ -188,9 +188,9 @@ def _add_query(verbs: Any) -> None:
     help="ask a network that was trained on disguised images",
     description="Classifies images with a network trained on disguised ones: here or, by request and answer, "
     "on a rented machine.",
-    usage="""python -m djax query IMAGES... --checkpoint RUN --key K    all at once, on this machine
-       python -m djax query IMAGES... --data DIR --request REQ --key K    write a request
-       python -m djax query --request REQ --answers FILE --key K    read the answer""",
+    usage="""%(prog)s IMAGES... --checkpoint RUN --key K    all at once, on this machine
+       %(prog)s IMAGES... --data DIR --request REQ --key K    write a request
+       %(prog)s --request REQ --answers FILE --key K    read the answer""",
   )
   parser.add_argument(
     "images", metavar="IMAGES", nargs="*", help="PNG or JPEG files, folders of them, .npy, .npz"
@@ -220,12 +220,12 @@ def _add_audit(verbs: Any, *, schemes: bool) -> None:
     description="Attacks a disguise with everything there is and says what came of it. Makes an experiment key of its "
     "own; a key file is needed for --data alone, to know which record shows which original. The report shows "
     "originals: keep it.",
-    usage="""python -m djax audit --source S --scheme NAME --block-size B ... --out DIR
-       python -m djax audit --config NAME --out DIR    a training config's source and disguise
-       python -m djax audit --data DISGUISED --originals S --key K --out DIR    what disguise wrote
-       python -m djax audit --run DIR --out DIR    the model of a training run under an experiment's key
-       python -m djax audit --sweep --source S --scheme NAME --out DIR    blocks x noise x known pairs
-       python -m djax audit --write-table FILE    the table of audited settings""",
+    usage="""%(prog)s --source S --scheme NAME --block-size B ... --out DIR
+       %(prog)s --config NAME --out DIR    a training config's source and disguise
+       %(prog)s --data DISGUISED --originals S --key K --out DIR    what disguise wrote
+       %(prog)s --run DIR --out DIR    the model of a training run under an experiment's key
+       %(prog)s --sweep --source S --scheme NAME --out DIR    blocks x noise x known pairs
+       %(prog)s --write-table FILE    the table of audited settings""",
   )
   data = parser.add_argument_group("what is attacked")
   data.add_argument("--source", metavar="S", help="digits, TFDS name, ./folder or x.npz")

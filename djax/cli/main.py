@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from djax import keys
-from djax.cli import common
+from djax.cli import common, program
 from djax.cli.common import say
 from djax.errors import ConfigError, DataError, DjaxError, nearest
 from djax.io import escape
@@ -34,6 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
   Returns:
     The exit code: 0 ok, 1 failed, 2 usage, 3 key, 4 data, 5 refused for safety, 130 interrupted.
   """
+  if argv is None:
+    program.own_modules_first()
   escape.never_fail(sys.stdout)
   args = None
   given = sys.argv[1:] if argv is None else list(argv)
@@ -69,7 +71,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser(asked: str) -> argparse.ArgumentParser:
-  parser = _Parser(prog="python -m djax", description=__doc__.partition("\n")[0])
+  parser = _Parser(prog=program.name("djax", "djax"), description=__doc__.partition("\n")[0])
   verbs = parser.add_subparsers(dest="verb", required=True, metavar="|".join(_VERBS))
 
   keygen = verbs.add_parser("keygen", help="make a key and write it to a new file")

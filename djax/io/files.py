@@ -4,6 +4,8 @@ What is written goes under a temporary name first. That name is always the same 
 somebody writes, and is cleared by the next call: a process that was killed leaves nothing behind for ever. A rename
 gives the final name; file and folder are synced, so that it survives a power cut. Whatever else lies under a temporary
 name, such as a link, a pipe or a file of another user, is neither written to nor taken away.
+
+Disks that know no locks are written without. Where Python itself has none, nothing that needs one is written.
 """
 
 import contextlib
@@ -16,6 +18,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, NoReturn
 
+try:
+  import fcntl
+except ImportError:  # not on Windows, where keys and data can still be read
+  fcntl = None  # type: ignore[assignment]
+
 from djax.errors import DjaxError, UnsafeError
 
 __all__ = [
@@ -25,6 +32,7 @@ __all__ = [
   "new_folder",
   "private",
   "replace",
+  "require_locks",
   "sync_folder",
   "sync_tree",
   "temporary_of",
@@ -87,9 +95,11 @@ def new_file(target: Path) -> Iterator[IO[bytes]]:
 
   Raises:
     UnsafeError: if the target exists, another process is writing it, or something else has the temporary name.
+    DjaxError: if this platform has no locks.
     OSError: if it cannot be written.
   """
   check_new(target)
+  require_locks(target)
   temporary = temporary_of(target)
   with named(target):
     descriptor = _claim(temporary, folder=False)
@@ -120,9 +130,11 @@ def new_folder(target: Path) -> Iterator[Path]:
 
   Raises:
     UnsafeError: if the target exists, another process is writing it, or something else has the temporary name.
+    DjaxError: if this platform has no locks.
     OSError: if it cannot be written.
   """
   check_new(target)
+  require_locks(target)
   temporary = temporary_of(target)
   with named(target):
     descriptor = _claim(temporary, folder=True)
@@ -199,8 +211,10 @@ def working_lock(path: Path, *, busy: str) -> Iterator[None]:
 
   Raises:
     UnsafeError: if another process holds it, or something else than a file has that name.
+    DjaxError: if this platform has no locks.
     OSError: if the file cannot be made.
   """
+  require_locks(path)
   if os.path.lexists(path) and not stat.S_ISREG(os.lstat(path).st_mode):
     _in_the_way(path)
   descriptor = os.open(path, os.O_RDWR | os.O_CREAT | _FLAGS, 0o666)
@@ -217,13 +231,29 @@ def working_lock(path: Path, *, busy: str) -> Iterator[None]:
 def wait_for_lock(descriptor: int) -> None:
   """Locks an open file, waiting for whoever has it; on disks without locks it does nothing.
 
+  Call ``require_locks`` before the file is made.
+
   Args:
     descriptor: of the file.
   """
-  with contextlib.suppress(ImportError, OSError):
-    import fcntl  # not everywhere
-
+  with contextlib.suppress(OSError):
     fcntl.flock(descriptor, fcntl.LOCK_EX)
+
+
+def require_locks(path: Path) -> None:
+  """Refuses to write where Python has no file locks, before anything is made.
+
+  Args:
+    path: what would be written.
+
+  Raises:
+    DjaxError: if this platform has no locks.
+  """
+  if fcntl is None:
+    raise DjaxError(
+      f"{path} must be locked while it is written, and file locking is not available on this platform (Python has no "
+      "module fcntl here). Write it on Linux, on macOS or under WSL."
+    )
 
 
 def temporary_of(target: Path) -> Path:
@@ -371,10 +401,6 @@ def _make_file(path: Path, access: int) -> int:
 
 def _try_lock(descriptor: int) -> bool:
   """Locks a file for this process; False if another one has it. Disks without locks are written without."""
-  try:
-    import fcntl  # not everywhere
-  except ImportError:
-    return True
   try:
     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
   except OSError as error:

@@ -1,7 +1,8 @@
 """Networks by name. Each is a Flax module called as ``module.apply(variables, images, train=...)``.
 
 Images are float32 ``[B, H, W, C]``; logits are float32 ``[B, K]``. A new network is one file and one row. Its class has
-fields ``classes`` and ``dtype``; it may have ``width``, ``depth``, ``dropout`` and ``patch``, which the config fills, and
+fields ``classes`` and ``dtype``; it may have ``width``, ``depth``, ``dropout`` and ``patch``, which the config
+fills, and
 
 - ``standardised = False`` (a ClassVar), to get pixels as they are stored instead of standardised ones;
 - a static method ``from_spec(spec) -> dict`` that takes further attributes from the public facts of the disguise;

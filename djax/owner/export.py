@@ -165,6 +165,7 @@ def _difference(there: Manifest, facts: Manifest) -> str:
 @contextlib.contextmanager
 def _unfinished(folder: Path, job: Job, facts: Manifest) -> Iterator[None]:
   """Holds the directory's lock and its plan while it is written; leaves both if the work stops."""
+  files.require_locks(folder)
   place = folder / UNFINISHED
   place.mkdir(parents=True, exist_ok=True)
   busy = f"{folder} is being written by another process. Wait for it, or stop it."

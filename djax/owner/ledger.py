@@ -238,6 +238,7 @@ class Ledger:
   @contextlib.contextmanager
   def _opened(self) -> Iterator[int]:
     """Opens the file for adding to it, locked."""
+    files.require_locks(self.path)
     flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0)
     try:
       descriptor = os.open(self.path, flags, 0o600)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import train
+from djax.cli import program
 from djax.errors import ConfigError
 from train import run_dir, terminal
 from train.compare import facts, page
@@ -24,6 +25,8 @@ def main(argv: Sequence[str] | None = None) -> int:
   Returns:
     Exit code: 0 ok or time up, 1 a row failed, 2 usage or config, 4 data, 143/130 after a signal.
   """
+  if argv is None:
+    program.own_modules_first()
   given = sys.argv[1:] if argv is None else list(argv)
   return terminal.guarded(lambda: _main(given), place="the folder of the runs")
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import train
+from djax.cli import program
 from djax.errors import ConfigError, nearest
 from train import terminal
 from train.table import collect, page, plot, rows, runner
@@ -33,6 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
   Returns:
     Exit code: 0 ok or time up, 1 a row failed, 2 usage or config, 4 data, 143/130 after a signal.
   """
+  if argv is None:
+    program.own_modules_first()
   given = sys.argv[1:] if argv is None else list(argv)
   return terminal.guarded(lambda: _main(given), place="the folder of the runs")
 
