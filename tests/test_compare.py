@@ -5,8 +5,7 @@ import json
 import pytest
 
 from train import examine
-from train.compare import __main__ as command
-from train.compare import facts, page
+from train.compare import command, facts, page
 from train.table import rows, runner
 from train.table.rows import Row
 

@@ -332,7 +332,7 @@ def test_an_audit_attacks_what_the_config_disguises(monkeypatch):
   few = scenario.Sizes(private=300, public=150, targets=40, pairs=(5,))
   quick = {name: ATTACKS[name] for name in ("examiner", "procrustes")}
   monkeypatch.setattr(scenario, "FAST", few)
-  monkeypatch.setattr("djax.attacks.ATTACKS", quick)
+  monkeypatch.setattr(runner, "ATTACKS", quick)
   digits = sources.load("digits", "test")
   examiner = nearest_mean(digits.images, digits.labels)
   monkeypatch.setattr("djax.audit.runner.train_examiner", lambda *_, **__: examiner)

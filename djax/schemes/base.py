@@ -242,7 +242,7 @@ class Kind:
     hints = typing.get_type_hints(self.make, include_extras=True)
     found = {}
     for name, given in inspect.signature(self.make).parameters.items():
-      if typing.get_origin(hints[name]) is not Annotated:
+      if typing.get_origin(hints.get(name)) is not Annotated:
         continue
       kind, option = typing.get_args(hints[name])
       default = None if given.default is given.empty else given.default

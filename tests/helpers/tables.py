@@ -4,7 +4,7 @@ from pathlib import Path
 
 import train
 from train import run_dir
-from train.table import __main__ as cli
+from train.table import command as cli
 from train.table import rows, runner
 from train.table.rows import Row
 
