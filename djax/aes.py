@@ -21,6 +21,8 @@ from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext
 from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.ciphers.modes import ECB
 
+from djax import host
+
 __all__ = ["decrypt", "encrypt"]
 
 _UNIT_BYTES = 16
@@ -52,6 +54,7 @@ def encrypt(
 
   Raises:
     ValueError: if key and images do not fit together.
+    TypeError: under ``jit``, ``vmap`` or ``grad``.
 
   Security: see the module; equal units stay equal.
   """
@@ -59,6 +62,7 @@ def encrypt(
   def start(key: np.ndarray) -> CipherContext:
     return Cipher(AES(key.tobytes()), ECB()).encryptor()
 
+  keys, images = host.arrays("aes.encrypt", keys=keys, images=images)
   places, order = _places(images, block_size, perm)
   return _apply(keys, start, images, places, _sources(places, order), unit_pixels)
 
@@ -81,6 +85,7 @@ def decrypt(
   def start(key: np.ndarray) -> CipherContext:
     return Cipher(AES(key.tobytes()), ECB()).decryptor()
 
+  keys, images = host.arrays("aes.decrypt", keys=keys, images=images)
   places, order = _places(images, block_size, perm)
   gather, scatter = places[np.argsort(order)], _sources(places, np.arange(len(places)))
   return _apply(keys, start, images, gather, scatter, _UNIT_BYTES)
@@ -97,12 +102,10 @@ def _places(
     height // block_size, block_size, width // block_size, words
   )
   places = grid.swapaxes(1, 2).reshape(-1, block_size * words)
-  order = np.arange(len(places)) if perm is None else perm
-  if len(order) != len(places):
-    raise ValueError(
-      f"aes: perm must be one index for each of {len(places)} block positions, got {len(order)}. "
-      "Use the key made for this image shape and block size."
-    )
+  if perm is None:
+    return places, np.arange(len(places))
+  (order,) = host.arrays("aes", perm=perm)
+  host.check_permutation("aes", order, len(places))
   return places, order
 
 

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from djax import host
 from djax.errors import ConfigError
 
 __all__ = ["DTYPES", "Bounds", "Quantiser", "bounds", "dequantise", "quantise", "quantiser_for"]
@@ -116,6 +117,7 @@ def quantise(images: np.ndarray, quantiser: Quantiser, *, block_size: int) -> np
   Returns:
     uint8 of the same shape.
   """
+  (images,) = host.arrays("quantise", images=images)
   offset, scale = _maps(np, quantiser, images.shape, block_size)
   steps = (images.astype(np.float64) - offset) / scale
   return np.clip(np.rint(steps), 0, 255).astype(np.uint8)

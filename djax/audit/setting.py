@@ -277,8 +277,8 @@ def _encoded(
   every = np.concatenate([labels[:count][own], labels[count:]])
   counts = dataclasses.replace(counts, private=len(own), targets=count)
   spec = scheme.spec.to_dict()
-  made = _setting(facts, spec, classes, whole, every, disguised, counts, counts, seen)
-  return dataclasses.replace(made, encodings=encodings)
+  whole_setting = _setting(facts, spec, classes, whole, every, disguised, counts, counts, seen)
+  return dataclasses.replace(whole_setting, encodings=encodings)
 
 
 def _tokens(

@@ -12,6 +12,7 @@ from djax.schemes.contract import (
   Key,
   Scheme,
   SchemeSpec,
+  check_concrete,
   check_export,
   check_images,
   draw_perm,
@@ -21,6 +22,10 @@ from djax.schemes.contract import (
 __all__ = ["aes_scheme"]
 
 UNITS = (16, 8, 4, 2, 1)
+_INSTEAD = (
+  "Call it outside of jit, vmap and grad: disguise the data set beforehand, with python -m djax disguise, or choose "
+  "rmt or permutation, which work inside."
+)
 
 
 def aes_scheme(
@@ -80,6 +85,7 @@ def aes_scheme(
     return aes.encrypt(np.asarray(key.aes_keys), padded, unit_pixels=unit_pixels, **moved(key))
 
   def disguise(key, images, labels, *, rng):
+    check_concrete("aes", (key, images, rng), _INSTEAD)
     batch, leading = _bytes_of(images, shape)
 
     def draw():
@@ -95,12 +101,13 @@ def aes_scheme(
       )
     from djax import aes
 
+    check_concrete("aes", (key, images), _INSTEAD)
     batch, leading = _bytes_of(images, disguised_shape)
     whole = aes.decrypt(np.asarray(key.aes_keys), batch, **moved(key))
     return whole[:, : shape[0], : shape[1]].reshape(*leading, *shape)
 
   def export(key, images, draw):
-    check_export(images, shape)
+    check_export(images, shape, key)
     return encrypt(key, _bytes_of(images, shape)[0], draw)
 
   options = {

@@ -52,7 +52,7 @@ def permutation_scheme(image_shape: Sequence[int], *, block_size: int) -> Scheme
 
   def export(key, images, draw):
     del draw
-    check_export(images, shape)
+    check_export(images, shape, key)
     padded = host.pad_to_blocks(images, block_size=block_size)
     return host.permute(np.asarray(key.perm), padded, block_size=block_size)
 

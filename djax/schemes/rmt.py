@@ -90,8 +90,8 @@ def rmt_scheme(
       if permute:
         y = permutation_lib.permute(key.perm, y)
     else:
-      matrices = jnp.take(key.matrices, key.perm, axis=0, mode="clip")
-      y = rmt.project(matrices, permutation_lib.permute(key.perm, x), mix=mix)
+      moved = permutation_lib.permute(key.perm, x)  # first: it refuses what is no permutation
+      y = rmt.project(jnp.take(key.matrices, key.perm, axis=0, mode="clip"), moved, mix=mix)
       if noise_level and noise_place == "after":
         y = y + permutation_lib.permute(key.perm, drawn)
     return to_images(y, disguised_shape), labels
@@ -109,7 +109,7 @@ def rmt_scheme(
     return blocks_lib.crop(whole, height=shape[0], width=shape[1])
 
   def export(key, images, draw):
-    check_export(images, shape)
+    check_export(images, shape, key)
     return host.project(
       np.asarray(key.matrices),
       host.pad_to_blocks(images, block_size=block_size),
