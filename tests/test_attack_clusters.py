@@ -15,6 +15,7 @@ from djax.ops import metrics
 
 IMAGES = 20
 K = 4
+ENCODINGS = 40
 
 
 @pytest.fixture
@@ -66,9 +67,9 @@ def test_noise_gives_nothing_back(digits, short):
 
 
 def test_many_encodings_give_the_images_back_each_to_its_target(digits, short):
-  spec, x, y, own = encoded(digits, clusters.ENCODINGS)
+  spec, x, y, own = encoded(digits, ENCODINGS)
   rows = np.random.default_rng(1).permutation(len(x))[:60]
-  known = base.Known(spec, x, x[rows], public=digits.images[IMAGES:], labels=y)
+  known = base.Known(spec, x, x[rows], public=digits.images[IMAGES:], labels=y, encodings=ENCODINGS)
   result = base.run(clusters.ATTACK, known, seed=0)
   originals = digits.images[own[rows]].astype(np.float32)
   alike = metrics.ssim(originals, result.images, filter_size=metrics.window(originals.shape))
@@ -78,15 +79,17 @@ def test_many_encodings_give_the_images_back_each_to_its_target(digits, short):
   assert right(digits.images[:IMAGES], others) <= 0.1  # what other digits score
   assert result.diagnostics["images"] == IMAGES and result.diagnostics["warnings"] == []
   with pytest.raises(ConfigError, match=r"targets among the encodings, 60 of 60 are not"):
-    other = base.Known(spec, x, x[rows] + 1, public=known.public, labels=y)
-    base.run(clusters.ATTACK, other, seed=0)
+    base.run(clusters.ATTACK, dataclasses.replace(known, targets=x[rows] + 1), seed=0)
   for labels in (None, own):
     with pytest.raises(ConfigError, match="needs the mixed labels"):
-      base.run(clusters.ATTACK, base.Known(spec, x, x[rows], known.public, None, labels), seed=0)
+      base.run(clusters.ATTACK, dataclasses.replace(known, labels=labels), seed=0)
+  for count in (None, 0):
+    with pytest.raises(ConfigError, match=f"needs the number of encodings .* got {count}"):
+      base.run(clusters.ATTACK, dataclasses.replace(known, encodings=count), seed=0)
 
 
 def test_public_images_mixed_in_do_not_help(digits, short):
-  _, x, y, _ = encoded(digits, clusters.ENCODINGS, public_k=2)
+  _, x, y, _ = encoded(digits, ENCODINGS, public_k=2)
   held = digits.images[IMAGES:-300]  # none of those mixed in
   options = {"images": IMAGES, "k": K, "cap": 0.65, "seed": 0, "public_k": 2}
   found = clusters.recover(x, y, held, **options)
@@ -100,6 +103,30 @@ def test_images_are_shared_out_by_largest_remainders():
   for counts in np.random.default_rng(0).integers(0, 50, (20, 10)):
     found = clusters._divide(100, counts)
     assert found.sum() == 100 and (abs(found - 100 * counts / counts.sum()) < 1).all()
+
+
+@pytest.mark.parametrize("encodings", [3, 12])
+def test_it_looks_for_as_many_images_as_the_setting_has(digits, monkeypatch, encodings):
+  """Whatever number of encodings each image has, the attack is told that number."""
+  made = scenario.from_source(
+    "digits",
+    {"scheme": "instahide", "k": K},
+    seed=0,
+    sizes=scenario.Sizes(private=120, public=300, targets=20, pairs=()),
+    encodings=encodings,
+  )
+  looked_for = []
+
+  def recover(seen, shares, public, *, images, **_):
+    looked_for.append(images)
+    shape = (images, *seen.shape[1:])
+    return clusters.Found(
+      np.zeros(shape, np.float32), np.zeros(images), np.zeros(len(seen), int), 0
+    )
+
+  monkeypatch.setattr(clusters, "recover", recover)
+  base.run(clusters.ATTACK, made.known(0), seed=0)
+  assert looked_for == [120 // encodings]
 
 
 def test_what_it_refuses():

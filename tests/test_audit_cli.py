@@ -1,7 +1,9 @@
 """``python -m djax audit``: its files, its table, and one line for whatever cannot work."""
 
+import argparse
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 
 import numpy as np
@@ -19,9 +21,11 @@ from helpers.audits import (
 from djax import keys, sources
 from djax.__main__ import main
 from djax.attacks import ATTACKS
-from djax.audit import build_known_breaks, evaluator, report, runner, scenario, verdicts
+from djax.audit import build_known_breaks, evaluator, report, runner, scenario, sweep, verdicts
 from djax.audit.scenario import Sizes
+from djax.cli import common
 from djax.keys import keyfile
+from train import verbs as training
 
 RMT = ("--scheme", "rmt", "--block-size", "2", "--noise-level", "25")
 SIZES = Sizes(private=600, public=300, targets=60, pairs=(1, 5))
@@ -215,15 +219,15 @@ def test_view_0_of_each_original_is_taken(directory):
     sizes=SIZES,
     splits={"train": "train[:300]", "test": "test[:50]"},
   )
-  from djax.disguised import directory
+  from djax.disguised import directory as directory_lib
   from djax.owner import record_noise, restore
 
-  facts = directory.open(directory).manifest
+  facts = directory_lib.open(directory).manifest
   train = sources.load("digits", "train[:300]").images
   (row,) = np.flatnonzero((train == made.private[7]).all((1, 2, 3)))
   order = record_noise.of(facts, master).order("train", 300, 2)
   place = np.flatnonzero(order == 2 * row)
-  stored, _ = directory.open(directory).splits["train"].read(place)
+  stored, _ = directory_lib.open(directory).splits["train"].read(place)
   assert np.array_equal(restore.values(stored, facts)[0], made.disguised[7])
 
 
@@ -305,10 +309,14 @@ def test_the_table_is_written_where_it_is_wanted(tmp_path, call, fakes, monkeypa
     ),
     (("--source", "digits", "--scheme", "plain", "--out", "o"), 2, "invalid choice: 'plain'"),
     (("--config", "digits_plain", "--out", "o"), 5, "plain disguises nothing"),
-    (("--config", "outsourced", "--out", "o"), 2, "give --data DIR --originals S"),
+    (("--config", "outsourced", "--out", "o"), 2, "Give --data DIR --originals S"),
     (("--config", "digits_rnt", "--out", "o"), 2, "Did you mean 'digits_rmt'"),
-    (("--config", "digits_rmt", *RMT, "--out", "o"), 2, "leave --scheme and its flags out"),
-    (("--config", "digits_rmt", "--block-size", "2", "--out", "o"), 2, "leave --scheme"),
+    (("--config", "digits_rmt", *RMT, "--out", "o"), 2, "--scheme has no meaning with --config"),
+    (
+      ("--config", "digits_rmt", "--block-size", "2", "--out", "o"),
+      2,
+      "--block-size has no meaning with",
+    ),
     (
       ("--source", "digits", *RMT, "--attacks", "usless", "--out", "o"),
       2,
@@ -322,7 +330,11 @@ def test_the_table_is_written_where_it_is_wanted(tmp_path, call, fakes, monkeypa
     ),
     (("--source", "digits", *RMT, "--full", "--fast", "--out", "o"), 2, "not allowed with"),
     (("--source", "digits", *RMT, "--seed", "-1", "--out", "o"), 2, "--seed"),
-    (("--source", "digits", *RMT, "--block-sizes", "2", "--out", "o"), 2, "with --sweep alone"),
+    (
+      ("--source", "digits", *RMT, "--block-sizes", "2", "--out", "o"),
+      2,
+      "goes with --sweep. Leave it out",
+    ),
   ],
 )
 def test_one_line_says_what_is_wrong(tmp_path, call, fakes, monkeypatch, given, code, message):
@@ -330,6 +342,117 @@ def test_one_line_says_what_is_wrong(tmp_path, call, fakes, monkeypatch, given, 
   (tmp_path / "there").mkdir()
   refused(call("audit", *given), code, message)
   assert [path.name for path in tmp_path.iterdir()] == ["there"]
+
+
+# Each mode with what it needs, and each flag with a value that a mode which takes it must feel.
+MODES = {
+  "--source": ("--source", "digits", "--scheme", "rmt", "--block-size", "2", "--out", "o"),
+  "--config": ("--config", "digits_rmt", "--out", "o"),
+  "--data": ("--data", "d", "--originals", "digits", "--key", "k", "--out", "o"),
+  "--run": ("--run", "r", "--out", "o"),
+  "--sweep": ("--sweep", "--source", "digits", "--scheme", "rmt", "--out", "o"),
+  "--write-table": ("--write-table", "t"),
+}
+SCHEMES = "--source --sweep"
+IMAGES = "--source --sweep --config --data"
+FLAGS = {
+  "--source": (("x",), SCHEMES),
+  "--config": (("digits_plain",), "--config"),
+  "--data": (("x",), "--data"),
+  "--run": (("x",), "--run"),
+  "--originals": (("x",), "--data"),
+  "--key": (("x",), "--data"),
+  "--passphrase-file": (("x",), "--data"),
+  "--data-dir": (("x",), f"{IMAGES} --write-table"),
+  "--image-size": (("9",), IMAGES),
+  "--train-split": (("x",), "--source --sweep --data"),
+  "--test-split": (("nonsense",), "--data"),
+  "--scheme": (("permutation",), SCHEMES),
+  "--block-size": (("4",), "--source"),
+  "--no-permute": ((), SCHEMES),
+  "--matrix": (("projection",), SCHEMES),
+  "--mix": (("block",), SCHEMES),
+  "--per-channel": ((), SCHEMES),
+  "--noise-level": (("9",), SCHEMES),
+  "--noise-place": (("after",), SCHEMES),
+  "--unit-pixels": (("2", "--scheme", "aes"), SCHEMES),
+  "--position-keys": (("--scheme", "aes"), SCHEMES),
+  "--salt-pepper": (("0.1", "--scheme", "aes"), SCHEMES),
+  "--fast": ((), IMAGES),
+  "--full": ((), IMAGES),
+  "--attacks": (("useless",), IMAGES),
+  "--seed": (("9",), f"{IMAGES} --run"),
+  "--out": (("x",), f"{IMAGES} --run"),
+  "--sweep": ((), "--sweep"),
+  "--block-sizes": (("4",), "--sweep"),
+  "--noise-levels": (("9",), "--sweep"),
+  "--write-table": (("x",), "--write-table"),
+  "--json": ((), f"{IMAGES} --run"),
+}
+
+
+@pytest.fixture
+def felt(call, fakes, monkeypatch, tmp_path):
+  """Runs the verb with nothing behind it; returns its answer and all that reached what stands behind."""
+  reached = []
+
+  def heard(name, gives):
+    def hear(*given, **named):
+      named.pop("progress", None)
+      if gives is not None:
+        reached.append((name, repr(given), repr(named)))
+      return gives
+
+    return hear
+
+  outcome = runner.Outcome({"attacks": [], "levels": {}, "setting": {"warnings": []}}, {})
+  for module, name, gives in (
+    (scenario, "from_source", "made"),
+    (scenario, "from_directory", "made"),
+    (runner, "audit", outcome),
+    (report, "write", None),
+    (sweep, "run", {"cells": []}),
+    (build_known_breaks, "write", "table"),
+    (keyfile, "read", "master"),
+    (keyfile, "find_passphrase", "passphrase"),
+    (training, "examine", {}),
+    (training, "figure", ""),
+    (training, "lines", []),
+  ):
+    monkeypatch.setattr(module, name, heard(name, gives))
+  monkeypatch.chdir(tmp_path)
+
+  def run(*given):
+    reached.clear()
+    answer = call("audit", *given)
+    shutil.rmtree("o", ignore_errors=True)
+    return answer, [answer[1], *reached]
+
+  return run
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_flag_is_used_or_refused_in_every_mode(felt, mode):
+  answer, plain = felt(*MODES[mode])
+  assert answer[0] == 0, answer
+  for flag, (value, modes) in FLAGS.items():
+    answer, reached = felt(*MODES[mode], flag, *value)
+    if mode in modes.split():
+      assert answer[0] == 0, (flag, answer)
+      # What is the default, or what names the mode, changes nothing.
+      assert (reached != plain) != (flag in ("--fast", mode) and not value), flag
+    else:
+      # A flag that names a mode itself may be the one that stays.
+      one, other = rf"{flag} has no meaning with {mode}\b", rf"--\S+ has no meaning with {flag}\b"
+      refused(answer, 2, rf"audit: ({one}|{other}|takes --source .* got .*{flag}\b)")
+
+
+def test_the_flags_of_the_verb_are_all_in_the_table():
+  verbs = argparse.ArgumentParser().add_subparsers()
+  common.add(verbs, "audit")
+  known = {flag for action in verbs.choices["audit"]._actions for flag in action.option_strings}
+  assert known - {"-h", "--help"} == set(FLAGS)
+  assert {*SPLITS[::2]} <= known  # the check can fail
 
 
 def test_a_report_that_cannot_be_written_leaves_nothing(tmp_path, call, fakes, monkeypatch):

@@ -154,7 +154,11 @@ def test_the_verb_sweeps(tmp_path, call, fakes, quick):
   lines = out.splitlines()
   assert lines[0].split()[:2] == ["block", "noise"] and len(lines) == 4
   assert call(*given, *grid, "--json")[0] == 0
-  refused(call(*given, "--block-size", "2"), 2, "--block-sizes instead of --block-size")
+  refused(
+    call(*given, "--block-size", "2"),
+    2,
+    "--block-size has no meaning with --sweep.* Give --block-sizes",
+  )
   refused(call(*given, "--noise-level", "2"), 2, "takes its noise from --noise-levels")
   refused(call(*given, "--block-sizes", "2,x"), 2, "--block-sizes must be numbers")
   refused(call(*given, "--block-sizes", "4"), 5, "is not this sweep")

@@ -166,10 +166,10 @@ def test_a_run_is_examined_from_the_command_line(runs, monkeypatch, tmp_path, ca
   assert (tmp_path / "out" / "membership.svg").read_text() == "<svg/>"
   for more, code, line in (
     ([], 5, "not overwritten"),
-    (["--source", "digits"], 2, "got --source too"),
-    (["--scheme", "rmt"], 2, "leave --scheme"),
-    (["--full"], 2, "got --full too"),
-    (["--image-size", "8"], 2, "got --image-size too"),
+    (["--source", "digits"], 2, "--source has no meaning with --run"),
+    (["--scheme", "rmt"], 2, "--scheme has no meaning with --run"),
+    (["--full"], 2, "--full has no meaning with --run"),
+    (["--image-size", "8"], 2, "--image-size has no meaning with --run"),
   ):
     assert main([*words, *more]) == code
     assert line in capsys.readouterr().err

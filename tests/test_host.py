@@ -1,9 +1,12 @@
+import dataclasses
 import hashlib
 import itertools
 import json
 import pathlib
 
 import hypothesis
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given
@@ -11,7 +14,8 @@ from hypothesis import strategies as st
 
 from djax import keys, schemes
 from djax.cli import selftest
-from djax.host import blockwise
+from djax.disguised import quantise
+from djax.host import aes, augment, blockwise
 from djax.ops import blocks
 
 VECTORS = pathlib.Path(__file__).parent / "vectors" / "export-v1.json"
@@ -308,7 +312,7 @@ def test_a_key_of_another_geometry_is_refused():
     with pytest.raises(ValueError, match="Use the key made for this image shape"):
       schemes.from_spec(spec).export(key, np.zeros((1, *spec["image_shape"]), np.uint8), never)
   scheme = schemes.permutation_scheme((8, 12, 3), block_size=4)
-  with pytest.raises(ValueError, match=r"each of 6 block positions, got perm.shape=\(4,\)"):
+  with pytest.raises(ValueError, match=r"each of 6 block positions, got int32 \[4\]"):
     scheme.export(key, np.zeros((1, 8, 12, 3), np.uint8), never)
 
 
@@ -372,3 +376,118 @@ def test_a_fused_or_reordered_product_would_not_pass_the_vectors(monkeypatch):
   vector = next(v for v in vectors() if v["spec"].get("mix") == "block")
   answer = selftest.answer(vector)
   assert answer[:2] == vector["expect"][:2] and answer[2] != vector["expect"][2]
+
+
+# What cannot be worked on: no permutation, and what is traced.
+
+
+def keyed(key, perm):
+  """The key with another permutation, as one that was put together by hand or read from somewhere."""
+  return dataclasses.replace(key, perm=perm)
+
+
+@pytest.mark.parametrize("scheme", ["rmt", "aes", "permutation"])
+@pytest.mark.parametrize("wrong", [[0, 1, 1, 3], [0, 1, 2, 4], [-1, 1, 2, 3], [0.0, 1, 2, 3]])
+def test_a_key_without_a_permutation_is_refused_by_every_way(scheme, wrong):
+  tool, key = made({"scheme": scheme, "image_shape": [8, 8, 1], "block_size": 4})
+  images = pixels(0, (2, 8, 8, 1))
+  perm = np.array(wrong)
+  ways = {
+    "disguise": lambda key: tool.disguise(key, images, None, rng=jax.random.key(0)),
+    "restore": lambda key: tool.restore(key, images),
+    "export": lambda key: tool.export(key, images, never),
+  }
+  for way in ways.values():
+    way(keyed(key, np.array([3, 1, 0, 2])))
+    with pytest.raises(ValueError, match=r"perm must (hold each of 0\.\.3 once|.*float64)"):
+      way(keyed(key, perm))
+
+
+def test_host_functions_refuse_what_is_no_permutation():
+  images = pixels(0, (1, 8, 8, 1))
+  matrices = np.stack([np.eye(4, dtype=np.float32)] * 4)
+  calls = {
+    "permute": lambda perm: blockwise.permute(perm, images, block_size=4),
+    "project": lambda perm: blockwise.project(matrices, images, perm=perm, block_size=4),
+  }
+  for name, call in calls.items():
+    call(np.array([3, 1, 0, 2]))
+    for wrong, words in (
+      (np.array([0, 1, 1, 3]), "each of 0..3 once, got 3 different indices in 0..3"),
+      (np.array([0, 1, 2, -4]), "each of 0..3 once, got 4 different indices in -4..2"),
+      (np.array([0, 1, 2]), "one index for each of 4"),
+      (np.array([0.0, 1, 2, 3]), "got float64"),
+    ):
+      with pytest.raises(ValueError, match=rf"{name}: perm must .*{words}.*Use the key"):
+        call(wrong)
+
+
+IMAGES = pixels(0, (1, 8, 8, 1))
+FOUR = np.stack([np.eye(4, dtype=np.float32)] * 4)
+STEPS = quantise.Quantiser(np.zeros(4, np.float32), np.ones(4, np.float32))
+HOST_ONLY = {
+  "pad_to_blocks": (lambda x: blockwise.pad_to_blocks(x, block_size=3), IMAGES),
+  "permute": (lambda x: blockwise.permute(np.arange(4), x, block_size=4), IMAGES),
+  "permute by": (lambda perm: blockwise.permute(perm, IMAGES, block_size=4), np.arange(4)),
+  "project": (lambda x: blockwise.project(FOUR, x, perm=None, block_size=4), IMAGES),
+  "project by": (lambda m: blockwise.project(m, IMAGES, perm=None, block_size=4), FOUR),
+  "project to": (lambda p: blockwise.project(FOUR, IMAGES, perm=p, block_size=4), np.arange(4)),
+  "salt_pepper": (lambda x: blockwise.salt_pepper(IMAGES, x, rate=0.1), uniform(0, IMAGES.shape)),
+  "aes.encrypt": (lambda x: aes.encrypt(np.ones((1, 16), np.uint8), x, block_size=4), IMAGES),
+  "aes.decrypt": (lambda k: aes.decrypt(k, IMAGES, block_size=4), np.ones((1, 16), np.uint8)),
+  "quantise": (lambda x: quantise.quantise(x, STEPS, block_size=4), IMAGES),
+  "augment": (lambda x: augment.augment(x, uniform(0, (1, 3)), crop=1, flip=True), IMAGES),
+}
+
+
+@pytest.mark.parametrize("name", HOST_ONLY)
+def test_host_functions_refuse_what_is_traced_in_one_line(name):
+  call, argument = HOST_ONLY[name]
+  call(argument)
+  call(jnp.asarray(argument))  # a device array with values is no obstacle
+  words = (
+    rf"^{name.split()[0]}: works on the host, in NumPy: .* got a \w+Tracer. Call it outside of jit"
+  )
+  for changed in (jax.jit(call), jax.vmap(call)):
+    with pytest.raises(TypeError, match=words) as caught:
+      changed(argument)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("scheme", ["plain", "rmt", "aes", "permutation"])
+def test_export_refuses_what_is_traced_in_one_line(scheme):
+  sizes = {} if scheme == "plain" else {"block_size": 4}
+  tool, key = made({"scheme": scheme, "image_shape": [8, 8, 1], **sizes})
+  words = r"^export: works on the host, .* got a traced \w+\[.*\]\. Call export outside of jit"
+  calls = [jax.jit(lambda x: tool.export(key, x, never))]
+  if jax.tree.leaves(key):
+    calls.append(lambda x: jax.jit(lambda key: tool.export(key, x, never))(key))
+  for call in calls:
+    with pytest.raises(TypeError, match=words) as caught:
+      call(IMAGES)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("options", [{}, {"salt_pepper": 0.1}])
+def test_aes_says_in_one_line_that_it_works_on_the_host(options):
+  spec = {"scheme": "aes", "image_shape": [8, 8, 1], "block_size": 4, **options}
+  tool, key = made(spec)
+  rng = jax.random.key(0)
+  disguise = lambda key, x, rng: tool.disguise(key, x, None, rng=rng)[0]  # noqa: E731
+  disguise(key, IMAGES, rng)
+  floats = IMAGES.astype(np.float32)
+  for call in (
+    lambda: jax.jit(disguise)(key, IMAGES, rng),
+    lambda: jax.jit(lambda x: disguise(key, x, rng))(IMAGES),
+    lambda: jax.jit(lambda key: disguise(key, IMAGES, rng))(key),
+    lambda: jax.jit(lambda rng: disguise(key, IMAGES, rng))(rng),
+    lambda: jax.vmap(lambda x: disguise(key, x, rng))(IMAGES),
+    lambda: jax.grad(lambda x: disguise(key, x, rng).sum())(floats),
+    lambda: jax.jit(tool.restore)(key, IMAGES),
+    lambda: jax.vmap(lambda x: tool.restore(key, x))(IMAGES),
+  ):
+    with pytest.raises(
+      TypeError, match=r"^aes: works on the host.*python -m djax disguise"
+    ) as caught:
+      call()
+    assert "\n" not in str(caught.value)

@@ -101,3 +101,41 @@ def test_keys_of_another_length_are_refused(perm_shape, blocks_shape):
   for function in (permutation.permute, permutation.invert):
     with pytest.raises(ValueError, match=rf"{function.__name__}: perm must be \[P\].*Use the key"):
       function(np.zeros(perm_shape, np.int32), np.zeros(blocks_shape, np.uint8))
+
+
+WRONG = {
+  "twice": np.array([0, 1, 1, 3], np.int32),
+  "above": np.array([0, 1, 2, 4], np.int32),
+  "below": np.array([-1, 1, 2, 3], np.int32),
+  "floats": np.array([0, 1, 2, 3], np.float32),
+  "bools": np.array([True, False, True, False]),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+@pytest.mark.parametrize("array", [np.asarray, jnp.asarray])
+def test_what_is_no_permutation_is_refused(wrong, array):
+  """Else blocks are doubled and lost without a word."""
+  cut, perm = blocks_of(6, (4, 2, 2, 1), np.uint8), array(WRONG[wrong])
+  words = "each of 0..3 once" if perm.dtype == np.int32 else "must hold integers, got"
+  for function in (permutation.permute, permutation.invert):
+    with pytest.raises(ValueError, match=rf"{function.__name__}: perm .*{words}"):
+      function(perm, cut)
+    with pytest.raises(ValueError, match=words):
+      jax.jit(lambda x, function=function: function(perm, x))(cut)
+
+
+def test_a_traced_permutation_that_is_none_does_what_is_documented():
+  cut = blocks_of(7, (4, 2, 2, 1), np.float32)
+  perm = np.array([-3, 9, 1, 1], np.int32)
+  clipped = [0, 3, 1, 1]
+  assert_same(jax.jit(permutation.permute)(perm, cut), cut[clipped])
+  assert_same(jax.jit(permutation.invert)(perm, cut), cut[np.argsort(perm, kind="stable")])
+  weights = blocks_of(8, cut.shape, np.float32)
+  summed = lambda x, perm: (permutation.permute(perm, x) * weights).sum()  # noqa: E731
+  gradient = jax.jit(jax.grad(summed))(cut, perm)
+  expected = np.zeros_like(cut)
+  np.add.at(expected, clipped, weights)
+  np.testing.assert_allclose(np.asarray(gradient), expected)
+  with pytest.raises(ValueError, match="must hold integers"):
+    jax.jit(permutation.permute)(perm.astype(np.float32), cut)

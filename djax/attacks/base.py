@@ -23,6 +23,8 @@ class Known:
     public: ``[m, H, W, C]`` float32 or uint8, images of the same kind that anybody can have, or None.
     pairs: originals ``[k, H, W, C]`` and the disguised images that belong to them, ``[k, H', W', C]``, or None.
     labels: as the cloud sees those of ``disguised``: int ``[n]``, or mixed ones, float32 ``[n, K]``; or None.
+    encodings: how many of ``disguised`` show the same private image, as the cloud can count: a training set that mixes
+      its images anew in every epoch has as many of each as epochs; None if unknown.
   """
 
   spec: Mapping[str, Any]
@@ -31,6 +33,7 @@ class Known:
   public: np.ndarray | None = None
   pairs: tuple[np.ndarray, np.ndarray] | None = None
   labels: np.ndarray | None = None
+  encodings: int | None = None
 
 
 class Estimate(NamedTuple):

@@ -77,6 +77,7 @@ class Scenario:
     public_labels: int32 ``[m]``.
     targets: how many of the private ones are targets.
     pairs: numbers of known pairs, rising.
+    encodings: how many of ``disguised`` show the same private image: 1, but for a scheme that mixes images.
   """
 
   facts: Mapping[str, Any]
@@ -90,6 +91,7 @@ class Scenario:
   public_labels: np.ndarray
   targets: int
   pairs: tuple[int, ...]
+  encodings: int = 1
 
   def known(self, pairs: int) -> Known:
     """Returns what an attacker has.
@@ -105,6 +107,7 @@ class Scenario:
       public=self.public,
       pairs=(self.private[some], self.disguised[some]) if pairs else None,
       labels=self.seen_labels,
+      encodings=self.encodings,
     )
 
 
@@ -276,7 +279,8 @@ def _encoded(
   every = np.concatenate([labels[:count][own], labels[count:]])
   counts = dataclasses.replace(counts, private=len(own), targets=count)
   spec = scheme.spec.to_dict()
-  return _setting(facts, spec, classes, whole, every, disguised, counts, counts, seen)
+  whole_setting = _setting(facts, spec, classes, whole, every, disguised, counts, counts, seen)
+  return dataclasses.replace(whole_setting, encodings=encodings)
 
 
 def _tokens(

@@ -23,34 +23,81 @@ from djax.owner import restore
 __all__ = ["run"]
 
 _SECONDS_OF_A_LINE = 10
+# What is asked for is said by the first of these flags that is given.
+_MODES = {
+  "run_dir": "--run",
+  "write_table": "--write-table",
+  "sweep": "--sweep",
+  "source": "--source",
+  "config": "--config",
+  "data": "--data",
+}
+_FORMS = (["source"], ["config"], ["data", "originals"])
+_SCHEME = ("--source", "--sweep")
+_IMAGES = ("--source", "--sweep", "--config", "--data")
+# The modes in which each flag is used; in any other it is refused rather than ignored.
+_USED: dict[str, tuple[str, ...]] = {
+  "run_dir": ("--run",),
+  "write_table": ("--write-table",),
+  "sweep": ("--sweep",),
+  "source": _SCHEME,
+  "config": ("--config",),
+  "data": ("--data",),
+  "originals": ("--data",),
+  "key": ("--data",),
+  "passphrase_file": ("--data",),
+  "data_dir": (*_IMAGES, "--write-table"),
+  "image_size": _IMAGES,
+  "train_split": ("--source", "--sweep", "--data"),
+  "test_split": ("--data",),
+  "scheme": _SCHEME,
+  "block_size": ("--source",),
+  "block_sizes": ("--sweep",),
+  "noise_levels": ("--sweep",),
+  "fast": _IMAGES,
+  "full": _IMAGES,
+  "attacks": _IMAGES,
+  "seed": (*_IMAGES, "--run"),
+  "out": (*_IMAGES, "--run"),
+  "json": (*_IMAGES, "--run"),
+}
+_ONE_SIZE = ("block_size", "--sweep")
+_DEFAULTS: dict[str, Any] = {
+  **dict.fromkeys(("source", "config", "data", "originals", "key", "passphrase_file"), None),
+  **dict.fromkeys(("scheme", "data_dir", "attacks", "out", "block_sizes", "noise_levels"), ""),
+  **dict.fromkeys(("full", "json"), False),
+  "image_size": 0,
+  "seed": 0,
+  "train_split": "train",
+  "test_split": "test",
+}
 
 
 def run(args: argparse.Namespace) -> None:
   """Audits as the flags say.
 
   Args:
-    args: of the verb ``audit``.
+    args: of the verb ``audit``; flags that were not given are absent.
 
   Raises:
     DjaxError: for flags, data or places that cannot be used.
   """
-  if args.run_dir:
-    _model(args)
-    return
-  attacks = runner.choose([name for name in args.attacks.split(",") if name], ATTACKS)
-  if args.write_table:
+  mode = _mode(args)
+  args = argparse.Namespace(**{**_DEFAULTS, **vars(args)})
+  if mode == "--write-table":
     build_known_breaks.write(
       Path(args.write_table).expanduser(), data_dir=args.data_dir, progress=_progress()
     )
     return
   if not args.out:
     raise ConfigError("audit: needs --out, the directory to write.")
-  if args.sweep:
+  if mode == "--run":
+    _model(args)
+    return
+  attacks = runner.choose([name for name in args.attacks.split(",") if name], ATTACKS)
+  if mode == "--sweep":
     _sweep(args, attacks)
     return
-  for flag in ("block_sizes", "noise_levels"):
-    if getattr(args, flag):
-      raise ConfigError(f"audit: --{flag.replace('_', '-')} is given with --sweep alone.")
   out = restore.check_new(args.out, Path(args.data).expanduser() if args.data else None)
   progress = _progress()
   outcome = runner.audit(_setting(args, progress), attacks, seed=args.seed, progress=progress)
@@ -58,6 +105,29 @@ def run(args: argparse.Namespace) -> None:
     report.write(temporary, outcome)
   _show(args, outcome.facts, _lines(outcome, out))
   say(f"{out / report.PAGE} shows originals: keep it on this machine")
+
+
+def _mode(args: argparse.Namespace) -> str:
+  """Returns the flag that says what is asked for, and refuses every flag that is of no use then."""
+  options = schemes.options()
+  used = dict.fromkeys(options, _SCHEME) | _USED
+  flags = {name: f"--{name.replace('_', '-')}" for name in used} | {"run_dir": "--run"}
+  flags |= {name: option.flag for name, option in options.items()}
+  given = [name for name in vars(args) if name in flags]
+  mode = next((flag for name, flag in _MODES.items() if name in given), None)
+  forms = [name for name in ("source", "config", "data", "originals") if name in given]
+  if mode in (None, "--source", "--config", "--data") and forms not in _FORMS:
+    raise ConfigError(
+      "audit: takes --source with a scheme, or --config, or --data with --originals; got "
+      f"{' and '.join(f'--{name}' for name in sorted(forms)) or 'none of them'}."
+    )
+  assert mode is not None
+  for name in given:
+    if mode not in used[name]:
+      where = "" if name in _MODES else f", it goes with {' or '.join(used[name])}"
+      advice = "Give --block-sizes." if (name, mode) == _ONE_SIZE else "Leave it out."
+      raise ConfigError(f"audit: {flags[name]} has no meaning with {mode}{where}. {advice}")
+  return mode
 
 
 def _show(args: argparse.Namespace, facts: Any, lines: Sequence[str]) -> None:
@@ -72,10 +142,8 @@ def _show(args: argparse.Namespace, facts: Any, lines: Sequence[str]) -> None:
 def _sweep(args: argparse.Namespace, attacks: Sequence[Any]) -> None:
   """Audits a grid of settings, or goes on with it."""
   given = scheme_of(args)
-  if not args.source or args.config or args.data or not given or "block_size" in given:
-    raise ConfigError(
-      "audit: --sweep takes --source and --scheme, and --block-sizes instead of --block-size."
-    )
+  if not args.source or not given:
+    raise ConfigError("audit: --sweep needs --source and --scheme.")
   plan = sweep.Plan(
     source=args.source,
     disguise=given,
@@ -98,31 +166,6 @@ def _sweep(args: argparse.Namespace, attacks: Sequence[Any]) -> None:
 
 def _model(args: argparse.Namespace) -> None:
   """Attacks the model of a run directory: writes ``examination.json`` and ``membership.svg``, prints the figures."""
-  if not args.out:
-    raise ConfigError("audit: needs --out, the directory to write.")
-  others = (
-    "source",
-    "config",
-    "data",
-    "originals",
-    "key",
-    "passphrase_file",
-    "sweep",
-    "attacks",
-    "full",
-    "fast",
-    "data_dir",
-    "image_size",
-    "block_sizes",
-    "noise_levels",
-  )
-  for name in others:
-    if getattr(args, name):
-      raise ConfigError(
-        f"audit: --run attacks the model of a run with all there is, got --{name.replace('_', '-')} too. Leave it out."
-      )
-  if scheme_of(args) or any(name in vars(args) for name in schemes.options()):
-    raise ConfigError("audit: --run says what the disguise is; leave --scheme and its flags out.")
   out = restore.check_new(args.out, None)
   examine = training.verbs("audit --run")
   facts = examine.examine(args.run_dir, seed=args.seed, progress=_progress())
@@ -138,18 +181,10 @@ def _model(args: argparse.Namespace) -> None:
 
 def _setting(args: argparse.Namespace, progress: Callable[[float, str], None]) -> Scenario:
   """Makes what is attacked of one of its three forms."""
-  given = {name for name in ("source", "config", "data", "originals") if getattr(args, name)}
-  if given not in ({"source"}, {"config"}, {"data", "originals"}):
-    raise ConfigError(
-      "audit: takes --source with a scheme, or --config, or --data with --originals; got "
-      f"{' and '.join(f'--{name}' for name in sorted(given)) or 'none of them'}."
-    )
   sizes = scenario.FULL if args.full else scenario.FAST
   where = {"data_dir": args.data_dir, "image_size": args.image_size}
-  disguise = scheme_of(args)
-  if (args.key or args.passphrase_file) and not args.data:
-    raise ConfigError("audit: --key and --passphrase-file are given with --data alone.")
   if args.source:
+    disguise = scheme_of(args)
     if not disguise or "block_size" not in disguise:
       raise ConfigError("audit: --source needs --scheme and --block-size.")
     return scenario.from_source(
@@ -160,10 +195,6 @@ def _setting(args: argparse.Namespace, progress: Callable[[float, str], None]) -
       split=args.train_split,
       progress=progress,
       **where,
-    )
-  if disguise or any(name in vars(args) for name in schemes.options()):
-    raise ConfigError(
-      "audit: --config and --data say what the disguise is; leave --scheme and its flags out."
     )
   if args.config:
     return training.verbs("audit --config").scenario_of(

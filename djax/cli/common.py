@@ -142,7 +142,7 @@ def _add_scheme(parser: argparse.ArgumentParser, *, required: bool) -> None:
   kinds = [kind for kind in schemes.SCHEMES.values() if kind.written]
   shared = parser.add_argument_group("scheme")
   names = [kind.name for kind in kinds]
-  shared.add_argument("--scheme", choices=names, required=required, default="")
+  shared.add_argument("--scheme", choices=names, required=required, default=argparse.SUPPRESS)
   takers: dict[str, list[schemes.Kind]] = {}
   for kind in kinds:
     for name in kind.parameters:
@@ -227,51 +227,78 @@ def _add_audit(verbs: Any, *, schemes: bool) -> None:
        %(prog)s --sweep --source S --scheme NAME --out DIR    blocks x noise x known pairs
        %(prog)s --write-table FILE    the table of audited settings""",
   )
+  # Flags that are not given are absent, so that one without a meaning is refused even with its default's value.
+  absent: Any = argparse.SUPPRESS
   data = parser.add_argument_group("what is attacked")
-  data.add_argument("--source", metavar="S", help="digits, TFDS name, ./folder or x.npz")
-  data.add_argument("--config", metavar="NAME", help="as python -m train takes it")
-  data.add_argument("--data", metavar="DISGUISED", help="what disguise wrote")
-  data.add_argument("--run", metavar="DIR", dest="run_dir", help="a --workdir of python -m train")
-  data.add_argument("--originals", metavar="S", help="the source it was made from")
   data.add_argument(
-    "--key", metavar="K", help="with --data: the key file, which knows the order of the records"
+    "--source", metavar="S", default=absent, help="digits, TFDS name, ./folder or x.npz"
+  )
+  data.add_argument("--config", metavar="NAME", default=absent, help="as python -m train takes it")
+  data.add_argument("--data", metavar="DISGUISED", default=absent, help="what disguise wrote")
+  data.add_argument(
+    "--run",
+    metavar="DIR",
+    dest="run_dir",
+    default=absent,
+    help="a --workdir of python -m train",
+  )
+  data.add_argument("--originals", metavar="S", default=absent, help="the source it was made from")
+  data.add_argument(
+    "--key",
+    metavar="K",
+    default=absent,
+    help="with --data: the key file, which knows the order of the records",
   )
   data.add_argument(
     "--passphrase-file",
     metavar="F",
+    default=absent,
     help=f"file with its passphrase; else {keyfile.ENVIRONMENT}, else asked on the terminal",
   )
-  data.add_argument("--data-dir", metavar="D", default="", help="where prepared data sets live")
+  data.add_argument("--data-dir", metavar="D", default=absent, help="where prepared data sets live")
   data.add_argument(
-    "--image-size", metavar="N", type=_positive, default=0, help="folders: resize images to N x N"
+    "--image-size",
+    metavar="N",
+    type=_positive,
+    default=absent,
+    help="folders: resize images to N x N",
   )
-  data.add_argument("--train-split", metavar="SPLIT", default="train", help="such as train[:1000]")
-  data.add_argument("--test-split", metavar="SPLIT", default="test", help="with --originals alone")
+  data.add_argument("--train-split", metavar="SPLIT", default=absent, help="such as train[:1000]")
+  data.add_argument("--test-split", metavar="SPLIT", default=absent, help="with --originals alone")
   if schemes:
     _add_scheme(parser, required=False)
   work = parser.add_argument_group("how")
   extent = work.add_mutually_exclusive_group()
-  extent.add_argument("--fast", action="store_true", help="some minutes (default)")
-  extent.add_argument("--full", action="store_true", help="more images, several numbers of pairs")
-  work.add_argument("--attacks", metavar="A,B", default="", help="else all that apply")
-  work.add_argument(
-    "--seed", metavar="N", type=_whole, default=0, help="of key, parts and attacks (default 0)"
+  extent.add_argument("--fast", action="store_true", default=absent, help="some minutes (default)")
+  extent.add_argument(
+    "--full", action="store_true", default=absent, help="more images, several numbers of pairs"
   )
-  work.add_argument("--out", metavar="DIR", help="the directory to write; must not exist")
+  work.add_argument("--attacks", metavar="A,B", default=absent, help="else all that apply")
+  work.add_argument(
+    "--seed", metavar="N", type=_whole, default=absent, help="of key, parts and attacks (default 0)"
+  )
+  work.add_argument(
+    "--out", metavar="DIR", default=absent, help="the directory to write; must not exist"
+  )
   work.add_argument(
     "--sweep",
     action="store_true",
+    default=absent,
     help="over block sizes, noise and pairs; the same command goes on",
   )
-  work.add_argument("--block-sizes", metavar="B,B", default="", help="of a sweep, else 2, 4 and 8")
+  work.add_argument(
+    "--block-sizes", metavar="B,B", default=absent, help="of a sweep, else 2, 4 and 8"
+  )
   work.add_argument(
     "--noise-levels",
     metavar="N,N",
-    default="",
+    default=absent,
     help="of a sweep, else rmt: 0, 25, 50, 100, 200, aes: salt and pepper of 0, 0.02, 0.1",
   )
-  work.add_argument("--write-table", metavar="FILE", help="audits what is listed in the code")
-  _add_json(parser)
+  work.add_argument(
+    "--write-table", metavar="FILE", default=absent, help="audits what is listed in the code"
+  )
+  _add_json(parser, default=absent)
 
 
 def _add_bench(verbs: Any) -> None:
@@ -309,8 +336,8 @@ def _add_expect(parser: argparse.ArgumentParser) -> None:
   )
 
 
-def _add_json(parser: argparse.ArgumentParser) -> None:
-  parser.add_argument("--json", action="store_true", help="for programs")
+def _add_json(parser: argparse.ArgumentParser, *, default: Any = False) -> None:
+  parser.add_argument("--json", action="store_true", default=default, help="for programs")
 
 
 def bits(blocks: int) -> dict[str, int | float | str]:

@@ -15,6 +15,7 @@ import numpy as np
 
 from djax import schemes
 from djax.errors import ConfigError
+from djax.host import blockwise
 
 __all__ = ["DTYPES", "Bounds", "Quantiser", "bounds", "dequantise", "quantise", "quantiser_for"]
 
@@ -109,6 +110,7 @@ def quantise(images: np.ndarray, quantiser: Quantiser, *, block_size: int) -> np
   Returns:
     uint8 of the same shape.
   """
+  (images,) = blockwise.arrays("quantise", images=images)
   offset, scale = _maps(np, quantiser, images.shape, block_size)
   steps = (images.astype(np.float64) - offset) / scale
   return np.clip(np.rint(steps), 0, 255).astype(np.uint8)

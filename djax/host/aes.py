@@ -21,6 +21,8 @@ from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext
 from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.ciphers.modes import ECB
 
+from djax.host import blockwise
+
 __all__ = ["decrypt", "encrypt", "encryptor"]
 
 _UNIT_BYTES = 16
@@ -61,9 +63,11 @@ def encrypt(
 
   Raises:
     ValueError: if key and images do not fit together.
+    TypeError: under ``jit``, ``vmap`` or ``grad``.
 
   Security: see the module; equal units stay equal.
   """
+  keys, images = blockwise.arrays("aes.encrypt", keys=keys, images=images)
   places, order = _places(images, block_size, perm)
   return _apply(keys, encryptor, images, places, _sources(places, order), unit_pixels)
 
@@ -86,6 +90,7 @@ def decrypt(
   def start(key: np.ndarray) -> CipherContext:
     return Cipher(AES(key.tobytes()), ECB()).decryptor()
 
+  keys, images = blockwise.arrays("aes.decrypt", keys=keys, images=images)
   places, order = _places(images, block_size, perm)
   gather, scatter = places[np.argsort(order)], _sources(places, np.arange(len(places)))
   return _apply(keys, start, images, gather, scatter, _UNIT_BYTES)
@@ -102,12 +107,10 @@ def _places(
     height // block_size, block_size, width // block_size, words
   )
   places = grid.swapaxes(1, 2).reshape(-1, block_size * words)
-  order = np.arange(len(places)) if perm is None else perm
-  if len(order) != len(places):
-    raise ValueError(
-      f"aes: perm must be one index for each of {len(places)} block positions, got {len(order)}. "
-      "Use the key made for this image shape and block size."
-    )
+  if perm is None:
+    return places, np.arange(len(places))
+  (order,) = blockwise.arrays("aes", perm=perm)
+  blockwise.check_permutation("aes", order, len(places))
   return places, order
 
 

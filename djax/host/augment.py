@@ -6,6 +6,8 @@ section 3.
 
 import numpy as np
 
+from djax.host import blockwise
+
 __all__ = ["DRAWS", "augment"]
 
 DRAWS = 3
@@ -23,6 +25,7 @@ def augment(images: np.ndarray, uniforms: np.ndarray, *, crop: int, flip: bool) 
   Returns:
     Images of the same shape and dtype.
   """
+  images, uniforms = blockwise.arrays("augment", images=images, uniforms=uniforms)
   _, height, width, _ = images.shape
   shift = np.floor(uniforms[:, :2].astype(np.float64) * (2 * crop + 1)).astype(np.int64) - crop
   rows = _mirrored(shift[:, :1] + np.arange(height), height)

@@ -6,14 +6,62 @@ compiler that may fuse or reorder, so the bytes are the same on every machine an
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
-__all__ = ["pad_to_blocks", "permute", "project", "salt_pepper"]
+__all__ = ["arrays", "check_permutation", "pad_to_blocks", "permute", "project", "salt_pepper"]
 
 _STRIP_BYTES = (
   1 << 17
 )  # of float32 values worked on at a time; a few such arrays fit the cache of one core
+
+
+def arrays(function: str, **given: Any) -> list[np.ndarray]:
+  """Returns arguments as NumPy arrays, or refuses those that JAX is tracing.
+
+  Args:
+    function: who asks.
+    **given: arguments by name.
+
+  Raises:
+    TypeError: for what has no values to work on.
+  """
+  found = []
+  for name, value in given.items():
+    try:
+      found.append(np.asarray(value))
+    except TypeError:
+      raise TypeError(
+        f"{function}: works on the host, in NumPy: {name} must be an array with values, got a {type(value).__name__}. "
+        "Call it outside of jit, vmap and grad; what works inside is djax.ops."
+      ) from None
+  return found
+
+
+def check_permutation(function: str, perm: np.ndarray, positions: int) -> None:
+  """Refuses what is not a permutation of the block positions: blocks would be doubled and lost.
+
+  Args:
+    function: who asks.
+    perm: secret, to be ``[P]`` integers, each of ``0..P-1`` once.
+    positions: how many there are.
+
+  Raises:
+    ValueError: for anything else.
+  """
+  advice = "Use the key made for this image shape and block size."
+  if perm.shape != (positions,) or not np.issubdtype(perm.dtype, np.integer):
+    raise ValueError(
+      f"{function}: perm must be one index for each of {positions} block positions, got {perm.dtype} "
+      f"{list(perm.shape)}. {advice}"
+    )
+  values = np.sort(perm)
+  if (values != np.arange(positions)).any():
+    raise ValueError(
+      f"{function}: perm must hold each of 0..{positions - 1} once, got {len(np.unique(values))} different indices in "
+      f"{values[0]}..{values[-1]}. {advice}"
+    )
 
 
 def pad_to_blocks(images: np.ndarray, *, block_size: int) -> np.ndarray:
@@ -26,6 +74,7 @@ def pad_to_blocks(images: np.ndarray, *, block_size: int) -> np.ndarray:
   Returns:
     ``[B, H', W', C]``, the same array where nothing is missing.
   """
+  (images,) = arrays("pad_to_blocks", images=images)
   bottom, right = (-side % block_size for side in images.shape[1:3])
   if bottom == right == 0:
     return images
@@ -44,11 +93,13 @@ def permute(perm: np.ndarray, images: np.ndarray, *, block_size: int) -> np.ndar
     Images of the same shape and dtype, bit for bit.
 
   Raises:
-    ValueError: if ``perm`` is not one index a block position.
+    ValueError: if ``perm`` is not a permutation of the block positions.
+    TypeError: under ``jit``, ``vmap`` or ``grad``, as everything here.
   """
+  perm, images = arrays("permute", perm=perm, images=images)
   grid = _grid(images, block_size)
   moved = np.empty_like(grid)
-  for positions, (to_row, to_column) in _strips(grid, perm):
+  for positions, (to_row, to_column) in _strips("permute", grid, perm):
     row = positions.start // grid.shape[3]
     moved[:, to_row, :, to_column] = grid[:, row].transpose(2, 0, 1, 3, 4)
   return moved.reshape(images.shape)
@@ -83,6 +134,11 @@ def project(
   Raises:
     ValueError: if key, images and noise do not fit together.
   """
+  matrices, images = arrays("project", matrices=matrices, images=images)
+  perm, drawn = (
+    None if value is None else arrays("project", **{name: value})[0]
+    for name, value in (("perm", perm), ("drawn", drawn))
+  )
   grid = _grid(images, block_size)
   batch, rows, b, columns, _, channels = grid.shape
   side = b if mix == "rows" else b * b * channels
@@ -103,7 +159,7 @@ def project(
   count = max(1, _STRIP_BYTES // (4 * b * columns * b * channels))
   for first in range(0, batch, count):
     records = slice(first, first + count)
-    for positions, (to_row, to_column) in _strips(grid, perm):
+    for positions, (to_row, to_column) in _strips("project", grid, perm):
       row = positions.start // columns
       x = _records_last(grid[records, row])
       d = None if noise is None else _records_last(noise[records, row]) * level
@@ -131,6 +187,7 @@ def salt_pepper(images: np.ndarray, drawn: np.ndarray, *, rate: float) -> np.nda
   Raises:
     ValueError: if the shapes differ.
   """
+  images, drawn = arrays("salt_pepper", images=images, drawn=drawn)
   if drawn.shape != images.shape:
     raise ValueError(
       f"salt_pepper: noise must be drawn as {list(images.shape)}, got {list(drawn.shape)}. "
@@ -148,17 +205,13 @@ def _grid(images: np.ndarray, b: int) -> np.ndarray:
 
 
 def _strips(
-  grid: np.ndarray, perm: np.ndarray | None
+  function: str, grid: np.ndarray, perm: np.ndarray | None
 ) -> Iterator[tuple[slice, tuple[np.ndarray, np.ndarray]]]:
   """Yields each row of blocks: its positions, and the rows and columns of blocks where they go."""
   rows, columns = grid.shape[1], grid.shape[3]
   targets = np.arange(rows * columns)
   if perm is not None:
-    if perm.shape != targets.shape:
-      raise ValueError(
-        f"perm must be one index for each of {len(targets)} block positions, got perm.shape={perm.shape}. "
-        "Use the key made for this image shape and block size."
-      )
+    check_permutation(function, perm, len(targets))
     targets[perm] = targets.copy()
   for start in range(0, len(targets), columns):
     positions = slice(start, start + columns)

@@ -3,10 +3,16 @@
 Disguised position ``p`` holds original position ``perm[p]``. Blocks are ``[..., P, b, b, C]``, any dtype.
 Source: DisguisedNets, doi:10.1145/3609506. For P positions there are P! permutations; that counts brute force only:
 per-position statistics reveal the order (``placement`` in the threat model), however large P is.
+
+A permutation with values is checked. One that is traced, under ``jit`` or mapped by ``vmap``, has none yet, and only
+its shape and dtype are: an index outside ``0..P-1`` then counts as the nearest end, an index that occurs twice doubles
+its block and another one is lost, and ``invert`` orders by ``argsort``, which undoes true permutations alone.
+``make_key`` draws true ones; check any other once, by calling ``permute`` with it outside of ``jit``.
 """
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 __all__ = ["invert", "permute"]
 
@@ -22,10 +28,12 @@ def permute(perm: jax.Array, blocks: jax.Array) -> jax.Array:
     Blocks of the same shape and dtype, bit for bit; ``invert`` is the exact inverse.
 
   Raises:
-    ValueError: while tracing, if the lengths differ.
+    ValueError: while tracing, if the lengths differ or ``perm`` does not hold integers; outside, also if it is no
+      permutation.
   """
   _check("permute", perm, blocks)
-  return jnp.take(blocks, perm, axis=-4, mode="clip", unique_indices=True)
+  # Not unique_indices=True: nobody vouches for it where perm is traced, and without it the gradient stays defined.
+  return jnp.take(blocks, perm, axis=-4, mode="clip")
 
 
 def invert(perm: jax.Array, blocks: jax.Array) -> jax.Array:
@@ -36,16 +44,28 @@ def invert(perm: jax.Array, blocks: jax.Array) -> jax.Array:
     blocks: ``[..., P, b, b, C]``, any dtype.
 
   Raises:
-    ValueError: while tracing, if the lengths differ.
+    ValueError: as ``permute``.
   """
   _check("invert", perm, blocks)
   return permute(jnp.argsort(perm), blocks)
 
 
 def _check(function: str, perm: jax.Array, blocks: jax.Array) -> None:
-  """Refuses a permutation that is not one index a block position."""
+  """Refuses what is not one index a block position, and, where there are values, no permutation."""
   if blocks.ndim < 4 or perm.ndim != 1 or blocks.shape[-4] != perm.shape[0]:
     raise ValueError(
       f"{function}: perm must be [P] and blocks [..., P, b, b, C], got perm.shape={perm.shape} and "
       f"blocks.shape={blocks.shape}. Use the key made for this image shape and block size."
+    )
+  if not np.issubdtype(perm.dtype, np.integer):
+    raise ValueError(
+      f"{function}: perm must hold integers, got {perm.dtype}. Give indices of block positions."
+    )
+  if isinstance(perm, jax.core.Tracer):
+    return
+  values = np.sort(jax.device_get(perm))  # named, as loops disallow transfers that are not
+  if (values != np.arange(len(values))).any():
+    raise ValueError(
+      f"{function}: perm must hold each of 0..{len(values) - 1} once, got {len(np.unique(values))} different indices "
+      f"in {values[0]}..{values[-1]}. Use the key made for this image shape and block size."
     )

@@ -18,6 +18,7 @@ from djax.schemes.base import (
   Scheme,
   SchemeSpec,
   Trait,
+  check_concrete,
   check_export,
   check_images,
   draw_perm,
@@ -27,6 +28,10 @@ from djax.schemes.base import (
 __all__ = ["KIND", "aes_scheme"]
 
 UNITS = (16, 8, 4, 2, 1)
+_INSTEAD = (
+  "Call it outside of jit, vmap and grad: disguise the data set beforehand, with python -m djax disguise, or choose "
+  "rmt or permutation, which work inside."
+)
 
 
 def aes_scheme(
@@ -87,6 +92,7 @@ def aes_scheme(
     return _aes().encrypt(np.asarray(key.aes_keys), padded, unit_pixels=unit_pixels, **moved(key))
 
   def disguise(key, images, labels, *, rng):
+    check_concrete("aes", (key, images, rng), _INSTEAD)
     batch, leading = _bytes_of(images, shape)
 
     def draw():
@@ -100,12 +106,13 @@ def aes_scheme(
         f"aes: only units of 16 pixels can be restored, this scheme has unit_pixels={unit_pixels}, which averages "
         "ciphers away. Keep the originals."
       )
+    check_concrete("aes", (key, images), _INSTEAD)
     batch, leading = _bytes_of(images, disguised_shape)
     whole = _aes().decrypt(np.asarray(key.aes_keys), batch, **moved(key))
     return whole[:, : shape[0], : shape[1]].reshape(*leading, *shape)
 
   def export(key, images, draw):
-    check_export(images, shape)
+    check_export(images, shape, key)
     return encrypt(key, _bytes_of(images, shape)[0], draw)
 
   options = {
@@ -190,7 +197,7 @@ KIND = Kind(
   "aes",
   aes_scheme,
   traits=lambda spec: frozenset(
-    {Trait.BLOCKS, Trait.UNITS} | ({Trait.MOVED} if spec["permute"] else set())
+    {Trait.BLOCKS, Trait.UNITS} | ({Trait.MOVED} if spec.get("permute", True) else set())
   ),
   written=True,
   takes_floats=False,

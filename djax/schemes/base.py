@@ -25,6 +25,7 @@ __all__ = [
   "Scheme",
   "SchemeSpec",
   "Trait",
+  "check_concrete",
   "check_export",
   "check_images",
   "checked_shape",
@@ -310,16 +311,40 @@ def check_images(images: jax.Array | np.ndarray, shape: tuple[int, int, int]) ->
     )
 
 
-def check_export(images: np.ndarray, shape: tuple[int, int, int]) -> None:
+def check_concrete(function: str, values: Any, advice: str) -> None:
+  """Refuses what JAX is tracing, for functions that work on the host in NumPy.
+
+  Args:
+    function: who asks.
+    values: a pytree of all that is to be worked on.
+    advice: what to do instead, whole sentences.
+
+  Raises:
+    TypeError: for a tracer among them.
+  """
+  found = [leaf for leaf in jax.tree.leaves(values) if isinstance(leaf, jax.core.Tracer)]
+  if found:
+    raise TypeError(
+      f"{function}: works on the host, in NumPy, and needs arrays with values, got a traced {found[0].aval.str_short()}"
+      f". {advice}"
+    )
+
+
+def check_export(images: np.ndarray, shape: tuple[int, int, int], key: Any = None) -> None:
   """Refuses what is not a batch of originals on the host.
 
   Args:
     images: uint8 or float32 ``[B, H, W, C]`` on the 0..255 scale.
     shape: ``(H, W, C)`` of the spec.
+    key: the secret pytree of the scheme.
 
   Raises:
+    TypeError: under ``jit``, ``vmap`` or ``grad``.
     ValueError: for another shape or dtype.
   """
+  check_concrete(
+    "export", (images, key), "Call export outside of jit, vmap and grad; inside use disguise."
+  )
   check_images(images, shape)
   if images.ndim != 4 or images.dtype not in (np.uint8, np.float32):
     raise ValueError(

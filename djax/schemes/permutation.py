@@ -58,7 +58,7 @@ def permutation_scheme(
 
   def export(key, images, draw):
     del draw
-    check_export(images, shape)
+    check_export(images, shape, key)
     padded = blockwise.pad_to_blocks(images, block_size=block_size)
     return blockwise.permute(np.asarray(key.perm), padded, block_size=block_size)
 

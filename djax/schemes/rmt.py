@@ -101,8 +101,8 @@ def rmt_scheme(
       if permute:
         y = permutation_lib.permute(key.perm, y)
     else:
-      matrices = jnp.take(key.matrices, key.perm, axis=0, mode="clip")
-      y = rmt.project(matrices, permutation_lib.permute(key.perm, x), mix=mix)
+      moved = permutation_lib.permute(key.perm, x)  # first: it refuses what is no permutation
+      y = rmt.project(jnp.take(key.matrices, key.perm, axis=0, mode="clip"), moved, mix=mix)
       if noise_level and noise_place == "after":
         y = y + permutation_lib.permute(key.perm, drawn)
     return to_images(y, disguised_shape), labels
@@ -120,7 +120,7 @@ def rmt_scheme(
     return blocks_lib.crop(whole, height=shape[0], width=shape[1])
 
   def export(key, images, draw):
-    check_export(images, shape)
+    check_export(images, shape, key)
     return blockwise.project(
       np.asarray(key.matrices),
       blockwise.pad_to_blocks(images, block_size=block_size),
@@ -161,8 +161,8 @@ def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
 
 def _traits(spec: Mapping[str, Any]) -> frozenset[Trait]:
   found = {Trait.BLOCKS, Trait.LINEAR, Trait.MATRICES, Trait.FLOATS}
-  found |= {Trait.ORTHOGONAL} if spec["matrix"] == "orthogonal" else set()
-  return frozenset(found | ({Trait.MOVED} if spec["permute"] else set()))
+  found |= {Trait.ORTHOGONAL} if spec.get("matrix", "orthogonal") == "orthogonal" else set()
+  return frozenset(found | ({Trait.MOVED} if spec.get("permute", True) else set()))
 
 
 def _reach(spec: Mapping[str, Any]) -> Reach:

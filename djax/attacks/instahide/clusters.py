@@ -39,7 +39,6 @@ _LEAST_GAIN = 0.02
 _STARTS = 4
 _TURNS = 30
 _LEAST_SHARE = 1e-4
-ENCODINGS = 50  # of each private image, which the attacker is told
 
 Progress = Callable[[float, str], None]
 
@@ -144,20 +143,25 @@ def attack(known: Known, *, seed: int, progress: Progress) -> Estimate:
   """Recovers the private images, and gives for each target the one to which it belongs.
 
   Args:
-    known: ``disguised`` with their mixed ``labels``, ``targets`` among them, ``public``.
+    known: ``disguised`` with their mixed ``labels``, ``targets`` among them, ``public``, ``encodings``.
     seed: of whatever is drawn.
     progress: told how far it is.
 
   Returns:
-    The estimates. Diagnostics: ``images``, how many were looked for, by the number of encodings of each that the owner
-    states; ``residual``; ``warnings``.
+    The estimates. Diagnostics: ``images``, how many were looked for, by the number of encodings of each that is
+    known; ``residual``; ``warnings``.
 
   Raises:
-    ConfigError: without mixed labels, or for a target that is not among the encodings.
+    ConfigError: without mixed labels or the number of encodings, or for a target that is not among the encodings.
   """
   if known.labels is None or known.labels.ndim != 2:
     raise ConfigError(
       "attack clusters needs the mixed labels of the encodings, float [n, K], got none. Give Known.labels."
+    )
+  if known.encodings is None or known.encodings < 1:
+    raise ConfigError(
+      "attack clusters needs the number of encodings of each private image, at least 1, got "
+      f"{known.encodings}. Give Known.encodings."
     )
   assert known.public is not None
   held = {image.tobytes(): row for row, image in enumerate(known.disguised)}
@@ -167,7 +171,7 @@ def attack(known: Known, *, seed: int, progress: Progress) -> Estimate:
       f"attack clusters needs its targets among the encodings, {rows.count(-1)} of {len(rows)} are not. "
       "Give Known.disguised with them."
     )
-  count = max(1, len(known.disguised) // ENCODINGS)
+  count = max(1, len(known.disguised) // known.encodings)
   found = recover(
     known.disguised,
     known.labels,
