@@ -947,3 +947,32 @@ def test_a_whole_query_refuses_in_one_line(place, run, tmp_path):
     assert done.returncode == 4 and done.stdout == ""
     errors = [line for line in done.stderr.splitlines() if "error" in line]
     assert len(errors) == 1 and name in errors[0], done.stderr
+
+
+UNMADE = """
+import os, sys
+real = os.mkdir
+def mkdir(path, *rest, **more):
+  if str(path).endswith("state.orbax-checkpoint-tmp"):
+    raise OSError(5, "Input/output error", str(path))
+  return real(path, *rest, **more)
+os.mkdir = mkdir
+from train.__main__ import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_a_folder_of_a_checkpoint_that_cannot_be_made_ends_the_run_at_once(tmp_path):
+  """Orbax's threads wait minutes for that folder; the process does not wait for them."""
+  words = ("data.train_split=train[:64]", "data.test_split=test[:32]", "train.epochs=1", *SMALL)
+  given = [f"--config.{word}" for word in (*words, "train.batch_size=32")]
+  done = subprocess.run(
+    [sys.executable, "-c", UNMADE, *given, "--workdir", str(tmp_path / "run")],
+    capture_output=True,
+    text=True,
+    timeout=150,
+  )
+  assert done.returncode == 1
+  (line,) = [line for line in done.stderr.splitlines() if "must be writable" in line]
+  assert "error: the run directory must be writable, got" in line and "Input/output error" in line
+  assert "Traceback" not in done.stderr

@@ -4,6 +4,7 @@ A checkpoint is a folder that Orbax writes, with all that training needs, and on
 the network alone. It is finished when its checksums are recorded.
 """
 
+import concurrent.futures
 import contextlib
 import functools
 import logging
@@ -12,10 +13,11 @@ import os
 import re
 import shutil
 import sys
+import threading
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import flax.linen as nn
 import jax
@@ -28,6 +30,8 @@ from djax.errors import DataError, DjaxError
 from djax.io import foreign
 from djax.models import checksums, weights
 from djax.models.network import Network, logits
+
+T = TypeVar("T")
 
 __all__ = [
   "Checkpoints",
@@ -205,9 +209,8 @@ def save(checkpoints: Checkpoints, step: int, state: State, seconds: float) -> N
     state=ocp.args.StandardSave(state._asdict()), meta=ocp.args.JsonSave({"seconds": seconds})
   )
   try:
-    with _hushed(), _orbax() as orbax:
-      orbax.save(folder, args=args)
-      whole = _reads_as(orbax, folder, state)
+    with _hushed():
+      whole = _apart(functools.partial(_written, folder, args, state))
   except Exception as error:  # Orbax and TensorStore each have their own
     raise DjaxError(
       f"the run directory must be writable, got {_reason(error)} for {folder}. Make room and give the same command "
@@ -270,6 +273,30 @@ def restore(checkpoints: Checkpoints, state: State) -> tuple[State, float]:
       f"{workdir / folder} must be a checkpoint of step {record.step}, it is not. Take the run from a good copy."
     )
   return found, seconds
+
+
+def _written(folder: Path, args: Any, state: State) -> bool:
+  """Writes a checkpoint, and returns whether it reads as it should."""
+  with _orbax() as orbax:
+    orbax.save(folder, args=args)
+    return _reads_as(orbax, folder, state)
+
+
+def _apart(work: Callable[[], T]) -> T:
+  """Does something in a thread that no process waits for at its end, and so do the threads that it starts.
+
+  Where a folder of a checkpoint cannot be made, Orbax raises, but its own threads wait for that folder, for minutes.
+  """
+  outcome: concurrent.futures.Future[T] = concurrent.futures.Future()
+
+  def run() -> None:
+    try:
+      outcome.set_result(work())
+    except BaseException as error:
+      outcome.set_exception(error)
+
+  threading.Thread(target=run, daemon=True).start()
+  return outcome.result()
 
 
 def _orbax() -> ocp.Checkpointer:
