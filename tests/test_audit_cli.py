@@ -80,7 +80,8 @@ def test_the_files_hold_everything(done):
   assert set(facts["versions"]) == {"python", "jax", "numpy", "scipy"}
   assert facts["thresholds"]["broken"] == verdicts.BROKEN
   assert [row["name"] for row in facts["attacks"]] == [attack.name for attack in FAKES]
-  assert all(run["seconds"] >= 0 for row in facts["attacks"] for run in row["runs"])
+  taken = [run["seconds"] for row in facts["attacks"] for run in row["runs"]]
+  assert min(taken) > 0 and sum(taken) < facts["seconds"]
   assert err[-1] == f"djax: {folder}/audit.html shows originals: keep it on this machine"
   assert any("useless" in line for line in err[:-1])
 

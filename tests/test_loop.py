@@ -45,7 +45,9 @@ def scalars(folder):
 def test_a_run_leaves_what_it_promises(tmp_path, capsys):
   result = train.run(tiny(), tmp_path)
   assert result == json.loads((tmp_path / "result.json").read_text())
-  assert 0 <= result["test_accuracy"] <= 1 and 0 <= result["plain_accuracy"] <= 1
+  for name in ("test_accuracy", "plain_accuracy", "other_key_accuracy"):
+    right = result["test_images"] * result[name]  # the images of the last, padded batch count once
+    assert result["test_images"] == 50 and right == pytest.approx(round(right), abs=1e-4)
   assert result["key_fingerprint"] == keys.experiment(0).fingerprint
   assert result["key_fingerprint"].startswith("experiment-seed0-")
   assert result["scheme"]["scheme"] == "rmt" and result["scheme"]["noise_level"] == 25.0

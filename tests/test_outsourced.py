@@ -56,7 +56,7 @@ def test_a_run_leaves_what_it_promises_and_no_original(runs, folder):
   workdir, result = runs["memory"]
   facts = manifest.read(folder)
   assert result == json.loads((workdir / "result.json").read_text())
-  assert result["plain_accuracy"] is None and 0 <= result["test_accuracy"] <= 1
+  assert result["plain_accuracy"] is None
   assert result["labels"] == "permuted" and result["test_images"] == 50
   assert result["key_fingerprint"] == facts.key_fingerprint == MASTER.fingerprint
   assert result["scheme"] == facts.spec

@@ -6,9 +6,10 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
+from importlib.util import find_spec
 
 import numpy as np
-import pytest
 from PIL import Image
 
 from djax import sources
@@ -28,11 +29,21 @@ def test_the_python_of_the_readme_runs_and_keeps_its_word():
   assert np.abs(np.asarray(names["disguised"])).max() > 1
 
 
-@pytest.mark.parametrize(
-  "command", ["pip install -e . && python -m train", "pip install -e '.[test]' && python -m pytest"]
-)
-def test_the_two_commands_stand_there_as_one_line(command):
-  assert f"```\n{command}\n```" in README
+def missing(text):
+  """Returns what the commands of a text run or install that does not exist."""
+  known = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+  modules = set(re.findall(r"python -m ([\w.]+)", text))
+  extras = set(re.findall(r"pip install -e '\.\[(\w+)\]'", text))
+  assert modules and extras
+  return {name for name in modules if find_spec(name) is None} | (extras - set(known))
+
+
+def test_what_its_commands_run_and_install_exists():
+  assert missing(README) == set()
+  gone = README.replace("python -m train.table", "python -m train.gone").replace(
+    "[test]", "[tests]"
+  )
+  assert missing(gone) == {"train.gone", "tests"}
 
 
 def test_verbs_and_configs_named_exist():
