@@ -2,6 +2,8 @@ import doctest
 import importlib
 import inspect
 import re
+import subprocess
+import sys
 
 import pytest
 from helpers.fresh import loaded_by
@@ -46,7 +48,7 @@ def undocumented(function):
   summary, _, rest = text.partition("\n\n")
   missing = [] if summary and "\n" not in summary and summary.endswith((".", ":")) else ["summary"]
   section = re.search(r"^Args:\n((?:  .*\n?|\n)*)", rest, re.MULTILINE)
-  described = re.findall(r"^  (\w+):", section.group(1), re.MULTILINE) if section else []
+  described = re.findall(r"^  \**(\w+):", section.group(1), re.MULTILINE) if section else []
   parameters = [p for p in inspect.signature(function).parameters if p != "self"]
   return (
     missing
@@ -141,7 +143,8 @@ def test_package_names_are_true_and_listed():
 
 def test_doctests_pass():
   results = {name: doctest.testmod(module(name)) for name in CORE}
-  assert results["ops.blocks"].attempted >= 1
+  ops = {name: results[name].attempted for name in CORE if name.startswith("ops.")}
+  assert len(ops) == 6 and all(ops.values()), ops
   assert {name: r.failed for name, r in results.items() if r.failed} == {}
 
 
@@ -155,3 +158,47 @@ def test_importing_the_schemes_loads_neither_key_material_nor_training_libraries
 
 def test_the_import_check_can_fail():
   assert loaded_by("import djax.keys") == {"djax.keys", "cryptography"}
+
+
+BARE = """
+import sys
+class Missing:
+  def find_spec(self, name, path=None, target=None):
+    if name.partition(".")[0] in {missing!r}:
+      raise ModuleNotFoundError(f"{{name}} is not installed here", name=name)
+sys.meta_path.insert(0, Missing())
+{code}
+"""
+MISSING = {
+  *("tensorflow_datasets", "flax", "orbax", "optax", "sklearn", "scipy", "matplotlib", "grain"),
+  *("array_record", "rich", "PIL", "ml_collections", "tensorboardX", "cryptography"),
+}
+
+
+def bare(code):
+  """Runs code where nothing but JAX and NumPy can be imported of what djax depends on."""
+  return subprocess.run(
+    [sys.executable, "-c", BARE.format(missing=MISSING, code=code)],
+    capture_output=True,
+    text=True,
+    timeout=120,
+  )
+
+
+def test_the_operations_and_schemes_need_jax_and_numpy_alone():
+  code = """
+import djax, jax, numpy as np
+from djax.ops import augment, blocks, metrics, noise, permutation, rmt
+from djax.host import blockwise, samplers
+scheme = djax.from_spec({"scheme": "rmt", "image_shape": (8, 8, 3), "block_size": 4})
+key = scheme.make_key(lambda label, count: np.random.default_rng(len(label)).bytes(count))
+images = np.zeros((2, 8, 8, 3), np.uint8)
+print(jax.jit(scheme.disguise)(key, images, None, rng=jax.random.key(0))[0].shape)
+"""
+  done = bare(code)
+  assert done.stdout == "(2, 8, 8, 3)\n", done.stderr
+
+
+def test_the_check_of_what_is_missing_can_fail():
+  done = bare("import djax.models")
+  assert done.returncode == 1 and "is not installed here" in done.stderr

@@ -46,6 +46,12 @@ def view(
 
   Raises:
     ValueError: while tracing, if the image has not three axes or an option is out of range.
+
+  Example:
+    >>> image = jnp.arange(4.0).reshape(2, 2, 1)
+    >>> view(image, jax.random.key(0), 0, flip=True)[..., 0]
+    Array([[0., 1.],
+           [2., 3.]], dtype=float32)
   """
   _check(image.shape, crop, {"rotate": rotate, "scale": scale, "shear": shear})
   height, width, _ = image.shape

@@ -44,6 +44,11 @@ def pad_to_blocks(images: jax.Array, *, block_size: int) -> jax.Array:
 
   Raises:
     ValueError: while tracing, if ``images`` has fewer than three axes or ``b`` does not fit.
+
+  Example:
+    >>> pad_to_blocks(jnp.arange(6).reshape(2, 3, 1), block_size=2)[..., 0]
+    Array([[0, 1, 2, 2],
+           [3, 4, 5, 5]], dtype=int32)
   """
   height, width = _image_axes("pad_to_blocks", images)
   rows, columns = grid_shape(height, width, block_size=block_size)
@@ -120,6 +125,11 @@ def unblockify(blocks: jax.Array, *, height: int, width: int) -> jax.Array:
 
   Raises:
     ValueError: while tracing, if the blocks are not square or do not fill ``height x width``.
+
+  Example:
+    >>> image = jnp.arange(16).reshape(4, 4, 1)
+    >>> bool((unblockify(blockify(image, block_size=2), height=4, width=4) == image).all())
+    True
   """
   if blocks.ndim < 4 or blocks.shape[-3] != blocks.shape[-2]:
     raise ValueError(

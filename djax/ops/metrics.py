@@ -24,6 +24,10 @@ def mse(originals: jax.Array, estimates: jax.Array) -> jax.Array:
 
   Returns:
     float32 ``[...]``.
+
+  Example:
+    >>> mse(jnp.zeros((1, 2, 2, 1)), jnp.full((1, 2, 2, 1), 3.0))
+    Array([9.], dtype=float32)
   """
   return jnp.mean(_squared_error(originals, estimates), axis=(-3, -2, -1))
 
@@ -38,6 +42,10 @@ def psnr(originals: jax.Array, estimates: jax.Array, *, max_value: float = 255.0
 
   Returns:
     float32 ``[...]``.
+
+  Example:
+    >>> psnr(jnp.zeros((1, 2, 2, 1)), jnp.full((1, 2, 2, 1), 25.5)).round(3)
+    Array([20.], dtype=float32)
   """
   return 20 * np.float32(np.log10(max_value)) - 10 * jnp.log10(mse(originals, estimates))
 
@@ -76,6 +84,11 @@ def ssim(
 
   Raises:
     ValueError: while tracing, if the window is larger than the image.
+
+  Example:
+    >>> image = jnp.arange(144.0).reshape(1, 12, 12, 1)
+    >>> ssim(image, image).round(3)
+    Array([1.], dtype=float32)
   """
   if filter_size > min(originals.shape[-3:-1]):
     raise ValueError(

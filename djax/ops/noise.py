@@ -29,6 +29,11 @@ def uniform(rng: jax.Array, shape: tuple[int, ...], *, noise_level: float) -> ja
 
   Raises:
     ValueError: if ``noise_level`` is negative or not finite.
+
+  Example:
+    >>> drawn = uniform(jax.random.key(0), (8, 8, 3), noise_level=25.0)
+    >>> drawn.shape, bool((drawn >= 0).all() and (drawn < 25).all())
+    ((8, 8, 3), True)
   """
   if not 0 <= noise_level < float("inf"):
     raise ValueError(

@@ -30,6 +30,11 @@ def permute(perm: jax.Array, blocks: jax.Array) -> jax.Array:
   Raises:
     ValueError: while tracing, if the lengths differ or ``perm`` does not hold integers; outside, also if it is no
       permutation.
+
+  Example:
+    >>> blocks = jnp.arange(3).reshape(3, 1, 1, 1)
+    >>> permute(jnp.array([2, 0, 1]), blocks).ravel()
+    Array([2, 0, 1], dtype=int32)
   """
   _check("permute", perm, blocks)
   # Not unique_indices=True: nobody vouches for it where perm is traced, and without it the gradient stays defined.
@@ -45,6 +50,11 @@ def invert(perm: jax.Array, blocks: jax.Array) -> jax.Array:
 
   Raises:
     ValueError: as ``permute``.
+
+  Example:
+    >>> perm, blocks = jnp.array([2, 0, 1]), jnp.arange(3).reshape(3, 1, 1, 1)
+    >>> invert(perm, permute(perm, blocks)).ravel()
+    Array([0, 1, 2], dtype=int32)
   """
   _check("invert", perm, blocks)
   return permute(jnp.argsort(perm), blocks)

@@ -61,6 +61,12 @@ def project(matrices: jax.Array, blocks: jax.Array, *, mix: str = "rows") -> jax
 
   Raises:
     ValueError: while tracing, if the shapes do not fit together.
+
+  Example:
+    >>> turn = jnp.array([[[0.0, 1.0], [-1.0, 0.0]]])  # of the only block
+    >>> project(turn, jnp.array([[1, 2], [3, 4]]).reshape(1, 2, 2, 1))[0, ..., 0]
+    Array([[-2.,  1.],
+           [-4.,  3.]], dtype=float32)
   """
   _check_mix(mix)
   _check_shapes(matrices, blocks, mix)
@@ -94,6 +100,12 @@ def unproject(
 
   Raises:
     ValueError: while tracing, if the shapes do not fit together.
+
+  Example:
+    >>> turn = jnp.array([[[0.0, 1.0], [-1.0, 0.0]]])
+    >>> unproject(turn, project(turn, jnp.full((1, 2, 2, 1), 7)))[0, ..., 0]
+    Array([[7., 7.],
+           [7., 7.]], dtype=float32)
   """
   if orthogonal:
     return project(jnp.swapaxes(matrices, -1, -2), blocks, mix=mix)
