@@ -26,7 +26,8 @@ RNG = jax.random.key(5)
 
 
 @pytest.mark.parametrize(
-  "module", ["baselines.instahide", "baselines.neuracrypt", "attacks", "schemes"]
+  "module",
+  ["schemes.instahide", "schemes.neuracrypt", "attacks", "schemes", "models", "owner.export"],
 )
 def test_every_module_can_be_the_first(module):
   done = subprocess.run([sys.executable, "-c", f"import djax.{module}"], timeout=120)

@@ -34,7 +34,7 @@ def small(monkeypatch):
   """Less of everything that costs time."""
   monkeypatch.setattr(examine, "_RECIPE", examine.shadows_lib.Recipe(steps=200))
   monkeypatch.setattr(examine, "_CLASSES", CLASSES)
-  monkeypatch.setattr(examine.scores, "train_examiner", nearest_mean)
+  monkeypatch.setattr(examine.evaluator, "train_examiner", nearest_mean)
 
 
 def config_of(**disguise):
@@ -58,7 +58,7 @@ def facts(run):
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(examine, "_RECIPE", examine.shadows_lib.Recipe(steps=200))
     patch.setattr(examine, "_CLASSES", CLASSES)
-    patch.setattr(examine.scores, "train_examiner", nearest_mean)
+    patch.setattr(examine.evaluator, "train_examiner", nearest_mean)
     told = []
     found = examine.examine(run, **SMALL, progress=lambda fraction, word: told.append(fraction))
   assert told == sorted(told) and told[0] == 0 and told[-1] == 1

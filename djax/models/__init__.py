@@ -15,7 +15,6 @@ here ever has a key.
 """
 
 import dataclasses
-import math
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
@@ -68,6 +67,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
   "patch": (0, 1 << 10),
   "stem_rank": (0, 1 << 12),
 }
+_WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
 CHOICES: dict[str, Collection[str]] = {
   "name": MODELS,
   "stem": STEMS,
@@ -133,16 +133,17 @@ def check(given: Mapping[str, Any]) -> Settings:
   for name, kind in fields.items():
     value = given[name]
     if type(value) is not kind:
-      raise ConfigError(
-        f"config.model.{name} must be of type {kind.__name__}, got {type(value).__name__}."
-      )
+      raise ConfigError(f"config.model.{name} must be {_WORDS[kind]}, got {type(value).__name__}.")
     if name in CHOICES and value not in CHOICES[name]:
       raise ConfigError(
         f"config.model.{name} must be one of {', '.join(CHOICES[name])}, got {value!r}."
       )
-    low, high = BOUNDS.get(name, (-math.inf, math.inf))
-    if kind is int and not low <= value <= high:
-      raise ConfigError(f"config.model.{name} must lie between {low} and {high}, got {value}.")
+    if name in BOUNDS:
+      low, high = BOUNDS[name]
+      if not value >= low:
+        raise ConfigError(f"config.model.{name} must be at least {low}, got {value}.")
+      if not value <= high:
+        raise ConfigError(f"config.model.{name} must be at most {high}, got {value}.")
   if not 0 <= given["dropout"] < 1:
     raise ConfigError(f"config.model.dropout must lie in [0, 1), got {given['dropout']}.")
   return Settings(**given)
