@@ -167,6 +167,8 @@ def test_a_baseline_of_another_shape_with_mixed_labels(monkeypatch):
   monkeypatch.setattr(inputs, "owned", lambda config, master: other)
   scheme = schemes.plain_scheme((8, 8, 1))._replace(disguise=disguise, restore=restore)
   monkeypatch.setattr(schemes, "from_spec", lambda spec: scheme)
+  kind = schemes.Kind("tokens", lambda image_shape: scheme)
+  monkeypatch.setitem(schemes.SCHEMES, "tokens", kind)
   monkeypatch.setattr(inputs.Inputs, "plain", None)
   facts = examine.examine(config, **SMALL)
   assert set(facts["membership"]) == {"disguised", "fresh_queries", "plain"}
