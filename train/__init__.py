@@ -53,7 +53,10 @@ def run(
     )
   else:
     given = inputs.outsourced(config)
-  return loop.fit(config, workdir, given)
+  try:
+    return loop.fit(config, workdir, given)
+  finally:
+    given.close()
 
 
 def _begun_id(workdir: "str | Path") -> str | None:
