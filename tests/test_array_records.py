@@ -126,7 +126,7 @@ def test_the_file_is_its_own_and_is_given_back(tmp_path):
   reader.close()
   reader.close()
   assert len(os.listdir("/proc/self/fd")) == before
-  with pytest.raises(OSError, match="descriptor"):
+  with pytest.raises(RuntimeError, match="it was closed"):
     reader.record(0)
   written(tmp_path / "x", content([5, 6]))
   opened(tmp_path / "x", 2)
@@ -281,3 +281,17 @@ def test_the_index_of_the_library_is_not_looked_at(tmp_path, told):
   (tmp_path / "x").write_bytes(hostile.array_record(records, **told))
   reader = opened(tmp_path / "x", 5)
   assert [bytes(reader.record(i)) for i in range(5)] == records
+
+
+def test_records_that_do_not_exist_and_a_closed_reader(tmp_path):
+  written(tmp_path / "x", content([3, 4]))
+  with opened(tmp_path / "x", 2) as reader:
+    assert [len(reader.record(number)) for number in (0, 1)] == [3, 4]
+    for number in (-1, -2, -3, 2, 9):
+      with pytest.raises(IndexError, match=rf"must lie in 0\.\.1, got {number}\."):
+        reader.record(number)
+    descriptor = reader._descriptor
+  with pytest.raises(OSError, match="Bad file descriptor"):
+    os.fstat(descriptor)
+  with pytest.raises(RuntimeError, match="must be open, it was closed"):
+    reader.record(0)

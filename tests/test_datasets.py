@@ -19,7 +19,7 @@ from djax import keys
 from djax.disguised import directory, manifest, records
 from djax.disguised.manifest import SplitFacts
 from djax.disguised.quantise import Quantiser
-from djax.errors import ConfigError, DataError, ManifestError
+from djax.errors import DataError, ManifestError
 from djax.owner import restore
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -88,11 +88,47 @@ def test_rows_are_read_in_the_order_asked_for_and_as_often(whole):
   assert ids.shape == (0,)
 
 
-@pytest.mark.parametrize("row", [-1, 11])
-def test_rows_outside_the_split_are_refused(whole, row):
-  split = directory.open(whole).splits["train"]
-  line = refusal(lambda: split.read(np.array([0, row])), ConfigError)
-  assert "rows of train must lie in 0..10, got" in line
+@pytest.mark.parametrize("row", [-1, -11, -12, 11, 10**9, 0.5])
+def test_rows_outside_the_split_are_no_damage(whole, row):
+  """What is asked for is wrong, not the file: IndexError with the range, and nothing counts from the end."""
+  with directory.open(whole) as data:
+    split = data.splits["train"]
+    words = "must be integers, got float64" if row == 0.5 else r"must lie in 0\.\.10, got "
+    for rows in ([0, row], [row]):
+      with pytest.raises(IndexError, match=f"^rows of train {words}"):
+        split.read(np.array(rows))
+    assert split._readers == {}  # no shard was opened for it
+
+
+def test_rows_of_another_shard_are_no_damage(whole):
+  with directory.open(whole) as data:
+    split = data.splits["train"]
+    assert split.shards > 1
+    for shard in range(split.shards):
+      with split.private_shard(shard) as (rows, read):
+        read(np.asarray(rows))
+        for row in (rows.start - 1, rows.stop, -1):
+          words = rf"must lie in {rows.start}\.\.{rows.stop - 1}, got {row}\.\.{row}\."
+          with pytest.raises(IndexError, match=f"^rows of train {words}"):
+            read(np.array([row]))
+      with pytest.raises(RuntimeError, match="must be open, it was closed"):
+        read(np.asarray(rows))
+
+
+def test_a_closed_data_set_reads_again(whole):
+  with directory.open(whole) as data:
+    split = data.splits["train"]
+    images, labels = split.read(np.arange(11))
+    readers = list(split._readers.values())
+    assert len(readers) == split.shards
+  assert split._readers == {} and all(
+    reader.close.alive for reader in readers
+  )  # ours refer to them
+  with split:
+    again, ids = split.read(np.arange(11))
+  np.testing.assert_array_equal(again, images)
+  np.testing.assert_array_equal(ids, labels)
+  assert split._readers == {}
 
 
 def test_only_the_first_record_of_a_label_is_looked_at(whole, monkeypatch):

@@ -383,3 +383,15 @@ def test_a_network_gets_raw_pixels_and_facts_of_the_disguise(tmp_path, monkeypat
     ConfigError, match=r"model.name=raw needs block_size of the disguise, which plain"
   ):
     models.create(config.model, classes=3, spec=schemes.plain_scheme((8, 8, 1)).spec.to_dict())
+
+
+def test_a_part_of_a_split_gives_its_own_records_alone(folder):
+  """Others of the split are no records of the part, and none counts from the end."""
+  config = config_for(folder, "data.memory_gb=0.0", "data.train_split=train[2:5]")
+  given = inputs.outsourced(config)
+  part = given.train.records
+  assert len(part) == 3 and len(part.read(np.arange(3))[0]) == 3
+  for row in (-1, 3, 99):
+    with pytest.raises(IndexError, match=rf"part of train must lie in 0\.\.2, got {row}\.\.{row}"):
+      part.read(np.array([row]))
+  given.close()

@@ -127,9 +127,21 @@ def test_records_that_do_not_exist(made):
   _, source, data_dir = made
   with sources.open(source, "train", data_dir=data_dir) as records:
     count = len(records)
-    for start, stop in ((0, count + 1), (-1, 2), (3, 3), (4, 2), (count, count + 1)):
+    for start, stop in ((0, count + 1), (-1, 2), (-count, -1), (count, count + 1), (9**9, 2)):
+      with pytest.raises(IndexError, match=rf"read: needs 0 <= .* <= {count}, got start={start}, "):
+        records.read(start, stop)
+    for start, stop in ((3, 3), (4, 2)):
       with pytest.raises(ValueError, match=rf"read: needs 0 <= .* <= {count}, got start={start}, "):
         records.read(start, stop)
+    for rows in ([0, count], [-1], [-1, 0], [count + 5]):
+      words = rf"take: needs rows in 0\.\.{count - 1}, got {min(rows)}\.\.{max(rows)}; none counts"
+      with pytest.raises(IndexError, match=words):
+        records.take(np.array(rows))
+    with pytest.raises(IndexError, match="integer rows, got float64"):
+      records.take(np.array([0.5]))
+    for rows in ([], [1, 0], [1, 1]):
+      with pytest.raises(ValueError, match=r"take: needs (one row or more|rising rows)"):
+        records.take(np.array(rows, np.int64))
 
 
 def test_names_and_repr_hold_no_path(made, tmp_path):

@@ -81,30 +81,30 @@ def answer(run: str | Path, request: str | Path) -> dict[str, Any]:
     DataError: if the request is damaged, or no request.
     KeyMismatchError: if the request was disguised with another key.
   """
-  data = directory.open(request)
-  facts = data.manifest
-  if facts.role != manifest.REQUEST:
-    raise DataError(
-      f"{data.path} must be a request, with the single split query, got {', '.join(data.splits)}. "
-      "Make one with: python -m djax query"
-    )
-  predictor = predict.load(run)
-  _check_same(run, predictor.facts, facts)
-  split = data.splits["query"]
-  found = []
-  batch = min(_BATCH, max(1, _BATCH_BYTES // max(1, split.nbytes // len(split))))
-  for start in range(0, len(split), batch):
-    images, _ = split.read(np.arange(start, min(start + batch, len(split))))
-    if facts.quantiser is not None:
-      images = quantise.dequantise(images, facts.quantiser, block_size=facts.block_size)
-    found.append(predictor.probabilities(images.astype(np.float32), batch))
-  return {
-    "format": "djax-answers",
-    "version": 1,
-    "request": facts.sha256,
-    "run": predictor.facts,
-    "probabilities": np.concatenate(found).tolist(),
-  }
+  with directory.open(request) as data:
+    facts = data.manifest
+    if facts.role != manifest.REQUEST:
+      raise DataError(
+        f"{data.path} must be a request, with the single split query, got {', '.join(data.splits)}. "
+        "Make one with: python -m djax query"
+      )
+    predictor = predict.load(run)
+    _check_same(run, predictor.facts, facts)
+    split = data.splits["query"]
+    found = []
+    batch = min(_BATCH, max(1, _BATCH_BYTES // max(1, split.nbytes // len(split))))
+    for start in range(0, len(split), batch):
+      images, _ = split.read(np.arange(start, min(start + batch, len(split))))
+      if facts.quantiser is not None:
+        images = quantise.dequantise(images, facts.quantiser, block_size=facts.block_size)
+      found.append(predictor.probabilities(images.astype(np.float32), batch))
+    return {
+      "format": "djax-answers",
+      "version": 1,
+      "request": facts.sha256,
+      "run": predictor.facts,
+      "probabilities": np.concatenate(found).tolist(),
+    }
 
 
 def _check_same(run: str | Path, ours: dict[str, Any], request: Any) -> None:

@@ -34,7 +34,10 @@ def run(config: ConfigDict, workdir: str | Path, master: "Master | None") -> dic
     )
   else:
     given = inputs.outsourced(config)
-  return loop.fit(config, workdir, given)
+  try:
+    return loop.fit(config, workdir, given)
+  finally:
+    given.close()
 
 
 def _begun_id(workdir: Path) -> str | None:

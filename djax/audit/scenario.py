@@ -206,11 +206,11 @@ def from_directory(
     ManifestError: if the directory is damaged or tampered with.
     DataError: if the originals are not those of the directory, are too few, or are all the same.
   """
-  data = directory.open(path)
-  facts = data.manifest
-  restore.authenticate(facts, data.path, master)
-  drawn = record_noise.of(facts, master)
   with contextlib.ExitStack() as stack:
+    data = stack.enter_context(directory.open(path))
+    facts = data.manifest
+    restore.authenticate(facts, data.path, master)
+    drawn = record_noise.of(facts, master)
     opened = {
       name: stack.enter_context(
         sources.open(

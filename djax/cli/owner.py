@@ -116,10 +116,10 @@ def scheme_of(args: argparse.Namespace) -> dict[str, Any]:
 
 def _inspect(args: argparse.Namespace) -> None:
   """Shows a manifest in words."""
-  data = directory.open(args.data)
-  facts = data.manifest
-  if args.grid:
-    _draw(restore.check_new(args.grid, data.path), data)
+  with directory.open(args.data) as data:
+    facts = data.manifest
+    if args.grid:
+      _draw(restore.check_new(args.grid, data.path), data)
   if args.json:
     print(json.dumps({**_facts(data.path, facts), "authenticated": False}))
   else:

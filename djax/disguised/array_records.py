@@ -34,6 +34,8 @@ _RECORDS = ord("r")  # and, from the second byte on, how many
 class Reader:
   """The records of a file by their number; may be used from several threads.
 
+  It holds a descriptor until ``close``, the end of a ``with`` statement, or until nothing refers to it.
+
   Args:
     file: the open file; the reader has a descriptor of its own and does not move its place.
     length: of the file in bytes; what comes behind is not read.
@@ -57,16 +59,28 @@ class Reader:
   def __len__(self) -> int:
     return len(self._starts)
 
+  def __enter__(self) -> "Reader":
+    return self
+
+  def __exit__(self, *error: object) -> None:
+    self.close()
+
   def record(self, number: int) -> memoryview:
     """Returns the bytes of a record.
 
     Args:
-      number: of the record, from 0.
+      number: of the record, from 0; none counts from the end.
 
     Raises:
+      IndexError: for a record that does not exist.
+      RuntimeError: if the reader was closed, whose descriptor may be that of another file by now.
       ValueError: if it is compressed, or the file ends too early.
       OSError: if it cannot be read.
     """
+    if not 0 <= number < len(self):
+      raise IndexError(f"record: number must lie in 0..{len(self) - 1}, got {number}.")
+    if not self.close.alive:
+      raise RuntimeError("record: the reader must be open, it was closed. Open the file again.")
     size = self._sizes[number]
     before = _before(size)
     data = self._read(self._starts[number], len(before) + size)

@@ -22,7 +22,7 @@ import numpy as np
 from djax.disguised import array_records, records
 from djax.disguised import manifest as manifest_lib
 from djax.disguised.manifest import Manifest, Shard
-from djax.errors import ConfigError, DataError, ManifestError
+from djax.errors import DataError, ManifestError
 from djax.io import escape, foreign
 from djax.io.foreign import Content, ForeignFileError
 
@@ -42,6 +42,8 @@ Read = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 class Split:
   """The records of one split, in any order, from several threads.
+
+  Rows are integers in ``[0, len)``; none counts from the end. What was read from stays open until ``close``.
 
   Args:
     path: the directory.
@@ -80,14 +82,10 @@ class Split:
       Images as stored, ``[n, H', W', C]``, and label ids, int32 ``[n]``.
 
     Raises:
-      ConfigError: for rows that do not exist.
+      IndexError: for rows that do not exist.
       DataError: for a record that cannot be read, or a label outside the classes.
     """
-    rows = np.asarray(rows)
-    if len(rows) and not 0 <= rows.min() <= rows.max() < len(self):
-      raise ConfigError(
-        f"rows of {self.name} must lie in 0..{len(self) - 1}, got {rows.min()}..{rows.max()}."
-      )
+    rows = self._checked(rows, range(len(self)))
     images = np.empty((len(rows), *self.image_shape), self.dtype)
     labels = np.empty(len(rows), np.int32)
     shard_of = np.searchsorted(self._ends, rows, side="right")
@@ -112,7 +110,7 @@ class Split:
     """Yields the rows of a shard, and a function that reads some of them from a private copy, hashed as it was copied.
 
     Nothing that happens to the directory in the meantime changes what is read. The function takes rows of the split,
-    as ``read``.
+    as ``read``, of this shard alone, until the ``with`` statement ends.
 
     Args:
       shard: its number in the split.
@@ -125,15 +123,14 @@ class Split:
     with tempfile.TemporaryDirectory(prefix="djax-") as folder:
       copy = Path(folder) / facts.file
       foreign.copy_file(self.path, facts.file, Content(facts.bytes, facts.sha256), copy)
+      rows_of = range(first, first + facts.records)
       with copy.open("rb", buffering=0) as file:
         reader = self._listed(file, shard)
-      try:
+      with reader:
         yield (
-          range(first, first + facts.records),
-          lambda rows: self._records(reader, shard, np.asarray(rows) - first),
+          rows_of,
+          lambda rows: self._records(reader, shard, self._checked(rows, rows_of) - first),
         )
-      finally:
-        reader.close()
 
   @property
   def shards(self) -> int:
@@ -141,9 +138,33 @@ class Split:
     return len(self._facts.shards)
 
   def close(self) -> None:
-    """Closes the shards that ``read`` opened; another ``read`` opens them again. No thread may be reading."""
-    while self._readers:
-      self._readers.popitem()[1].close()
+    """Closes the shards that ``read`` and ``check`` opened; another ``read`` opens them again.
+
+    What another thread is reading stays open until it is done: it alone still refers to the reader then.
+    """
+    self._readers.clear()
+
+  def __enter__(self) -> "Split":
+    return self
+
+  def __exit__(self, *error: object) -> None:
+    self.close()
+
+  def _checked(self, rows: np.ndarray, allowed: range) -> np.ndarray:
+    """Refuses rows that do not exist: what is asked for is wrong then, not the file."""
+    rows = np.asarray(rows)
+    if not len(rows):
+      return rows.astype(np.int64)
+    if not np.issubdtype(rows.dtype, np.integer):
+      raise IndexError(
+        f"rows of {self.name} must be integers, got {rows.dtype}. Give numbers of records."
+      )
+    if not allowed.start <= rows.min() <= rows.max() < allowed.stop:
+      raise IndexError(
+        f"rows of {self.name} must lie in {allowed.start}..{allowed.stop - 1}, got {rows.min()}..{rows.max()}. "
+        "None counts from the end."
+      )
+    return rows
 
   def _records(
     self, reader: array_records.Reader, shard: int, rows: np.ndarray
@@ -167,15 +188,16 @@ class Split:
   def _reader(self, shard: int) -> array_records.Reader:
     """Opens a shard and hashes it, once; what is read later is the very file that was hashed, whatever has its name."""
     with self._locks[shard]:
-      if shard not in self._readers:
+      reader = self._readers.get(shard)  # once: another thread may close them
+      if reader is None:
         facts = self._facts.shards[shard]
         with foreign.opened(self.path, facts.file, limit=facts.bytes) as file:
           if self._sha256(file, shard) != facts.sha256:
             raise ManifestError(
               f"{self.path}: {facts.file} is damaged. Take the files from a good copy."
             )
-          self._readers[shard] = self._listed(file, shard)
-      return self._readers[shard]
+          reader = self._readers[shard] = self._listed(file, shard)
+      return reader
 
   def _sha256(self, file: IO[bytes], shard: int) -> str:
     """Hashes as many bytes as a shard has; one that grows meanwhile has no end."""
@@ -208,11 +230,25 @@ class Split:
 
 @dataclasses.dataclass(frozen=True)
 class Disguised:
-  """A disguised data set: where it lies, its manifest, its splits by name."""
+  """A disguised data set: where it lies, its manifest, its splits by name.
+
+  Close it, or use it in a ``with`` statement: shards that were read from are open until then.
+  """
 
   path: Path
   manifest: Manifest
   splits: Mapping[str, Split]
+
+  def close(self) -> None:
+    """Closes the shards of all splits; what is read later opens them again."""
+    for split in self.splits.values():
+      split.close()
+
+  def __enter__(self) -> "Disguised":
+    return self
+
+  def __exit__(self, *error: object) -> None:
+    self.close()
 
 
 def open(path: str | os.PathLike) -> Disguised:

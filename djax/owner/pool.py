@@ -41,9 +41,9 @@ def run(
   """
   workers = min(workers, len(tasks))
   if workers <= 1:
-    worker = Worker(job, secret)
-    for task in tasks:
-      worker.run(task, advance)
+    with Worker(job, secret) as worker:
+      for task in tasks:
+        worker.run(task, advance)
     return
   # Fresh interpreters: JAX's threads do not survive a fork.
   context = multiprocessing.get_context("spawn")

@@ -70,7 +70,7 @@ class Worker:
     self._label_of = np.arange(job.classes, dtype=np.int32)
     if not job.request.plain_labels:
       self._label_of = self._streams.labels(job.classes)
-    self._sources: dict[str, Any] = {}
+    self._sources: dict[str, sources.Records] = {}
     self._orders: dict[str, np.ndarray] = {}
 
   def run(self, task: Task, advance: Callable[[int], None]) -> None:
@@ -84,6 +84,17 @@ class Worker:
       DjaxError: if the source is damaged or the disk full.
     """
     (self._scan if task.scan else self._write)(task, advance)
+
+  def close(self) -> None:
+    """Closes the source; another task opens it again."""
+    while self._sources:
+      self._sources.popitem()[1].close()
+
+  def __enter__(self) -> "Worker":
+    return self
+
+  def __exit__(self, *error: object) -> None:
+    self.close()
 
   def _scan(self, task: Task, advance: Callable[[int], None]) -> None:
     b = self._job.spec["block_size"]

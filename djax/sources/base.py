@@ -48,7 +48,8 @@ class Records(abc.ABC):
   """The records of one split of a source, read in parts; ``len`` counts them.
 
   Parts read one after the other, from the first record to the last, cost least. No file is open
-  before the first ``read``; after it, processes and threads need ``Records`` of their own.
+  before the first ``read``; after it, processes and threads need ``Records`` of their own. Records
+  are numbered from 0; no number counts from the end.
 
   Attributes:
     name: of the source, to be published: ``digits``, the name of a TFDS set with its version, as
@@ -101,11 +102,15 @@ class Records(abc.ABC):
       ``stop - start`` records.
 
     Raises:
-      ValueError: records that do not exist, or none.
+      IndexError: records that do not exist.
+      ValueError: no records.
       DataError: files that are missing or damaged, or images or labels that djax does not take.
     """
     if not 0 <= start < stop <= len(self):
-      raise ValueError(f"read: needs 0 <= start < stop <= {len(self)}, got {start=}, {stop=}")
+      exist = 0 <= start <= len(self) and 0 <= stop <= len(self)
+      raise (ValueError if exist else IndexError)(
+        f"read: needs 0 <= start < stop <= {len(self)}, got {start=}, {stop=}"
+      )
     return self._read(start, stop)
 
   def take(self, rows: np.ndarray) -> Images:
@@ -118,12 +123,21 @@ class Records(abc.ABC):
       ``n`` records.
 
     Raises:
-      ValueError: records that do not exist, in another order, or none.
+      IndexError: records that do not exist.
+      ValueError: records in another order, or none.
       DataError: as ``read``.
     """
     rows = np.asarray(rows)
-    if not len(rows) or rows[0] < 0 or rows[-1] >= len(self) or (np.diff(rows) <= 0).any():
-      raise ValueError(f"take: needs rising rows in 0..{len(self) - 1}, got {len(rows)} others")
+    if not len(rows):
+      raise ValueError("take: needs one row or more, got none")
+    if not np.issubdtype(rows.dtype, np.integer):
+      raise IndexError(f"take: needs integer rows, got {rows.dtype}")
+    if rows.min() < 0 or rows.max() >= len(self):
+      raise IndexError(
+        f"take: needs rows in 0..{len(self) - 1}, got {rows.min()}..{rows.max()}; none counts from the end"
+      )
+    if (np.diff(rows) <= 0).any():
+      raise ValueError(f"take: needs rising rows, got {len(rows)} in another order")
     return self._take(rows)
 
   def check(self) -> None:

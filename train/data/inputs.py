@@ -110,6 +110,7 @@ class Inputs:
     other_key: makes the feeds of both splits under another key, the first of some records only; None where there is no
       key at hand.
     copies: files of an outsourced set that belong into the run directory.
+    close: closes the files that are read from; what is read later opens them again.
   """
 
   train: Feed
@@ -124,6 +125,7 @@ class Inputs:
   originals: tuple[Images, Images] | None = None
   other_key: Callable[[], tuple[Feed, Feed]] | None = None
   copies: tuple[Path, ...] = ()
+  close: Callable[[], None] = lambda: None
 
   @property
   def facts(self) -> dict[str, Any]:
@@ -331,6 +333,15 @@ def outsourced(config: ConfigDict) -> Inputs:
     DataError: if the directory is missing, unfinished or damaged.
   """
   data = directory.open(config.data.disguised_dir)
+  try:
+    return _outsourced(config, data)
+  except BaseException:
+    data.close()
+    raise
+
+
+def _outsourced(config: ConfigDict, data: "Disguised") -> Inputs:
+  """Takes both splits of an open data set, and closes what is not read again."""
   facts = data.manifest
   parts = [_part(data, text) for text in (config.data.train_split, config.data.test_split)]
   for part in parts:
@@ -344,6 +355,8 @@ def outsourced(config: ConfigDict) -> Inputs:
   train, test = (
     Feed(part if streamed else _held(part), transform, argument, streamed) for part in parts
   )
+  if not streamed:
+    data.close()
   return Inputs(
     train,
     test,
@@ -355,6 +368,7 @@ def outsourced(config: ConfigDict) -> Inputs:
     source_sha256=facts.sha256,
     dataset_id=facts.id or None,
     copies=(data.path / manifest.FILE, data.path / manifest.MAC_FILE),
+    close=data.close,
   )
 
 
@@ -377,6 +391,11 @@ class _Part:
     self._split.check()
 
   def read(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    if len(indices) and not 0 <= indices.min() <= indices.max() < len(self):
+      raise IndexError(  # the split may well hold them
+        f"records of this part of {self._split.name} must lie in 0..{len(self) - 1}, got "
+        f"{indices.min()}..{indices.max()}."
+      )
     return self._split.read(indices + self._start)
 
 
