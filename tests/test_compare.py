@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from train import examine
+from train import verbs
 from train.compare import command, facts, page
 from train.table import rows, runner
 from train.table.rows import Row
@@ -156,8 +156,8 @@ def test_a_run_is_examined_from_the_command_line(runs, monkeypatch, tmp_path, ca
   real["membership"]["disguised"]["loss"] = {
     "auc": 0.5, "tpr": {"0.01": 0.01}, "refused": {"0.001": "too few shadow models"}
   }  # fmt: skip
-  monkeypatch.setattr(examine, "examine", lambda folder, seed, progress: real)
-  monkeypatch.setattr(examine, "figure", lambda facts: "<svg/>")
+  monkeypatch.setattr(verbs, "examine", lambda folder, seed, progress: real)
+  monkeypatch.setattr(verbs, "figure", lambda facts: "<svg/>")
   words = ["audit", "--run", str(runs / "rmt" / "seed0"), "--out", str(tmp_path / "out")]
   assert main(words) == 0
   said = capsys.readouterr().out

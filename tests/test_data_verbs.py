@@ -245,6 +245,8 @@ def test_ctrl_c_stops_a_process_that_then_goes_on(place, tmp_path):
     stderr=subprocess.PIPE,
     text=True,
     start_new_session=True,
+    # What starts the tests in the background may have the signal ignored, and children inherit that.
+    preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
   )
   deadline = time.monotonic() + 60
   while not list(tmp_path.glob("new/disguised-*")) and time.monotonic() < deadline:
