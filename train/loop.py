@@ -245,7 +245,7 @@ def single_steps(
   stop: int,
   every: int,
 ) -> Iterator[tuple[State, jax.Array]]:
-  """Trains as ``resident.chunks`` does, by chunks of one step: a dispatch for each batch that the pipeline brings.
+  """Trains as ``device_loop.chunks`` does, by chunks of one step: a dispatch for each batch that the pipeline brings.
 
   Args:
     pipeline: of any split.

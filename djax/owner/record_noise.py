@@ -29,7 +29,7 @@ class RecordStreams(Protocol):
     """Returns bytes of a labelled stream, for ``make_key``."""
 
   def views(self, originals: np.ndarray, split: str, indices: Sequence[int], view: int) -> Any:
-    """Returns float32 ``[B, 3]`` on ``[0, 1)``, see ``owner.views``."""
+    """Returns float32 ``[B, 3]`` on ``[0, 1)``, see ``host.augment``."""
 
   def noise(
     self,
