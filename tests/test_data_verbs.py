@@ -239,14 +239,15 @@ def test_ctrl_c_stops_a_process_that_then_goes_on(place, tmp_path):
   options = ("--scheme", "rmt", "--block-size", "2", "--workers", "2", "--originals-per-shard", "1")
   words = disguise(tmp_path, "new", *options)
   words[words.index("train[:60]")] = "train[:1000]"
+  # What starts the tests in the background may have the signal ignored, and children inherit that.
+  code = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+  code += "from djax.cli.main import main; sys.exit(main(sys.argv[1:]))"
   process = subprocess.Popen(
-    [sys.executable, "-m", "djax", *words],
+    [sys.executable, "-c", code, *words],
     env=environment(),
     stderr=subprocess.PIPE,
     text=True,
     start_new_session=True,
-    # What starts the tests in the background may have the signal ignored, and children inherit that.
-    preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
   )
   deadline = time.monotonic() + 60
   while not list(tmp_path.glob("new/disguised-*")) and time.monotonic() < deadline:
