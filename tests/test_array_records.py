@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from djax.disguised import array_records
+from tests.helpers import descriptors
 
 LONGEST = 1 << 20
 
@@ -115,24 +116,23 @@ def test_threads_read_the_same(tmp_path):
 
 def test_the_file_is_its_own_and_is_given_back(tmp_path):
   written(tmp_path / "x", content([5, 6]))
-  before = len(os.listdir("/proc/self/fd"))
   with (tmp_path / "x").open("rb", buffering=0) as file:
     file.seek(7)
     reader = array_records.Reader(file, length=131072, records=2, longest=6)
     assert file.tell() == 7
   (tmp_path / "x").unlink()
-  assert len(os.listdir("/proc/self/fd")) == before + 1
+  assert descriptors.opened(tmp_path).total() == 1
   assert reader.record(1) == content([5, 6])[1]
   reader.close()
   reader.close()
-  assert len(os.listdir("/proc/self/fd")) == before
+  assert not descriptors.opened(tmp_path)
   with pytest.raises(RuntimeError, match="it was closed"):
     reader.record(0)
   written(tmp_path / "x", content([5, 6]))
   opened(tmp_path / "x", 2)
   with pytest.raises(ValueError, match="must hold 3 records"):
     opened(tmp_path / "x", 3)
-  assert len(os.listdir("/proc/self/fd")) == before
+  assert not descriptors.opened(tmp_path)
 
 
 # What is no such file.

@@ -19,6 +19,7 @@ import pytest
 from djax.errors import DataError
 from djax.io import files, foreign
 from djax.io.foreign import Content, ForeignFileError, MissingFileError
+from tests.helpers.descriptors import opened
 
 LIMIT = 1 << 16
 
@@ -74,7 +75,7 @@ def way(request):
 
 def refused(way, folder, name, message, *, error=ForeignFileError):
   """Asserts a refusal in one line that names the file, gives nothing of it, and leaves no file open."""
-  before = len(os.listdir("/proc/self/fd"))
+  before = opened()
   with pytest.raises(DataError, match=message) as caught:
     way(folder, name)
   assert type(caught.value) is error
@@ -83,7 +84,7 @@ def refused(way, folder, name, message, *, error=ForeignFileError):
   assert str(folder) in str(caught.value)
   # What the parser or the file system said is not shown in a traceback either.
   assert caught.value.__context__ is None or caught.value.__suppress_context__
-  assert len(os.listdir("/proc/self/fd")) == before
+  assert not opened() - before
 
 
 # What is a file is read, whole.
@@ -288,7 +289,7 @@ def test_where_folders_cannot_be_held_open(tmp_path, way, monkeypatch):
 
 def test_the_door_loads_nothing_heavy():
   code = "import sys; from djax.io import escape, files, foreign; print(*sys.modules)"
-  root = pathlib.Path(foreign.__file__).parent.parent
+  root = pathlib.Path(foreign.__file__).parents[2]
   loaded = subprocess.check_output([sys.executable, "-c", code], cwd=root, text=True).split()
   assert "djax.io.foreign" in loaded
   assert not {"jax", "numpy", "cryptography", "tensorflow_datasets", "djax.keys"} & set(loaded)

@@ -15,6 +15,7 @@ from PIL import Image
 
 from djax import sources
 from djax.errors import ConfigError, DataError
+from tests.helpers.descriptors import opened
 
 SAVERS = {"stored": np.savez, "compressed": np.savez_compressed}
 
@@ -178,20 +179,16 @@ def test_files_change_where_the_source_does(made):
 def test_files_are_closed(made):
   _, source, data_dir = made
 
-  def count_open():
-    paths = [link for link in pathlib.Path("/proc/self/fd").iterdir() if link.exists()]
-    return sum(str(link.readlink()).startswith(data_dir) for link in paths)
-
   with warnings.catch_warnings():
     warnings.simplefilter("error", ResourceWarning)
     with sources.open(source, "train", data_dir=data_dir) as records:
-      assert count_open() == 0  # a fork before the first read shares no position in a file
+      assert not opened(data_dir)  # a fork before the first read shares no position in a file
       records.read(0, 2)
       records.read(3, 5)
-      assert count_open() <= 1
-    assert count_open() == 0
+      assert opened(data_dir).total() <= 1
+    assert not opened(data_dir)
     sources.load(source, "train[:3]", data_dir=data_dir)
-    assert count_open() == 0
+    assert not opened(data_dir)
 
 
 def test_open_refuses_what_load_refuses(tmp_path):
