@@ -9,9 +9,9 @@ import hypothesis
 import hypothesis.strategies as st
 import numpy as np
 import pytest
+from helpers import descriptors
 
 from djax.disguised import array_records
-from tests.helpers import descriptors
 
 LONGEST = 1 << 20
 

@@ -13,6 +13,7 @@ import threading
 
 import numpy as np
 import pytest
+from helpers.descriptors import opened
 from helpers.directories import CLASSES, KEY, SHAPE, SPEC, build, images_of
 
 from djax import keys
@@ -21,7 +22,6 @@ from djax.disguised.manifest import SplitFacts
 from djax.disguised.quantise import Quantiser
 from djax.errors import DataError, ManifestError
 from djax.owner import restore
-from tests.helpers.descriptors import opened
 
 ROOT = pathlib.Path(__file__).parent.parent
 

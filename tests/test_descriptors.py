@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+from helpers.descriptors import opened
 
 import train
 from configs import outsourced
@@ -14,7 +15,6 @@ from djax.audit import scenario
 from djax.disguised import directory
 from djax.keys import keyfile
 from djax.owner import shards
-from tests.helpers.descriptors import opened
 from train import answer
 from train.data import inputs
 

@@ -15,11 +15,11 @@ import time
 import tracemalloc
 
 import pytest
+from helpers.descriptors import opened
 
 from djax.errors import DataError
 from djax.io import files, foreign
 from djax.io.foreign import Content, ForeignFileError, MissingFileError
-from tests.helpers.descriptors import opened
 
 LIMIT = 1 << 16
 

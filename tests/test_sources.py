@@ -168,11 +168,14 @@ def floats(index, value, count=6):
     (dict(train_images=floats((slice(4, 6), 1, 1, 1), np.inf)), "2 values are NaN.* image 4"),
     (dict(train_images=floats((2, 0, 0, 0), -0.5)), "1 values are outside 0..255.* image 2"),
     (dict(train_images=floats((5, 0, 0, 0), 255.5)), "1 values are outside 0..255.* image 5"),
-    (dict(train_images=floats(slice(None), 0.9)), "no value is above 1.*Multiply by 255"),
+    (
+      dict(train_images=floats(slice(None), 0.9)),
+      "no value is above 1, .*--scale 1 or --scale 255",
+    ),
     (dict(train_images=np.zeros((6, 4), np.uint8)), r"must be \[N, H, W\].*\(6, 4\)"),
     (dict(train_images=np.zeros((6, 0, 5, 3), np.uint8)), "no pixels"),
-    (dict(sides=(4, 5, 4)), r"4 channels, one is alpha.*\[\.\.\., :-1\]"),
-    (dict(sides=(4, 5, 2)), "2 channels, one is alpha"),
+    (dict(sides=(4, 5, 4)), r"4 channels are not taken, .* may be alpha.*\[\.\.\., :-1\]"),
+    (dict(sides=(4, 5, 2)), "2 channels are not taken"),
     (dict(test_images=np.zeros((4, 5, 5, 3), np.uint8)), r"train images are \(4, 5, 3\), but test"),
     (
       dict(train_labels=np.arange(5)),
@@ -437,8 +440,9 @@ def test_folders_that_do_not_fit(folder, tmp_path):
   refused("one: must hold a subfolder for each of two.*found cat", tmp_path / "one")
   shutil.copytree(folder, tmp_path / "half" / "train")
   refused(r"half: must hold .*below train and test\); found train", tmp_path / "half")
-  shutil.copytree(folder, tmp_path / "half" / "val")
-  refused("half: must hold .*found train, val", tmp_path / "half")
+  shutil.copytree(folder, tmp_path / "half" / "Val")
+  assert len(sources.load(str(tmp_path / "half"), "train").labels) == 17
+  refused("split must be train or .*, got 'test'", tmp_path / "half", "test", ConfigError)
   (folder / "emu").mkdir()
   refused("emu: no images in this class", folder)
   (folder / "emu").rmdir()
@@ -446,9 +450,9 @@ def test_folders_that_do_not_fit(folder, tmp_path):
   assert loose.size
   refused(r"loose\.png: an image must lie in the subfolder of its class", folder)
   (folder / "loose.png").unlink()
-  (folder / "cat" / "list.csv").write_text("x")
-  refused(r"list\.csv: not a \.png, \.jpg or \.jpeg file", folder)
-  (folder / "cat" / "list.csv").unlink()
+  (folder / "cat" / "list.doc").write_text("x")
+  refused(r"list\.doc: not a \.png, \.jpg or \.jpeg file", folder)
+  (folder / "cat" / "list.doc").unlink()
   (folder / "cat" / "more.png").mkdir()
   refused(r"more\.png: not a \.png, \.jpg or \.jpeg file", folder)
   (folder / "cat" / "more.png").rmdir()
@@ -635,7 +639,7 @@ def test_tfds_splits_that_cannot_be(tmp_path, split, match):
       lambda k: dict(image=k.Tensor(shape=(4, 5), dtype=np.uint8)),
       r"fixed shape.*got uint8 \(4, 5",
     ),
-    (lambda k: dict(image=k.Image(shape=(4, 5, 4), dtype=np.uint8)), "4 channels, one is alpha"),
+    (lambda k: dict(image=k.Image(shape=(4, 5, 4), dtype=np.uint8)), "4 channels are not taken"),
     (lambda k: dict(label=k.Scalar(np.int64)), "'label' must be a class label, got Scalar"),
     (lambda k: dict(label=k.ClassLabel(num_classes=1), labels=[0] * 10), "2 to 65536.*has 1$"),
     (lambda k: dict(labels=[0, 1, -1, 2, 0, 1, -1, 0, 0, 0]), "2 labels are negative.* index 2"),

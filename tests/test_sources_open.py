@@ -10,12 +10,12 @@ import zipfile
 
 import numpy as np
 import pytest
+from helpers.descriptors import opened
 from helpers.source_files import arrays, draw, kinds, write_tfds
 from PIL import Image
 
 from djax import sources
 from djax.errors import ConfigError, DataError
-from tests.helpers.descriptors import opened
 
 SAVERS = {"stored": np.savez, "compressed": np.savez_compressed}
 
@@ -316,9 +316,9 @@ def test_tfds_reads_only_what_is_asked_for(tmp_path, monkeypatch):
 # ------------------------------------------------------------------------------------------ damage
 
 
-def refused(match, function, *args):
-  with pytest.raises(DataError, match=match) as caught:
-    function(*args)
+def refused(match, function, *args, error=DataError, **kwargs):
+  with pytest.raises(error, match=match) as caught:
+    function(*args, **kwargs)
   assert "\n" not in str(caught.value)
   return str(caught.value)
 
@@ -381,7 +381,7 @@ def test_npz_cut_or_replaced_while_open(tmp_path, kind):
     SAVERS["stored"](path, **arrays(count=60))
     refused("secret.npz: not a whole .*changed while it was read", records.read, 0, 2)
     path.write_bytes(whole)
-    assert len(records.read(0, 2).labels) == 2
+    refused("secret.npz: was changed while the source was read", records.read, 0, 2)
 
 
 def test_npz_member_shorter_than_its_header_says(tmp_path):
@@ -445,22 +445,48 @@ def floats(request, tmp_path):
 
 @pytest.mark.parametrize("order", ["C", "F"])
 @pytest.mark.parametrize("chunk", [16, 1 << 18])
-def test_floats_up_to_one_are_refused_at_open_only_if_all_are(floats, monkeypatch, chunk, order):
+def test_floats_nearly_all_up_to_one_are_refused(floats, monkeypatch, chunk, order):
   monkeypatch.setattr(sources.npz, "_CHUNK", chunk)
-  scale = "train_images: no value is above 1, but the scale is 0..255. Multiply by 255."
-  refused(scale, sources.open, floats([0.5] * 12, order), "train")
-  refused(scale, sources.open, floats([0] * 11 + [1], order), "train")
-  last = [0.0] * 59 + [1.5]
-  source = floats([0.5] * 11 + [last], order)
-  with sources.open(source, "train") as records:
-    parts = in_parts(records, (1, 4))
+
+  def check(source, split="train"):
+    with sources.open(source, split) as records:
+      records.check()
+      return in_parts(records, (1, 4))
+
+  scale = r"train_images: {} above 1, but the scale is 0\.\.255\. Say what white is: --scale 1 or"
+  for values in ([0.5] * 12, [0] * 11 + [1]):
+    refused(scale.format("no value is"), check, floats(values, order))
+  few = [0.5] * 11 + [[0.5] * 59 + [1.0000002]]
+  refused(scale.format("no value is"), check, floats(few, order))
+  source = floats([0.5] * 11 + [[0.0] * 59 + [1.5]], order)
+  refused(scale.format("only 1 of 661 values above 0 are"), check, source)
+  source = floats([0.5] * 11 + [[1.5] * 60], order)
+  parts = check(source)
   same(parts, sources.load(source, "train"))
   assert parts.images.max() == 1.5
-  refused(scale, sources.open, source, "train[:11]")
-  refused(scale, sources.load, source, "train[:11]")
+  refused(scale.format("no value is"), check, source, "train[:11]")
+  refused(scale.format("no value is"), sources.load, source, "train[:11]")
   assert len(sources.load(source, "train[11:]").labels) == 1
-  with sources.open(floats([0] * 12, order), "train") as records:
-    assert not in_parts(records, (5,)).images.any()
+  assert not check(floats([0] * 12, order)).images.any()
+
+
+@pytest.mark.parametrize(
+  ("dtype", "values", "result"),
+  [(np.float32, [0, 0.5, 1.0000002], [0, 127.5, 255]), (np.uint8, [0, 1, 1], [0, 255, 255])],
+)
+def test_whoever_says_what_white_is_gets_it_as_255(tmp_path, dtype, values, result):
+  images = np.tile(np.array(values, dtype), (6, 20))[..., None].reshape(6, 4, 5, 3)
+  path = tmp_path / "set.npz"
+  np.savez(path, **arrays(train_images=images, test_images=images[:4]))
+  wanted = np.tile(np.array(result, dtype), (6, 20)).reshape(6, 4, 5, 3)
+  np.testing.assert_array_equal(sources.load(str(path), "train", scale=1).images, wanted)
+  np.testing.assert_array_equal(sources.load(str(path), "train", scale=255).images, images)
+  refused("Say what white is", sources.load, str(path), "train")
+  np.savez(path, **arrays(train_images=images * 3))
+  refused(
+    r"values are outside 0\.\.1, the first in image 0", sources.load, str(path), "train", scale=1
+  )
+  refused("scale must be 1 or 255", sources.load, str(path), "train", scale=2, error=ConfigError)
 
 
 def test_floats_faults_are_found_in_the_part_read_with_the_index_of_the_split(floats):

@@ -85,7 +85,7 @@ def _picture(path: Path, shape: tuple[int, ...], image_size: int) -> np.ndarray:
   height, width, wanted = shape
   if wanted not in (1, 3):
     raise DataError(f"{path}: the data set has {wanted} channels. Give its images as .npy.")
-  channels, size = folder.read_header(path)
+  channels, size, _ = folder.read_header(path)
   if channels > wanted:
     raise DataError(f"{path}: is in colour, but the data set is grey. Save it as grey.")
   if size != (width, height) and not image_size:

@@ -15,27 +15,33 @@ __all__ = ["SOURCES", "Images", "Records", "Source", "load", "open"]
 SOURCES = (digits.SOURCE, npz.SOURCE, folder.SOURCE, tfds.SOURCE)
 
 
-def load(source: str, split: str, *, data_dir: str = "", image_size: int = 0) -> Images:
+def load(
+  source: str, split: str, *, data_dir: str = "", image_size: int = 0, scale: int = 0
+) -> Images:
   """Loads one split of a source into host memory.
 
   The string alone decides the kind of source:
 
   - ``digits``: scikit-learn's 1797 handwritten digits, 8x8x1; every fifth is test.
   - ``*.npz``: arrays ``train_images``, ``train_labels``, ``test_images``, ``test_labels`` and
-    perhaps ``class_names``.
+    perhaps ``val_images``, ``val_labels`` and ``class_names``.
   - a path (starting with ``.``, ``/`` or ``~``, or an existing folder with a ``/`` in its name): a
-    folder of PNG and JPEG files, one subfolder a class, or the same below ``train`` and ``test``;
-    without these two every fifth file of each class is test. Records go round the classes: the
-    first file of each, then the second, so that a slice of a split holds all of them.
+    folder of PNG and JPEG files, one subfolder a class, or the same below ``train`` and ``test`` or
+    ``val`` (``training``, ``testing``, ``valid``, ``validation``, ``dev`` and capitals are taken as
+    well); without these every fifth file of each class is test. Classes are numbered in the order
+    of their numbers where all names are numbers, else by code point. Records go round the classes:
+    the first file of each, then the second, so that a slice of a split holds all of them.
   - otherwise a TFDS name: ``name``, ``name:1.2.3``, ``name/config`` or ``name/config:1.2.3``,
     already prepared on this disk, the highest version by default; records in the order of TFDS.
 
   Args:
     source: what to load, see above.
-    split: ``train``, ``test`` or a part, ``train[:1000]``; with TFDS any of its split expressions.
+    split: ``train``, ``test``, ``val`` where there is one, or a part, ``train[:1000]``; with TFDS any of its split
+      expressions.
     data_dir: of prepared TFDS sets; else ``$TFDS_DATA_DIR``, else ``~/tensorflow_datasets``.
     image_size: side in pixels to which images of a folder are resized, bilinear with antialiasing,
       without keeping the ratio of the sides; 0 leaves them as they are. For folders only.
+    scale: the value of white, 1 or 255; 0: 255, and images whose values are nearly all at most 1 are refused.
 
   Returns:
     The records of the split: uint8, but float32 where an ``.npz`` holds floats.
@@ -44,22 +50,27 @@ def load(source: str, split: str, *, data_dir: str = "", image_size: int = 0) ->
     ConfigError: a name, split or image size that cannot work, or a split without records.
     DataError: a source that is missing or damaged, or images or labels that djax does not take.
   """
-  with open(source, split, data_dir=data_dir, image_size=image_size) as records:
-    return records.read(0, len(records))
+  with open(source, split, data_dir=data_dir, image_size=image_size, scale=scale) as records:
+    loaded = records.read(0, len(records))
+    records.check_scale(loaded.images[:: max(1, len(records) // 64)])
+    return loaded
 
 
-def open(source: str, split: str, *, data_dir: str = "", image_size: int = 0) -> Records:
+def open(
+  source: str, split: str, *, data_dir: str = "", image_size: int = 0, scale: int = 0
+) -> Records:
   """Opens one split of a source, to be read in parts that alone are held in memory.
 
   Reads what describes the images (of a folder: the header of every file, of both splits) and the
-  labels of an ``.npz``, but no pixels. The one exception are float images: they are looked through
-  up to the first value above 1, so that images on a scale of 0..1 are refused here.
+  labels of an ``.npz``, but no pixels. The scale of their values is looked at by ``Records.check``, which whoever
+  reads in parts should call once.
 
   Args:
     source: as for ``load``.
     split: as for ``load``.
     data_dir: as for ``load``.
     image_size: as for ``load``.
+    scale: as for ``load``.
 
   Returns:
     The records of the split; close them, or use them in a ``with`` statement.
@@ -70,7 +81,11 @@ def open(source: str, split: str, *, data_dir: str = "", image_size: int = 0) ->
   """
   if image_size < 0:
     raise ConfigError(f"image_size must be 0 (as is) or a side in pixels, got {image_size}")
+  if scale not in (0, 1, 255):
+    raise ConfigError(f"scale must be 1 or 255, the value of white, got {scale}")
   kind = next(kind for kind in SOURCES if kind.matches(source))
   if image_size and not kind.resizes:
     raise ConfigError(f"image_size={image_size} resizes image folders only: use 0 with {source!r}")
-  return kind.open(source, split, data_dir, image_size)
+  records = kind.open(source, split, data_dir, image_size)
+  records.scale = scale
+  return records

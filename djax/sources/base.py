@@ -1,28 +1,22 @@
-"""What every kind of source gives out, and the checks they share."""
+"""What every kind of source gives out: images, records of a split, splits by name."""
 
 import abc
 import dataclasses
+import hashlib
+import json
 import pathlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from djax.errors import ConfigError, DataError
+from djax.sources import checks
 
-__all__ = [
-  "Images",
-  "Records",
-  "Source",
-  "brief",
-  "check_classes",
-  "check_labels",
-  "check_shape",
-  "parse_split",
-]
+__all__ = ["Images", "Records", "Source", "brief", "parse_split"]
 
-_MAX_CLASSES = 65536  # a label beyond this is a record number or a year, not a class
+_SAMPLE = 64  # images whose values tell the scale of the others
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -59,7 +53,13 @@ class Records(abc.ABC):
     class_names: one name a class.
     files: ``(name, path)`` of every file that the records are read from, sorted by name. Names are
       relative to the source, with ``/``; an ``.npz`` file itself is ``.``.
+    what: names the records in messages.
+    notes: what an owner should know of how the source was read, in words.
+    scale: the value of white, 1 or 255; with 1, all values are multiplied by 255. 0: 255, and images that look as if
+      it were 1 are refused.
   """
+
+  scale = 0
 
   def __init__(
     self,
@@ -70,13 +70,21 @@ class Records(abc.ABC):
     dtype: Any,
     class_names: tuple[str, ...],
     files: Mapping[str, pathlib.Path],
+    what: str = "",
+    notes: Sequence[str] = (),
+    first: int = 0,
   ):
+    checks.check_class_names(what or name, class_names)
     self.name = name
+    self.what = what or name
+    self.notes = tuple(notes)
     self.image_shape = image_shape
     self.dtype = np.dtype(dtype)
     self.class_names = class_names
     self.files = tuple(sorted(files.items()))
     self._count = count
+    self._first = first  # of the split's part that was opened, for messages
+    self._stamps = {path: _stamp(path) for _, path in self.files}
 
   def __len__(self) -> int:
     return self._count
@@ -111,7 +119,7 @@ class Records(abc.ABC):
       raise (ValueError if exist else IndexError)(
         f"read: needs 0 <= start < stop <= {len(self)}, got {start=}, {stop=}"
       )
-    return self._read(start, stop)
+    return self._checked(np.arange(start, stop), self._read(start, stop))
 
   def take(self, rows: np.ndarray) -> Images:
     """Reads some records of the split, wherever they stand.
@@ -138,15 +146,45 @@ class Records(abc.ABC):
       )
     if (np.diff(rows) <= 0).any():
       raise ValueError(f"take: needs rising rows, got {len(rows)} in another order")
-    return self._take(rows)
+    return self._checked(rows, self._take(rows))
 
-  def check(self) -> None:
-    """Reads what ``take`` would not notice to be damaged, because it skips it.
+  def labels(self) -> np.ndarray:
+    """Reads all labels, int32 ``[N]``.
 
     Raises:
-      DataError: if it is damaged.
+      DataError: as ``read``.
     """
-    return
+    step = 1024
+    starts = range(0, len(self), step)
+    return np.concatenate([self.read(i, min(i + step, len(self))).labels for i in starts])
+
+  def check(self) -> None:
+    """Looks at what ``take`` does not notice: the scale of the values, and damage in what it skips.
+
+    Raises:
+      DataError: if something is wrong.
+    """
+    rows = np.unique(np.linspace(0, len(self) - 1, _SAMPLE).astype(int))
+    self.check_scale(self.take(rows).images)
+    self.close()
+
+  def check_scale(self, images: np.ndarray) -> None:
+    """Refuses images whose white looks as if it were 1, if nobody gave their scale.
+
+    Args:
+      images: some or all of the records.
+
+    Raises:
+      DataError: if so.
+    """
+    if not self.scale:
+      checks.check_scale(self.what, [images])
+
+  def snapshot(self) -> str:
+    """Returns a digest of what ``open`` saw: shape, classes, and name, size and time of every file."""
+    seen = [(name, self._stamps[path]) for name, path in self.files]
+    facts = [self.image_shape, self.dtype.name, self.class_names, len(self), seen]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
   def close(self) -> None:
     """Closes what ``read`` left open; another ``read`` opens it again."""
@@ -163,7 +201,30 @@ class Records(abc.ABC):
 
   @abc.abstractmethod
   def _read(self, start: int, stop: int) -> Images:
-    """Reads records that exist."""
+    """Reads records that exist; their values may be on another scale and are not checked."""
+
+  def _paths(self, rows: np.ndarray) -> Iterable[pathlib.Path]:
+    """Returns the files that hold some records."""
+    return self._stamps
+
+  def _checked(self, rows: np.ndarray, given: Images) -> Images:
+    """Brings values to the scale 0..255 and refuses those outside; refuses files that changed since ``open``."""
+    for path in self._paths(rows):
+      if _stamp(path) != self._stamps[path]:
+        raise DataError(
+          f"{path}: was changed while the source was read. Re-run the command when nothing writes there."
+        )
+    images = checks.to_255(self.what, given.images, self.scale, self._first + int(rows[0]))
+    return dataclasses.replace(given, images=images)
+
+
+def _stamp(path: pathlib.Path) -> tuple[int, int] | None:
+  """Returns size and time of a file, or None if it is not there."""
+  try:
+    found = path.stat()
+  except OSError:
+    return None
+  return found.st_size, found.st_mtime_ns
 
 
 class Source(NamedTuple):
@@ -183,76 +244,24 @@ class Source(NamedTuple):
 
 
 def parse_split(split: str, counts: Mapping[str, int]) -> tuple[str, slice]:
-  """Returns which of train and test a split means, and which of its records.
+  """Returns which split is meant, and which of its records.
 
   Args:
-    split: ``train``, ``test`` or a part, ``train[:1000]``.
-    counts: number of records of each.
+    split: the name of a split or a part of one, ``train[:1000]``.
+    counts: number of records of each split that there is.
 
   Raises:
-    ConfigError: for another form, or a part without records.
+    ConfigError: for another form, a split that is not there, or a part without records.
   """
-  match = re.fullmatch(r"(train|test)(?:\[(\d*):(\d*)\])?", split)
-  if not match:
-    forms = "train, test or e.g. train[:1000] (percentages with TFDS sources only)"
+  match = re.fullmatch(r"(\w+)(?:\[(\d*):(\d*)\])?", split)
+  if not match or match[1] not in counts:
+    forms = f"{', '.join(counts)} or e.g. train[:1000] (percentages with TFDS sources only)"
     raise ConfigError(f"split must be {forms}, got {split!r}")
   name, start, stop = match.groups()
   part = slice(int(start or 0), int(stop or counts[name]))
   if not part.start < part.stop <= counts[name]:
     raise ConfigError(f"split {split!r} must name records that exist: {name} has {counts[name]}")
   return name, part
-
-
-def check_shape(what: str, shape: tuple[int, ...]) -> None:
-  """Refuses images without pixels or with an alpha channel.
-
-  Args:
-    what: the source, for the message.
-    shape: ``(H, W, C)``.
-
-  Raises:
-    DataError: if so.
-  """
-  if 0 in shape:
-    raise DataError(f"{what}: images have no pixels, shape {shape}")
-  if shape[2] in (2, 4):
-    raise DataError(f"{what}: {shape[2]} channels, one is alpha: drop it with images[..., :-1]")
-
-
-def check_labels(what: str, labels: np.ndarray, start: int = 0, classes: int | None = None) -> None:
-  """Refuses no labels and labels out of range.
-
-  Args:
-    what: the source, for the message.
-    labels: integers ``[n]``.
-    start: index of the first.
-    classes: their number, where it is known.
-
-  Raises:
-    DataError: if so.
-  """
-  if not len(labels):
-    raise DataError(f"{what}: no images")
-  bad, fault = labels < 0, "negative"
-  if classes is not None and not bad.any():
-    bad, fault = labels >= classes, f"{classes} or more, the number of classes"
-  if bad.any():
-    first = start + bad.argmax()
-    raise DataError(f"{what}: {bad.sum()} labels are {fault}, the first at index {first}")
-
-
-def check_classes(what: str, classes: int) -> None:
-  """Refuses numbers of classes that djax does not take.
-
-  Args:
-    what: the source, for the message.
-    classes: their number.
-
-  Raises:
-    DataError: if so.
-  """
-  if not 2 <= classes <= _MAX_CLASSES:
-    raise DataError(f"{what}: needs 2 to {_MAX_CLASSES} classes, labelled from 0; has {classes}")
 
 
 def brief(error: Exception) -> str:

@@ -32,6 +32,9 @@ class DigitsRecords(Records):
   def _read(self, start: int, stop: int) -> Images:
     return Images(self._images[start:stop], self._labels[start:stop], self.class_names)
 
+  def labels(self) -> np.ndarray:
+    return self._labels
+
   def _take(self, rows: np.ndarray) -> Images:
     return Images(self._images[rows], self._labels[rows], self.class_names)
 

@@ -1,9 +1,14 @@
 """Folders of image files, one subfolder a class."""
 
 import concurrent.futures
+import math
 import os
 import pathlib
+import re
 import warnings
+from collections import Counter
+from collections.abc import Iterable
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -14,23 +19,30 @@ from djax.sources.base import Images, Records, Source, brief, parse_split
 __all__ = ["FolderRecords", "decode", "read_header"]
 
 _SUFFIXES = (".png", ".jpg", ".jpeg")
-_SPLIT_NAMES = {"train", "test", "val", "valid", "validation", "dev"}
+_SPLIT_OF = {
+  **dict.fromkeys(("train", "training"), "train"),
+  **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
+  **dict.fromkeys(("test", "testing"), "test"),
+}
+# What file managers leave behind, and notes: nobody means them as pictures.
+_NO_PICTURES = ("thumbs.db", "desktop.ini")
+_NOTES = (".txt", ".md", ".csv", ".json", ".xml", ".html")
+_SHOWN = 3
 
 
 class FolderRecords(Records):
   """One split of a folder: every header is read when it is opened, pixels when asked for."""
 
   def __init__(self, root: pathlib.Path, split: str, image_size: int):
-    files = _list_splits(root)
+    listing = _list_splits(root, re.split(r"\W", split)[0])
+    files = listing.files
     name, part = parse_split(split, {x: sum(map(len, files[x].values())) for x in files})
 
-    # The headers of both splits are read, so that train and test agree on channels and size.
+    # The headers of all splits are read, so that they agree on channels and size.
     paths = [path for half in files.values() for listed in half.values() for path in listed]
-    with warnings.catch_warnings():
-      warnings.simplefilter("error", Image.DecompressionBombWarning)
-      headers = [read_header(path) for path in paths]
-    width, height = (image_size, image_size) if image_size else headers[0][1]
-    sizes = {size: path for path, (_, size) in zip(paths, headers, strict=True)}
+    headers = _read_headers(paths)
+    width, height = (image_size, image_size) if image_size else headers[0].size
+    sizes = {header.size: path for path, header in zip(paths, headers, strict=True)}
     if len(sizes) > 1 and not image_size:
       pair = ", but ".join(f"{path} is {x}x{y}" for (x, y), path in [*sizes.items()][:2])
       raise DataError(
@@ -44,10 +56,12 @@ class FolderRecords(Records):
     super().__init__(
       len(self._records),
       name="folder",
-      image_shape=(height, width, max(channels for channels, _ in headers)),
+      image_shape=(height, width, max(header.channels for header in headers)),
       dtype=np.uint8,
       class_names=tuple(files[name]),
       files={path.relative_to(root).as_posix(): path for path, _ in self._records},
+      what=str(root),
+      notes=_notes(listing, paths, headers, root),
     )
 
   def _read(self, start: int, stop: int) -> Images:
@@ -62,37 +76,88 @@ class FolderRecords(Records):
         images[index] = image
     return Images(images, np.array([label for _, label in records], np.int32), self.class_names)
 
+  def labels(self) -> np.ndarray:
+    return np.array([label for _, label in self._records], np.int32)
 
-def _list_splits(root: pathlib.Path) -> dict[str, dict[str, list[pathlib.Path]]]:
-  """Returns split -> class name -> sorted image files."""
+  def _paths(self, rows: np.ndarray) -> Iterable[pathlib.Path]:
+    return (self._records[row][0] for row in rows)
+
+
+class _Listing(NamedTuple):
+  """Image files by split and class name, both in order; files skipped; splits not asked for; whether djax cut them."""
+
+  files: dict[str, dict[str, list[pathlib.Path]]]
+  skipped: list[pathlib.Path]
+  unused: list[pathlib.Path]
+  is_cut: bool
+
+
+def _list_splits(root: pathlib.Path, asked: str) -> _Listing:
+  """Finds the image files of train, test and the split that is asked for."""
   if not root.is_dir():
     raise DataError(f"{root}: no such folder of images")
-  if (root / "train").is_dir() and (root / "test").is_dir():
-    files = {part: _list_classes(root / part) for part in ("train", "test")}
-    if differ := sorted(set(files["train"]) ^ set(files["test"])):
-      raise DataError(f"{root}: train and test must have the same classes, not so {differ[0]!r}")
-    return files
-  every = _list_classes(root)
-  test = {key: paths[4::5] for key, paths in every.items()}
-  train = {key: [x for i, x in enumerate(paths) if i % 5 != 4] for key, paths in every.items()}
-  return {"train": train, "test": test}
-
-
-def _list_classes(root: pathlib.Path) -> dict[str, list[pathlib.Path]]:
-  """Returns class name -> sorted image files of a folder with one subfolder a class."""
-  classes = {entry.name: _entries(entry) for entry in _entries(root) if entry.is_dir()}
-  for entry in _entries(root):
-    if entry.suffix.lower() in _SUFFIXES and entry.name not in classes:
-      raise DataError(f"{entry}: an image must lie in the subfolder of its class below {root}")
-  if len(classes) < 2 or _SPLIT_NAMES.issuperset(classes):
-    wanted = "a subfolder for each of two or more classes (perhaps below train and test)"
-    raise DataError(f"{root}: must hold {wanted}; found {', '.join(classes) or 'none'}")
-  for name, paths in classes.items():
+  folders = [entry for entry in _entries(root) if entry.is_dir()]
+  halves: dict[str, pathlib.Path] = {}
+  for entry in folders:
+    if split := _SPLIT_OF.get(entry.name.lower()):
+      if split in halves:
+        raise DataError(
+          f"{root}: {halves[split].name} and {entry.name} are both the split {split}. Leave one."
+        )
+      halves[split] = entry
+  skipped: list[pathlib.Path] = []
+  if "train" in halves and len(halves) > 1:
+    unused = [halves["val"]] if "val" in halves and asked != "val" else []
+    skipped += [entry for entry in _entries(root) if entry not in halves.values()]
+    used = [
+      split for split in ("train", "val", "test") if halves.get(split, root) not in [root, *unused]
+    ]
+    files = {split: _list_classes(halves[split], skipped) for split in used}
+    for name, classes in files.items():
+      if differ := sorted(set(files["train"]) ^ set(classes)):
+        raise DataError(
+          f"{root}: {halves['train'].name} and {halves[name].name} must have the same classes, not so {differ[0]!r}. "
+          "If a class has no images in one of them, make it an empty folder there."
+        )
+    for name in files["train"]:
+      if not any(classes[name] for classes in files.values()):
+        raise DataError(f"{halves['train'] / name}: no images in this class")
+    return _Listing(files, skipped, unused, is_cut=False)
+  every = _list_classes(root, skipped)
+  for name, paths in every.items():
     if not paths:
       raise DataError(f"{root / name}: no images in this class")
-    for path in paths:
-      if path.suffix.lower() not in _SUFFIXES or not path.is_file():
-        raise DataError(f"{path}: not a .png, .jpg or .jpeg file. Move it out of the class folder.")
+  test = {key: paths[4::5] for key, paths in every.items()}
+  train = {key: [x for i, x in enumerate(paths) if i % 5 != 4] for key, paths in every.items()}
+  return _Listing({"train": train, "test": test}, skipped, [], is_cut=True)
+
+
+def _list_classes(root: pathlib.Path, skipped: list[pathlib.Path]) -> dict[str, list[pathlib.Path]]:
+  """Returns class name -> sorted image files of a folder with one subfolder a class; adds what it skips."""
+  folders = [entry for entry in _entries(root) if entry.is_dir()]
+  for entry in _entries(root):
+    if entry.suffix.lower() in _SUFFIXES and entry not in folders:
+      raise DataError(f"{entry}: an image must lie in the subfolder of its class below {root}")
+  skipped += [entry for entry in _entries(root) if entry not in folders]
+  names = [entry.name for entry in folders]
+  if len(names) < 2 or all(name.lower() in _SPLIT_OF for name in names):
+    wanted = "a subfolder for each of two or more classes (perhaps below train and test)"
+    raise DataError(f"{root}: must hold {wanted}; found {', '.join(names) or 'none'}")
+  if all(name.isascii() and name.isdigit() for name in names):
+    folders.sort(key=lambda folder: (int(folder.name), folder.name))
+  classes: dict[str, list[pathlib.Path]] = {}
+  problems = []
+  for folder in folders:
+    entries = _entries(folder)
+    notes = [x for x in entries if x.name.lower() in _NO_PICTURES or x.suffix.lower() in _NOTES]
+    skipped += notes
+    classes[folder.name] = [entry for entry in entries if entry not in notes]
+    for path in classes[folder.name]:
+      if path.is_symlink() and not path.exists():
+        problems.append(f"{path}: is a link to a file that does not exist.")
+      elif path.suffix.lower() not in _SUFFIXES or not path.is_file():
+        problems.append(f"{path}: not a .png, .jpg or .jpeg file. Move it out of the class folder.")
+  _refuse(problems)
   return classes
 
 
@@ -103,14 +168,80 @@ def _entries(folder: pathlib.Path) -> list[pathlib.Path]:
     raise DataError(f"{folder}: cannot be read ({error.strerror})") from None
 
 
-def read_header(path: pathlib.Path) -> tuple[int, tuple[int, int]]:
+def _refuse(problems: list[str]) -> None:
+  """Refuses files, all of them at once."""
+  if not problems:
+    return
+  if len(problems) == 1:
+    raise DataError(problems[0])
+  more = f" And {len(problems) - _SHOWN} more." if len(problems) > _SHOWN else ""
+  raise DataError(f"{len(problems)} files cannot be taken. {' '.join(problems[:_SHOWN])}{more}")
+
+
+class _Header(NamedTuple):
+  """What the head of an image file says: channels, upright ``(width, height)``, whether it is stored turned."""
+
+  channels: int
+  size: tuple[int, int]
+  is_turned: bool
+
+
+def _read_headers(paths: list[pathlib.Path]) -> list[_Header]:
+  """Reads the heads of image files, or refuses all that cannot be taken."""
+  headers, problems = [], []
+  with warnings.catch_warnings():
+    warnings.simplefilter("error", Image.DecompressionBombWarning)
+    for path in paths:
+      try:
+        headers.append(read_header(path))
+      except DataError as error:
+        problems.append(str(error))
+  _refuse(problems)
+  return headers
+
+
+def _notes(
+  listing: _Listing, paths: list[pathlib.Path], headers: list[_Header], root: pathlib.Path
+) -> list[str]:
+  """Says how a folder was read, where that may surprise its owner."""
+  notes = []
+  kinds = Counter(path.suffix.lower() for path in paths)
+  notes.append(f"files: {', '.join(f'{count} {kind}' for kind, count in sorted(kinds.items()))}")
+  if listing.is_cut:
+    notes.append(
+      "there is no test folder: every fifth file of each class, in order of its name, is test, so images of one "
+      "person may be in both"
+    )
+  for folder in listing.unused:
+    notes.append(
+      f"the folder {folder.name} is the split val, which is used only where val is asked for"
+    )
+  if listing.skipped:
+    names = [path.relative_to(root).as_posix() for path in listing.skipped]
+    more = ", ..." if len(names) > _SHOWN else ""
+    notes.append(f"skipped: {len(names)} ({', '.join(names[:_SHOWN])}{more})")
+  if turned := sum(header.is_turned for header in headers):
+    notes.append(f"turned upright, as their files ask for: {turned}")
+  channels = Counter(header.channels for header in headers)
+  if len(channels) > 1:
+    notes.append(f"grey images taken as colour: {channels[1]}")
+  sizes = Counter(header.size for header in headers)
+  if len(sizes) > 1:
+    (least, most) = (min(sizes, key=math.prod), max(sizes, key=math.prod))
+    notes.append(
+      f"{len(sizes)} sizes are resized, from {least[0]}x{least[1]} to {most[0]}x{most[1]}"
+    )
+  return notes
+
+
+def read_header(path: pathlib.Path) -> _Header:
   """Reads what the head of an image file says, or refuses the kind of image.
 
   Args:
     path: a PNG or JPEG file.
 
   Returns:
-    Channel count and upright ``(width, height)``.
+    Channel count, upright ``(width, height)``, and whether the pixels are stored turned or mirrored.
 
   Raises:
     DataError: if it cannot be read, or is of a kind that djax does not take.
@@ -119,7 +250,7 @@ def read_header(path: pathlib.Path) -> tuple[int, tuple[int, int]]:
     with Image.open(path, formats=("PNG", "JPEG")) as image:
       mode, size, info = image.mode, image.size, image.info
       is_deep = any(";16" in str(tile[3]) for tile in image.tile)
-      is_turned = "exif" in info and image.getexif().get(0x0112) in (5, 6, 7, 8)
+      turn = image.getexif().get(0x0112) if "exif" in info else 1
   except Exception as error:  # PIL's parsers raise many types on damaged files
     raise DataError(f"{path}: cannot be read as PNG or JPEG ({brief(error)})") from None
   if mode in ("LA", "PA", "RGBA") or "transparency" in info:
@@ -128,7 +259,8 @@ def read_header(path: pathlib.Path) -> tuple[int, tuple[int, int]]:
     raise DataError(f"{path}: more than 8 bits a channel. Scale it to 0..255, save it as 8 bits.")
   if mode not in ("1", "L", "P", "RGB"):
     raise DataError(f"{path}: colour mode {mode} is not taken. Save it as RGB or grey.")
-  return (1 if mode in ("1", "L") else 3), (size[::-1] if is_turned else size)
+  upright = size[::-1] if turn in (5, 6, 7, 8) else size
+  return _Header(1 if mode in ("1", "L") else 3, upright, turn in range(2, 9))
 
 
 def decode(path: pathlib.Path, shape: tuple[int, int, int], resize: bool) -> np.ndarray:

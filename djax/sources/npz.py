@@ -10,19 +10,12 @@ from typing import Any
 import numpy as np
 
 from djax.errors import DataError, DjaxError, nearest
-from djax.sources.base import (
-  Images,
-  Records,
-  Source,
-  brief,
-  check_classes,
-  check_labels,
-  check_shape,
-  parse_split,
-)
+from djax.sources import checks
+from djax.sources.base import Images, Records, Source, brief, parse_split
 
 __all__ = ["NpzRecords"]
 
+_SPLITS = ("train", "val", "test")
 _NAMES = ("train_images", "train_labels", "test_images", "test_labels")
 _CHUNK = 1 << 18  # bytes; a multiple of every float's size
 
@@ -38,7 +31,7 @@ class NpzRecords(Records):
     name, part = parse_split(split, {key: len(x) for key, x in labels.items()})
     with _whole(path):
       self._array = _Array(path, f"{name}_images.npy", part)
-    self._path, self._what, self._start = path, f"{path}: {name}_images", part.start
+    self._path, self._start = path, part.start
     self._labels = labels[name][part].astype(np.int32)
     is_bytes = self._array.dtype == np.uint8
     super().__init__(
@@ -48,24 +41,27 @@ class NpzRecords(Records):
       dtype=np.uint8 if is_bytes else np.float32,
       class_names=class_names,
       files={".": path},
+      what=f"{path}: {name}_images",
+      first=part.start,
     )
-    if not is_bytes:
-      with _whole(path), contextlib.closing(self._array):
-        if self._array.is_below_one():
-          scale = "no value is above 1, but the scale is 0..255. Multiply by 255."
-          raise DataError(f"{self._what}: {scale}")
+
+  def check_scale(self, images: np.ndarray | None = None) -> None:
+    """Looks through the values as they are stored, as far as needed."""
+    if not self.scale:
+      with _whole(self._path), contextlib.closing(self._array):
+        checks.check_scale(self.what, self._array.values())
 
   def _read(self, start: int, stop: int) -> Images:
     with _whole(self._path):
       images = self._array.read(self._start + start, self._start + stop)
-    images = images.reshape(-1, *self.image_shape)
-    if images.dtype != np.uint8:
-      _check_float(self._what, images, self._start + start)
-      images = images.astype(np.float32, copy=False)
-    return Images(images, self._labels[start:stop], self.class_names)
+    return Images(images.reshape(-1, *self.image_shape), self._labels[start:stop], self.class_names)
+
+  def labels(self) -> np.ndarray:
+    return self._labels
 
   def check(self) -> None:
     """Reads the images to their end, where zipfile compares the checksum; it does not where records are skipped."""
+    self.check_scale()
     with _whole(self._path):
       self._array.check()
 
@@ -102,15 +98,10 @@ class _Array:
       raise
     return values.reshape(shape[::-1]).T if self._is_fortran else values.reshape(shape)
 
-  def is_below_one(self) -> bool:
-    """Whether the part holds values in 0..1 alone, and not just zeros."""
-    is_black = True
+  def values(self) -> Iterator[np.ndarray]:
+    """Yields all values of the part in the order of the file."""
     for chunk in self._chunks(self._part.start, self._part.stop):
-      values = np.frombuffer(chunk, self.dtype)
-      if not ((values >= 0) & (values <= 1)).all():
-        return False
-      is_black = is_black and not values.any()
-    return not is_black
+      yield np.frombuffer(chunk, self.dtype)
 
   def check(self) -> None:
     """Reads the whole member once, from its first byte to its last."""
@@ -183,26 +174,29 @@ def _describe(
       hint = nearest(wanted, set(npz).difference(_NAMES))
       raise DataError(f"{path}: no array {wanted!r}, only {', '.join(npz) or 'nothing'}.{hint}")
   sides, labels = {}, {}
-  for half in ("train", "test"):
-    shape, dtype = _header(npz, f"{half}_images")
-    what = f"{path}: {half}_images"
-    if dtype != np.uint8 and dtype.kind != "f":
-      advice = "Scale it, e.g. full-range uint16 by (images // 257).astype('uint8')."
-      raise DataError(f"{what}: must be uint8, or float from 0 to 255, got {dtype}. {advice}")
+  for name in _SPLITS:
+    if f"{name}_images" not in npz:
+      continue
+    what = f"{path}: {name}_images"
+    shape, dtype = _header(npz, f"{name}_images")
+    checks.check_dtype(what, dtype)
     if len(shape) not in (3, 4):
       raise DataError(f"{what}: must be [N, H, W] or [N, H, W, C], got {shape}")
-    sides[half] = (shape[1], shape[2], (*shape, 1)[3])
-    check_shape(what, sides[half])
-    what = f"{path}: {half}_labels"
-    form, dtype = _header(npz, f"{half}_labels")
+    sides[name] = (shape[1], shape[2], (*shape, 1)[3])
+    checks.check_shape(what, sides[name])
+    what = f"{path}: {name}_labels"
+    if f"{name}_labels" not in npz:
+      raise DataError(f"{path}: has {name}_images, but no array '{name}_labels'.")
+    form, dtype = _header(npz, f"{name}_labels")
     if dtype.kind not in "iu" or form not in (shape[:1], (shape[0], 1)):
       raise DataError(f"{what}: must be integers [N], N={shape[0]} as images, got {dtype} {form}")
-    labels[half] = npz[f"{half}_labels"].reshape(-1)
-    check_labels(what, labels[half])
-  if sides["train"] != sides["test"]:
-    raise DataError(f"{path}: train images are {sides['train']}, but test images {sides['test']}")
+    labels[name] = npz[f"{name}_labels"].reshape(-1)
+    checks.check_labels(what, labels[name])
+  for name, shape in sides.items():
+    if shape != sides["train"]:
+      raise DataError(f"{path}: train images are {sides['train']}, but {name} images {shape}")
   classes = max(int(numbers.max()) + 1 for numbers in labels.values())
-  check_classes(str(path), classes)
+  checks.check_classes(str(path), classes)
   class_names = tuple(str(number) for number in range(classes))
   if "class_names" in npz:
     shape, dtype = _header(npz, "class_names")
@@ -226,18 +220,8 @@ def _read_header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype]:
   return read(file)
 
 
-def _check_float(what: str, images: np.ndarray, start: int) -> None:
-  """Refuses values outside 0..255; ``start`` is the index of the first image."""
-  bad, fault = ~np.isfinite(images), "NaN or infinite"
-  if not bad.any():
-    bad, fault = (images < 0) | (images > 255), "outside 0..255"
-  if bad.any():
-    first = start + int(bad.reshape(len(images), -1).any(axis=1).argmax())
-    raise DataError(f"{what}: {bad.sum()} values are {fault}, the first in image {first}")
-
-
 SOURCE = Source(
   "npz",
-  lambda source: source.endswith(".npz"),
+  lambda source: source.lower().endswith(".npz"),
   lambda source, split, *_: NpzRecords(pathlib.Path(source).expanduser(), split),
 )

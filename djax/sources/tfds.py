@@ -11,15 +11,8 @@ import numpy as np
 from PIL import Image
 
 from djax.errors import ConfigError, DataError, nearest
-from djax.sources.base import (
-  Images,
-  Records,
-  Source,
-  brief,
-  check_classes,
-  check_labels,
-  check_shape,
-)
+from djax.sources import checks
+from djax.sources.base import Images, Records, Source, brief
 
 __all__ = ["TfdsRecords"]
 
@@ -46,10 +39,10 @@ class TfdsRecords(Records):
     if dtype != np.uint8 or len(shape) != 3 or None in shape:
       wanted = "images must be uint8 of one fixed shape [H, W, C]"
       raise DataError(f"{what}: {wanted}, got {dtype} {shape}. A folder of images can be resized.")
-    check_shape(what, shape)
+    checks.check_shape(what, shape)
     if not isinstance(label, tfds.features.ClassLabel) or label.num_classes is None:
       raise DataError(f"{what}: {label_key!r} must be a class label, got {type(label).__name__}")
-    check_classes(what, label.num_classes)
+    checks.check_classes(what, label.num_classes)
 
     # Image files are decoded here: faster than by TFDS, and the same with or without OpenCV.
     self._is_encoded = isinstance(image, tfds.features.Image)
@@ -59,7 +52,7 @@ class TfdsRecords(Records):
       shards = [x.filename for x in builder.info.splits[split].file_instructions]
     except ValueError as error:
       raise ConfigError(f"split {split!r} of {what}: {brief(error)}") from None
-    self._what, self._split, self._keys = what, split, (image_key, label_key)
+    self._split, self._keys = split, (image_key, label_key)
     files = [pathlib.Path(path, x) for x in ("dataset_info.json", "features.json", *shards)]
     super().__init__(
       len(self._records),
@@ -68,6 +61,7 @@ class TfdsRecords(Records):
       dtype=np.uint8,
       class_names=tuple(label.names),
       files={file.name: file for file in files},
+      what=what,
     )
 
   def _read(self, start: int, stop: int) -> Images:
@@ -89,10 +83,23 @@ class TfdsRecords(Records):
           images[place] = pixels.reshape(self.image_shape)
           labels[place] = record[label_key]
     except Exception as error:  # array_record, protobuf and PIL each have their own
-      where = f"{self._what}: {self._split!r} is damaged in or after record {rows[first]}"
+      where = f"{self.what}: {self._split!r} is damaged in or after record {rows[first]}"
       raise DataError(f"{where} ({brief(error)}). Prepare it again.") from None
-    check_labels(f"{self._what}, {self._split!r}", labels, int(rows[0]), len(self.class_names))
+    self._check_labels(labels, int(rows[0]))
     return Images(images, labels, self.class_names)
+
+  def labels(self) -> np.ndarray:
+    rows = [[*range(i, min(i + _CHUNK, len(self)))] for i in range(0, len(self), _CHUNK)]
+    try:
+      parts = [[x[self._keys[1]] for x in self._records.__getitems__(chunk)] for chunk in rows]
+    except Exception as error:
+      raise DataError(f"{self.what}: {self._split!r} is damaged ({brief(error)}).") from None
+    labels = np.concatenate(parts).astype(np.int32)
+    self._check_labels(labels, 0)
+    return labels
+
+  def _check_labels(self, labels: np.ndarray, start: int) -> None:
+    checks.check_labels(f"{self.what}, {self._split!r}", labels, start, len(self.class_names))
 
   def close(self) -> None:
     with contextlib.suppress(RuntimeError):  # of a damaged file, refused where it was read
