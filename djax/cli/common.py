@@ -14,7 +14,7 @@ from djax.keys import keyfile
 
 __all__ = ["VERBS", "add", "bits", "bits_line", "say"]
 
-VERBS = ("disguise", "inspect", "verify", "restore", "query", "audit", "bench")
+VERBS = ("check", "disguise", "inspect", "verify", "restore", "query", "audit", "bench")
 _REMARK = "a brute-force count, not a security level"
 
 
@@ -25,6 +25,7 @@ def add(verbs: Any, asked: str) -> None:
     verbs: what ``add_subparsers`` returned.
     asked: the verb that is going to be parsed. The others get no flags of schemes, which take a second to load.
   """
+  _add_check(verbs)
   _add_disguise(verbs, schemes=asked == "disguise")
 
   look = verbs.add_parser(
@@ -69,6 +70,36 @@ def add(verbs: Any, asked: str) -> None:
     verbs.choices[verb].set_defaults(run=_run)
 
 
+def _add_check(verbs: Any) -> None:
+  parser = verbs.add_parser(
+    "check",
+    help="look at a source before it is disguised; needs no key",
+    description="Counts the images and classes of a source, and names what may not be meant: look before a key is used.",
+  )
+  _add_source(parser)
+  parser.add_argument(
+    "--sheet", metavar="FILE.png", help="draw images of every class; must not exist"
+  )
+  _add_json(parser)
+
+
+def _add_source(parser: Any) -> None:
+  """Adds the flags that say which images are read."""
+  parser.add_argument(
+    "--source", metavar="S", required=True, help="digits, TFDS name, ./folder or x.npz"
+  )
+  parser.add_argument("--data-dir", metavar="D", default="", help="where prepared data sets live")
+  parser.add_argument(
+    "--image-size", metavar="N", type=_positive, default=0, help="folders: resize images to N x N"
+  )
+  _add_scale(parser)
+  parser.add_argument(
+    "--train-split", metavar="SPLIT", default="train", help="such as train[:1000]"
+  )
+  parser.add_argument("--val-split", metavar="SPLIT", default="", help="such as val; default: none")
+  parser.add_argument("--test-split", metavar="SPLIT", default="test", help="such as test[:1000]")
+
+
 def _add_disguise(verbs: Any, *, schemes: bool) -> None:
   parser = verbs.add_parser(
     "disguise",
@@ -77,15 +108,7 @@ def _add_disguise(verbs: Any, *, schemes: bool) -> None:
     "Re-run the command to resume.",
   )
   data = parser.add_argument_group("data")
-  data.add_argument(
-    "--source", metavar="S", required=True, help="digits, TFDS name, ./folder or x.npz"
-  )
-  data.add_argument("--data-dir", metavar="D", default="", help="where prepared data sets live")
-  data.add_argument(
-    "--image-size", metavar="N", type=_positive, default=0, help="folders: resize images to N x N"
-  )
-  data.add_argument("--train-split", metavar="SPLIT", default="train", help="such as train[:1000]")
-  data.add_argument("--test-split", metavar="SPLIT", default="test", help="such as test[:1000]")
+  _add_source(data)
   data.add_argument("--out", metavar="DIR", required=True, help="the directory to write")
   data.add_argument(
     "--dtype",
@@ -202,6 +225,7 @@ def _add_query(verbs: Any) -> None:
   parser.add_argument(
     "--image-size", metavar="N", type=_positive, default=0, help="resize image files to N x N"
   )
+  _add_scale(parser)
   parser.add_argument(
     "--canaries",
     metavar="S",
@@ -318,6 +342,16 @@ def _add_bench(verbs: Any) -> None:
   _add_json(parser)
 
 
+def _add_scale(parser: Any, **options: Any) -> None:
+  parser.add_argument(
+    "--scale",
+    type=int,
+    choices=(1, 255),
+    help="the value of white in the images (default: 255, and asked for where it looks like 1)",
+    **{"default": 0, **options},
+  )
+
+
 def _add_key(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
   parser.add_argument("--key", metavar="K", required=required, help="the key file")
   parser.add_argument(
@@ -376,6 +410,11 @@ def _run(args: argparse.Namespace) -> None:
     from djax.cli import audit as audit_commands  # JAX, Flax, SciPy
 
     audit_commands.run(args)
+    return
+  if args.verb == "check":
+    from djax.cli import check  # NumPy, Pillow
+
+    check.run(args)
     return
   if args.verb == "bench":
     from djax.cli import bench as bench_commands  # JAX

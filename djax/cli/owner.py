@@ -26,8 +26,9 @@ from djax.keys import Master, keyfile
 from djax.owner import canaries, export, plan, query, restore, sealed_metadata
 from djax.owner import ledger as ledger_lib
 from djax.owner.ledger import Ledger
+from djax.sources.inventory import Inventory
 
-__all__ = ["COMMANDS", "scheme_of"]
+__all__ = ["COMMANDS", "say_inventory", "scheme_of"]
 
 _SECONDS_OF_A_LINE = 10
 _GRID_IMAGES = 32
@@ -43,7 +44,11 @@ def _disguise(args: argparse.Namespace) -> None:
   request = plan.Request(
     source=args.source,
     disguise=scheme_of(args),
-    splits={"train": args.train_split, "test": args.test_split},
+    splits={
+      "train": args.train_split,
+      **({"val": args.val_split} if args.val_split else {}),
+      "test": args.test_split,
+    },
     dtype=args.dtype,
     views=args.views,
     crop=args.crop,
@@ -52,6 +57,7 @@ def _disguise(args: argparse.Namespace) -> None:
     plain_labels=args.plain_labels,
     data_dir=args.data_dir,
     image_size=args.image_size,
+    scale=args.scale,
     originals_per_shard=args.originals_per_shard,
     dataset_id=args.dataset_id,
   )
@@ -59,11 +65,25 @@ def _disguise(args: argparse.Namespace) -> None:
   ledger = None if args.no_ledger else Ledger(ledger_lib.beside(args.key))
   out = Path(args.out).expanduser()
   resumed = any((out / name).exists() for name in (manifest.UNFINISHED, manifest.FILE))
+  found: list[Inventory] = []
+
+  def look(inventory: Inventory, size: int) -> None:
+    found.append(inventory)
+    say_inventory(inventory)
+    say(f"to be written: about {size / 1e6:.1f} MB")
+
   start = time.monotonic()
   try:
     with _progress("disguising") as progress:
       facts = export.disguise(
-        request, out, master, ledger=ledger, workers=args.workers, say=say, progress=progress
+        request,
+        out,
+        master,
+        ledger=ledger,
+        workers=args.workers,
+        say=say,
+        look=look,
+        progress=progress,
       )
   except KeyboardInterrupt:
     raise KeyboardInterrupt(
@@ -79,7 +99,7 @@ def _disguise(args: argparse.Namespace) -> None:
   if known := audit.lookup(facts.spec):
     say(f"warning: {known}")
   if args.json:
-    print(json.dumps(_facts(out, facts)))
+    print(json.dumps({**_facts(out, facts), "inventory": found[0].to_dict()}))
     return
   _show(
     [
@@ -89,6 +109,18 @@ def _disguise(args: argparse.Namespace) -> None:
       f"manifest     {facts.sha256}",
     ]
   )
+
+
+def say_inventory(inventory: Inventory) -> None:
+  """Says what is in a source, and warns of what is probably not meant.
+
+  Args:
+    inventory: of the source.
+  """
+  for line in inventory.lines():
+    say(line)
+  for line in inventory.warnings():
+    say(f"warning: {line}")
 
 
 def scheme_of(args: argparse.Namespace) -> dict[str, Any]:
@@ -287,7 +319,7 @@ def _ask(args: argparse.Namespace, master: Master) -> None:
       "Train with --config.data.disguised_dir."
     )
   facts = restore.authenticated(run, master, expect=args.expect or "")
-  images = query.read(args.images, facts, image_size=args.image_size)
+  images = query.read(args.images, facts, image_size=args.image_size, scale=args.scale)
   answers = query.ask(images, run, facts, master)
   _warn_of_standing(args, facts)
   _say_cut(answers.cut)
@@ -298,11 +330,13 @@ def _request(args: argparse.Namespace, master: Master) -> None:
   data = Path(args.data).expanduser()
   facts = restore.authenticated(data, master, expect=args.expect or "")
   restore.check_new(args.request, data)
-  images = query.read(args.images, facts, image_size=args.image_size)
+  images = query.read(args.images, facts, image_size=args.image_size, scale=args.scale)
   planted = None
   if args.canaries:
     names = tuple(sealed_metadata.box_of(facts, master).unseal(facts.sealed)["class_names"])
-    planted = canaries.read(args.canaries, facts, names, image_size=args.image_size)
+    planted = canaries.read(
+      args.canaries, facts, names, image_size=args.image_size, scale=args.scale
+    )
   written, cut = query.request(images, facts, master, args.request, canaries=planted)
   _warn_of_standing(args, facts)
   _say_cut(cut)

@@ -52,7 +52,14 @@ class Outcome(NamedTuple):
   suspicious: bool
 
 
-def read(source: str, facts: Manifest, names: tuple[str, ...], *, image_size: int = 0) -> Canaries:
+def read(
+  source: str,
+  facts: Manifest,
+  names: tuple[str, ...],
+  *,
+  image_size: int = 0,
+  scale: int = 0,
+) -> Canaries:
   """Reads images of known classes, at most 200 of them, drawn at random.
 
   Args:
@@ -60,12 +67,15 @@ def read(source: str, facts: Manifest, names: tuple[str, ...], *, image_size: in
     facts: the data set's manifest.
     names: of its classes, unsealed.
     image_size: to which images of a folder are resized.
+    scale: as ``sources.open`` takes it.
 
   Raises:
     DataError: for images of another shape or dtype, a class that the data set does not have, or too few to tell answers
       from guesses.
   """
-  parts = [sources.load(source, split, image_size=image_size) for split in ("train", "test")]
+  parts = [
+    sources.load(source, split, image_size=image_size, scale=scale) for split in ("train", "test")
+  ]
   unknown = sorted(set(parts[0].class_names) - set(names))
   if unknown:
     raise DataError(

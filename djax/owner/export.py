@@ -28,6 +28,7 @@ from djax.owner.ledger import Ledger
 from djax.owner.plan import Job, Request
 from djax.owner.shards import Task
 from djax.schemes import Trait
+from djax.sources.inventory import Inventory
 
 __all__ = ["disguise", "finish"]
 
@@ -46,6 +47,7 @@ def disguise(
   ledger: Ledger | None = None,
   workers: int = 0,
   say: Callable[[str], None] = lambda line: None,
+  look: Callable[[Inventory, int], None] = lambda found, size: None,
   progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Manifest:
   """Writes a disguised data set; goes on where an earlier call was stopped.
@@ -57,6 +59,7 @@ def disguise(
     ledger: the owner's list of data sets, in which this one is entered; None for none.
     workers: processes; 0: as many as the size of the work and the machine call for.
     say: told, before the work, what the ledger knows of the same source.
+    look: given, before the work, what is in the source, and about how many bytes will be written.
     progress: told how many records are done, and of how many.
 
   Returns:
@@ -73,8 +76,9 @@ def disguise(
   folder = Path(out).expanduser()
   begun = _begun_id(folder)
   request = dataclasses.replace(request, dataset_id=request.dataset_id or begun or keys.new_id())
-  job, facts, roots, hashes = plan.make(request, folder, master)
+  job, facts, roots, hashes, found = plan.make(request, folder, master)
   _check_place(folder, roots)
+  look(found, _size(facts, sum(split.records for split in facts.splits.values())))
   whole = _already_whole(folder, facts, master)
   entry = None
   if ledger is not None:

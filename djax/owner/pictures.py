@@ -10,11 +10,9 @@ import numpy as np
 from djax import sources
 from djax.disguised.manifest import Manifest
 from djax.errors import ConfigError, DataError
-from djax.sources import folder
+from djax.sources import checks, folder
 
 __all__ = ["Query", "read"]
-
-_SUFFIXES = (".png", ".jpg", ".jpeg")
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -33,7 +31,9 @@ class Query:
     return f"Query({len(self.names)} images)"
 
 
-def read(paths: Sequence[str | os.PathLike], facts: Manifest, *, image_size: int = 0) -> Query:
+def read(
+  paths: Sequence[str | os.PathLike], facts: Manifest, *, image_size: int = 0, scale: int = 0
+) -> Query:
   """Reads images that fit a disguised data set.
 
   Args:
@@ -41,6 +41,7 @@ def read(paths: Sequence[str | os.PathLike], facts: Manifest, *, image_size: int
       with such an array, named ``images`` or the only one. Grey files are taken where the data set has colours.
     facts: the data set's manifest.
     image_size: side in pixels to which image files are resized; 0 leaves them as they are.
+    scale: the value of white, 1 or 255; 0: 255, and images whose values are nearly all at most 1 are refused.
 
   Raises:
     ConfigError: for an ``image_size`` other than the data set's.
@@ -55,7 +56,7 @@ def read(paths: Sequence[str | os.PathLike], facts: Manifest, *, image_size: int
   names: list[str] = []
   for path in (Path(path).expanduser() for path in paths):
     if path.suffix.lower() in (".npy", ".npz"):
-      found = _array(path, shape, facts.source["dtype"])
+      found = _array(path, shape, facts.source["dtype"], scale)
       images.append(found)
       names += [f"{path}[{index}]" for index in range(len(found))]
       continue
@@ -70,11 +71,8 @@ def read(paths: Sequence[str | os.PathLike], facts: Manifest, *, image_size: int
 def _listed(path: Path) -> list[Path]:
   """Returns the image files that a path means."""
   if path.is_dir():
-    return sorted(
-      entry
-      for entry in path.iterdir()
-      if entry.suffix.lower() in _SUFFIXES and not entry.name.startswith(".")
-    )
+    pictures, _ = folder.pictures(path)
+    return pictures
   if not path.is_file():
     raise DataError(f"{path}: no such file or folder of images.")
   return [path]
@@ -96,7 +94,7 @@ def _picture(path: Path, shape: tuple[int, ...], image_size: int) -> np.ndarray:
   return folder.decode(path, (height, width, wanted), image_size > 0)
 
 
-def _array(path: Path, shape: tuple[int, ...], dtype: str) -> np.ndarray:
+def _array(path: Path, shape: tuple[int, ...], dtype: str, scale: int) -> np.ndarray:
   """Reads the images of a NumPy file, ``[N, H, W, C]``."""
   if not path.is_file():
     raise DataError(f"{path}: no such file.")
@@ -120,6 +118,6 @@ def _array(path: Path, shape: tuple[int, ...], dtype: str) -> np.ndarray:
   floats = dtype == "float32" and images.dtype.kind == "f"
   if images.dtype != np.uint8 and not floats:
     raise DataError(f"{path}: images must be {dtype} as in the data set, got {images.dtype}.")
-  if floats and not ((images >= 0) & (images <= 255)).all():
-    raise DataError(f"{path}: values must be numbers in 0..255.")
-  return images
+  if not scale:
+    checks.check_scale(str(path), [images])
+  return checks.to_255(str(path), images, scale, 0)

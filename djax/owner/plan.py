@@ -20,6 +20,8 @@ from djax.errors import ConfigError, DataError, UnsafeError
 from djax.keys import Master
 from djax.owner import sealed_metadata
 from djax.schemes import Trait
+from djax.sources import inventory
+from djax.sources.inventory import Inventory
 
 __all__ = ["Job", "Plan", "Request", "make", "source_hmac"]
 
@@ -43,6 +45,7 @@ class Request:
     plain_labels: whether label ids and class names are those of the source.
     data_dir: of prepared TFDS sets.
     image_size: to which images of a folder are resized.
+    scale: the value of white in the source, 1 or 255; 0: 255, unless the values look as if it were 1.
     originals_per_shard: how many originals' views make a shard, which each worker holds in memory; 0: what makes
       64 MiB.
     dataset_id: public id, 32 hexadecimal digits; empty: a new random one. The same id, source and parameters give the
@@ -62,8 +65,19 @@ class Request:
   plain_labels: bool = False
   data_dir: str = ""
   image_size: int = 0
+  scale: int = 0
   originals_per_shard: int = 0
   dataset_id: str = ""
+
+  def open(self, split: str) -> sources.Records:
+    """Opens the source's part of one of the splits."""
+    return sources.open(
+      self.source,
+      self.splits[split],
+      data_dir=self.data_dir,
+      image_size=self.image_size,
+      scale=self.scale,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,6 +92,7 @@ class Job:
     out: the directory.
     views: ``count``, ``crop``, ``flip`` and ``together`` of the manifest.
     starts_of: by split name, the first record of each shard, and at the end the number of records.
+    snapshots: by split name, ``Records.snapshot`` of the source that was planned; workers refuse another one.
   """
 
   request: Request
@@ -87,6 +102,7 @@ class Job:
   out: Path
   views: Mapping[str, Any]
   starts_of: Mapping[str, tuple[int, ...]]
+  snapshots: Mapping[str, str]
 
   def views_of(self, split: str) -> int:
     """Returns the number of views in a split."""
@@ -106,12 +122,14 @@ class Plan(NamedTuple):
     facts: the manifest as far as it is known before the work.
     roots: files and folders that hold originals.
     hashes: SHA-256 of each file that the records come from, in hex.
+    inventory: what is in the source.
   """
 
   job: Job
   facts: Manifest
   roots: set[Path]
   hashes: tuple[str, ...]
+  inventory: Inventory
 
 
 def make(request: Request, out: Path, master: Master) -> Plan:
@@ -128,18 +146,15 @@ def make(request: Request, out: Path, master: Master) -> Plan:
     UnsafeError: for a scheme that disguises nothing.
   """
   with contextlib.ExitStack() as stack:
-    opened = {
-      name: stack.enter_context(
-        sources.open(request.source, part, data_dir=request.data_dir, image_size=request.image_size)
-      )
-      for name, part in request.splits.items()
-    }
+    opened = {name: stack.enter_context(request.open(name)) for name in request.splits}
     first = next(iter(opened.values()))
     _check_splits(opened)
     counts = {name: len(records) for name, records in opened.items()}
     files = sorted({item for records in opened.values() for item in records.files})
     for records in opened.values():
       records.check()
+    snapshots = {name: records.snapshot() for name, records in opened.items()}
+    found = inventory.take(opened)
   shape, names, given = first.image_shape, first.class_names, np.dtype(first.dtype)
   scheme = _scheme(request.disguise, shape)
   spec, disguised_shape = scheme.spec.to_dict(), scheme.spec.disguised_shape
@@ -165,6 +180,7 @@ def make(request: Request, out: Path, master: Master) -> Plan:
       name: (*range(0, count * views_of[name], step * views_of[name]), count * views_of[name])
       for name, count in counts.items()
     },
+    snapshots=snapshots,
   )
   secret = _secret(request, spec, master)
   hashes = tuple(directory.file_sha256(path) for _, path in files)
@@ -200,7 +216,7 @@ def make(request: Request, out: Path, master: Master) -> Plan:
     manifest.check(facts)
   except ValueError as error:
     raise ConfigError(f"disguise: what is asked cannot be written down: {error}.") from None
-  return Plan(job, facts, _roots(request, first.name, files), hashes)
+  return Plan(job, facts, _roots(request, first.name, files), hashes, found)
 
 
 def _secret(request: Request, spec: Mapping[str, Any], master: Master) -> keys.Streams:
@@ -278,11 +294,12 @@ def source_hmac(
   Args:
     names: of the files below the source, sorted.
     hashes: SHA-256 of each, in hex.
-    request: its splits and image size.
+    request: its splits, image size and, where it is given, scale.
     secret: of the data set.
   """
   digest = hmac.new(secret.subkey("source"), digestmod=hashlib.sha256)
-  digest.update(json.dumps([*request.splits.items(), request.image_size]).encode())
+  asked = [*request.splits.items(), request.image_size, *([request.scale] if request.scale else [])]
+  digest.update(json.dumps(asked).encode())
   for name, sha256 in zip(names, hashes, strict=True):
     digest.update(hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest())
     digest.update(bytes.fromhex(sha256))

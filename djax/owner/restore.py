@@ -6,6 +6,7 @@ read there.
 """
 
 import contextlib
+import json
 import math
 import os
 import re
@@ -28,6 +29,7 @@ from djax.keys import Master
 from djax.owner import record_noise, sealed_metadata
 from djax.owner.authentic import authenticate, authenticated, check_expected, mac_key
 from djax.owner.disguiser import Disguiser
+from djax.sources import folder
 
 __all__ = [
   "Restored",
@@ -225,6 +227,8 @@ def to_folder(
   _check_room(target, (_pixels(facts) + _FILE_BYTES) * _count(facts))
   folders = _file_names(names)
   with files.new_folder(target) as temporary:
+    with files.private(temporary / folder.ORDER_FILE) as file:
+      file.write(json.dumps(folders).encode())
     chunks = _Chunks(data, master, facts, progress)
     for split, records in facts.splits.items():
       for place in (temporary / split, *(temporary / split / name for name in folders)):

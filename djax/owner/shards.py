@@ -187,14 +187,15 @@ class Worker:
 
   def _source(self, split: str) -> sources.Records:
     """Opens a split of the source, once."""
-    request = self._job.request
     if split not in self._sources:
-      self._sources[split] = sources.open(
-        request.source,
-        request.splits[split],
-        data_dir=request.data_dir,
-        image_size=request.image_size,
-      )
+      records = self._job.request.open(split)
+      if records.snapshot() != self._job.snapshots[split]:
+        records.close()
+        raise DataError(
+          f"{self._job.request.source}: the files of the split {split} are not those that the work was planned for. "
+          "Re-run the command when nothing writes there."
+        )
+      self._sources[split] = records
     return self._sources[split]
 
 

@@ -1,6 +1,7 @@
 """Folders of image files, one subfolder a class."""
 
 import concurrent.futures
+import json
 import math
 import os
 import pathlib
@@ -16,7 +17,7 @@ from PIL import Image, ImageOps
 from djax.errors import DataError
 from djax.sources.base import Images, Records, Source, brief, parse_split
 
-__all__ = ["FolderRecords", "decode", "read_header"]
+__all__ = ["ORDER_FILE", "FolderRecords", "decode", "pictures", "read_header"]
 
 _SUFFIXES = (".png", ".jpg", ".jpeg")
 _SPLIT_OF = {
@@ -28,6 +29,9 @@ _SPLIT_OF = {
 _NO_PICTURES = ("thumbs.db", "desktop.ini")
 _NOTES = (".txt", ".md", ".csv", ".json", ".xml", ".html")
 _SHOWN = 3
+
+# Where restored originals keep the order of their classes: a JSON list of the folders.
+ORDER_FILE = "djax-classes.json"
 
 
 class FolderRecords(Records):
@@ -42,11 +46,14 @@ class FolderRecords(Records):
     paths = [path for half in files.values() for listed in half.values() for path in listed]
     headers = _read_headers(paths)
     width, height = (image_size, image_size) if image_size else headers[0].size
-    sizes = {header.size: path for path, header in zip(paths, headers, strict=True)}
-    if len(sizes) > 1 and not image_size:
-      pair = ", but ".join(f"{path} is {x}x{y}" for (x, y), path in [*sizes.items()][:2])
+    ((usual, count), *others) = Counter(header.size for header in headers).most_common()
+    if others and not image_size:
+      path, header = next(x for x in zip(paths, headers, strict=True) if x[1].size != usual)
       raise DataError(
-        f"images must have one size: {pair}. Set --config.data.image_size=N (djax: --image-size N)"
+        "images must have one size: {} are {}x{}, but {} not, as {} is {}x{}. ".format(
+          count, *usual, len(headers) - count, path, *header.size
+        )
+        + "Set --config.data.image_size=N (djax: --image-size N)"
       )
 
     self._resize = image_size > 0
@@ -92,6 +99,25 @@ class _Listing(NamedTuple):
   is_cut: bool
 
 
+def _order(root: pathlib.Path, names: Iterable[str]) -> list[str]:
+  """Returns the classes of a folder in the order of their numbers."""
+  path = root / ORDER_FILE
+  if path.exists():
+    try:
+      order = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+      raise DataError(f"{path}: must be a JSON list of class folders ({brief(error)})") from None
+    if not isinstance(order, list) or sorted(map(str, order)) != sorted(names):
+      raise DataError(
+        f"{path}: must list the class folders, {', '.join(sorted(names)[:5])}..., in the order of their numbers. "
+        "Correct it, or remove it if the order does not matter."
+      )
+    return order
+  if all(name.isascii() and name.isdigit() for name in names):
+    return sorted(names, key=lambda name: (int(name), name))
+  return sorted(names)
+
+
 def _list_splits(root: pathlib.Path, asked: str) -> _Listing:
   """Finds the image files of train, test and the split that is asked for."""
   if not root.is_dir():
@@ -108,7 +134,7 @@ def _list_splits(root: pathlib.Path, asked: str) -> _Listing:
   skipped: list[pathlib.Path] = []
   if "train" in halves and len(halves) > 1:
     unused = [halves["val"]] if "val" in halves and asked != "val" else []
-    skipped += [entry for entry in _entries(root) if entry not in halves.values()]
+    skipped += [x for x in _entries(root) if x not in halves.values() and x.name != ORDER_FILE]
     used = [
       split for split in ("train", "val", "test") if halves.get(split, root) not in [root, *unused]
     ]
@@ -122,8 +148,11 @@ def _list_splits(root: pathlib.Path, asked: str) -> _Listing:
     for name in files["train"]:
       if not any(classes[name] for classes in files.values()):
         raise DataError(f"{halves['train'] / name}: no images in this class")
+    order = _order(root, files["train"])
+    files = {split: {name: classes[name] for name in order} for split, classes in files.items()}
     return _Listing(files, skipped, unused, is_cut=False)
-  every = _list_classes(root, skipped)
+  listed = _list_classes(root, skipped)
+  every = {name: listed[name] for name in _order(root, listed)}
   for name, paths in every.items():
     if not paths:
       raise DataError(f"{root / name}: no images in this class")
@@ -138,27 +167,53 @@ def _list_classes(root: pathlib.Path, skipped: list[pathlib.Path]) -> dict[str, 
   for entry in _entries(root):
     if entry.suffix.lower() in _SUFFIXES and entry not in folders:
       raise DataError(f"{entry}: an image must lie in the subfolder of its class below {root}")
-  skipped += [entry for entry in _entries(root) if entry not in folders]
+  skipped += [x for x in _entries(root) if x not in folders and x.name != ORDER_FILE]
   names = [entry.name for entry in folders]
   if len(names) < 2 or all(name.lower() in _SPLIT_OF for name in names):
     wanted = "a subfolder for each of two or more classes (perhaps below train and test)"
     raise DataError(f"{root}: must hold {wanted}; found {', '.join(names) or 'none'}")
-  if all(name.isascii() and name.isdigit() for name in names):
-    folders.sort(key=lambda folder: (int(folder.name), folder.name))
   classes: dict[str, list[pathlib.Path]] = {}
   problems = []
   for folder in folders:
-    entries = _entries(folder)
-    notes = [x for x in entries if x.name.lower() in _NO_PICTURES or x.suffix.lower() in _NOTES]
+    classes[folder.name], notes, found = _sorted_out(folder)
     skipped += notes
-    classes[folder.name] = [entry for entry in entries if entry not in notes]
-    for path in classes[folder.name]:
-      if path.is_symlink() and not path.exists():
-        problems.append(f"{path}: is a link to a file that does not exist.")
-      elif path.suffix.lower() not in _SUFFIXES or not path.is_file():
-        problems.append(f"{path}: not a .png, .jpg or .jpeg file. Move it out of the class folder.")
+    problems += found
   _refuse(problems)
   return classes
+
+
+def pictures(folder: pathlib.Path) -> tuple[list[pathlib.Path], list[pathlib.Path]]:
+  """Lists a folder of image files.
+
+  Args:
+    folder: with nothing else but notes and what file managers leave.
+
+  Returns:
+    Image files, and the files that are skipped, sorted by name; hidden ones are in neither.
+
+  Raises:
+    DataError: if it holds anything else.
+  """
+  files, skipped, problems = _sorted_out(folder)
+  _refuse(problems)
+  return files, skipped
+
+
+def _sorted_out(
+  folder: pathlib.Path,
+) -> tuple[list[pathlib.Path], list[pathlib.Path], list[str]]:
+  """Returns the image files of a folder, what is skipped in it, and what is wrong with the rest."""
+  files, skipped, problems = [], [], []
+  for path in _entries(folder):
+    if path.name.lower() in _NO_PICTURES or path.suffix.lower() in _NOTES:
+      skipped.append(path)
+    elif path.is_symlink() and not path.exists():
+      problems.append(f"{path}: is a link to a file that does not exist.")
+    elif path.suffix.lower() not in _SUFFIXES or not path.is_file():
+      problems.append(f"{path}: not a .png, .jpg or .jpeg file. Move it out of {folder.name}.")
+    else:
+      files.append(path)
+  return files, skipped, problems
 
 
 def _entries(folder: pathlib.Path) -> list[pathlib.Path]:

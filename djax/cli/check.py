@@ -1,0 +1,71 @@
+"""``python -m djax check``: looks at a source before any key is used."""
+
+import argparse
+import contextlib
+import json
+
+import numpy as np
+
+from djax import sources
+from djax.cli.common import say
+from djax.io import escape, files, picture
+from djax.owner import restore
+from djax.sources import inventory
+from djax.sources.base import Records
+
+__all__ = ["run"]
+
+_COLUMNS = 8
+_CLASSES = 20
+
+
+def run(args: argparse.Namespace) -> None:
+  """Counts what is in a source, warns of what is probably not meant, and draws images of every class.
+
+  Args:
+    args: of the verb.
+  """
+  target = restore.check_new(args.sheet) if args.sheet else None
+  splits = {"train": args.train_split, "val": args.val_split, "test": args.test_split}
+  with contextlib.ExitStack() as stack:
+    opened = {
+      name: stack.enter_context(
+        sources.open(
+          args.source,
+          split,
+          data_dir=args.data_dir,
+          image_size=args.image_size,
+          scale=args.scale,
+        )
+      )
+      for name, split in splits.items()
+      if split
+    }
+    for records in opened.values():
+      records.check()
+    found = inventory.take(opened)
+    if target is not None:
+      sheet = picture.sheet(_rows(opened["train"]), title=found.source, columns=_COLUMNS)
+      with files.new_file(target) as file:
+        sheet.save(file, "PNG")
+  if args.json:
+    print(json.dumps(found.to_dict()))
+  else:
+    for line in found.lines():
+      print(escape.for_terminal(line))
+  for line in found.warnings():
+    say(f"warning: {line}")
+  if target is not None:
+    say(f"{target} shows originals: keep it on this machine")
+
+
+def _rows(records: Records) -> dict[str, np.ndarray]:
+  """Returns some images of each class, spread over the split, by caption."""
+  labels = records.labels()
+  rows = {}
+  for label, name in enumerate(records.class_names[:_CLASSES]):
+    places = np.flatnonzero(labels == label)
+    if len(places):
+      some = places[np.unique(np.linspace(0, len(places) - 1, _COLUMNS).astype(int))]
+      rows[f"{label}: {name}, {len(places)} images"] = records.take(some).images
+  return rows
