@@ -76,16 +76,23 @@ def test_disguise_says_where_and_with_which_key_and_warns_once(place, call):
     f"data set     {facts.id}",
     f"manifest     {facts.sha256}",
   ]
-  assert re.fullmatch(r"djax: disguised 90 images in \d+\.\d s, [1-9]\d* images/s", err[0])
+  assert err[:5] == [
+    "djax: images: train 60, test 30; 8x8x1 uint8",
+    "djax: classes: 10 (0, 1, 2, 3, 4, ...)",
+    "djax: train: 2 images of '4' to 8 of '0'",
+    "djax: test: 1 images of '1' to 8 of '9'",
+    "djax: to be written: about 46 kB",
+  ]
+  assert re.fullmatch(r"djax: disguised 90 images in \d+\.\d s, [1-9]\d* images/s", err[5])
   (warning,) = facts.warnings
-  assert err[1:] == [f"djax: warning: {warning}", f"djax: warning: {audit.lookup(facts.spec)}"]
+  assert err[6:] == [f"djax: warning: {warning}", f"djax: warning: {audit.lookup(facts.spec)}"]
 
 
 def test_disguise_again_goes_on_and_changes_nothing(place, call):
   before = {path.name: path.read_bytes() for path in (place / "exact").iterdir()}
   code, out, err = call(*disguise(place, "exact", "--scheme", "aes", "--block-size", "4"))
   assert code == 0 and MASTER.fingerprint in out
-  assert re.fullmatch(r"djax: disguised 90 images in .* s, with what was done before", err[0])
+  assert re.fullmatch(r"djax: disguised 90 images in .* s, with what was done before", err[5])
   assert {path.name: path.read_bytes() for path in (place / "exact").iterdir()} == before
 
 

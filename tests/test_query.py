@@ -156,7 +156,7 @@ def test_floats_are_taken_where_the_source_had_floats(tmp_path):
   stored, _ = query.disguised(found, data.manifest, MASTER)
   np.testing.assert_array_equal(stored, in_turn(data)[0])
   np.save(tmp_path / "bad.npy", np.full((1, 8, 8), 256.0))
-  with pytest.raises(DataError, match=r"numbers in 0\.\.255"):
+  with pytest.raises(DataError, match=r"64 values are outside 0\.\.255"):
     query.read([tmp_path / "bad.npy"], data.manifest)
   assert query.read([save(tmp_path / "x.png", np.eye(8))], data.manifest).images.dtype == np.float32
 

@@ -244,7 +244,9 @@ def test_a_folder_of_png_files_loads_again(tmp_path):
   assert (tmp_path / "back" / "test" / "9" / "001.png").exists() == (was.labels[1] == 9)
 
 
-def test_class_names_become_safe_file_names(tmp_path):
+def test_class_names_become_safe_file_names(tmp_path, monkeypatch):
+  # Some of these are refused now; a data set of an older djax may hold them.
+  monkeypatch.setattr(sources.base.checks, "check_class_names", lambda what, names: None)
   names = ["A/B", "a:b", "..", "a_b", "fine name", "", "a_b_1", "\x00\n", "x" * 200]
   labels = np.arange(len(names))
   images = (labels[:, None, None, None] * np.full((4, 4, 3), 20)).astype(np.uint8)
@@ -260,7 +262,8 @@ def test_class_names_become_safe_file_names(tmp_path):
   assert all(not name.startswith(".") and len(name) <= 80 for name in made)
   assert sorted(path.name for path in tmp_path.iterdir()) == ["back", "data", "odd.npz"]
   back = sources.load(str(tmp_path / "back"), "train")
-  assert {int(image[0, 0, 0]) // 20 for image in back.images} == set(range(len(names)))
+  assert [int(image[0, 0, 0]) // 20 for image in back.images] == back.labels.tolist()
+  assert back.labels.tolist() == list(range(len(names)))
 
 
 def test_originals_that_fit_no_png_are_refused_at_once(tmp_path):

@@ -74,7 +74,7 @@ def _add_check(verbs: Any) -> None:
   parser = verbs.add_parser(
     "check",
     help="look at a source before it is disguised; needs no key",
-    description="Counts the images and classes of a source, and names what may not be meant: look before a key is used.",
+    description="Counts the images and classes of a source, and names what may not be meant.",
   )
   _add_source(parser)
   parser.add_argument(

@@ -70,7 +70,8 @@ def _disguise(args: argparse.Namespace) -> None:
   def look(inventory: Inventory, size: int) -> None:
     found.append(inventory)
     say_inventory(inventory)
-    say(f"to be written: about {size / 1e6:.1f} MB")
+    amount = f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{size / 1e3:.0f} kB"
+    say(f"to be written: about {amount}")
 
   start = time.monotonic()
   try:

@@ -78,7 +78,6 @@ def disguise(
   request = dataclasses.replace(request, dataset_id=request.dataset_id or begun or keys.new_id())
   job, facts, roots, hashes, found = plan.make(request, folder, master)
   _check_place(folder, roots)
-  look(found, _size(facts, sum(split.records for split in facts.splits.values())))
   whole = _already_whole(folder, facts, master)
   entry = None
   if ledger is not None:
@@ -86,6 +85,7 @@ def disguise(
     if begun is None:
       for line in ledger.warnings(entry):
         say(line)
+  look(found, _size(facts, sum(split.records for split in facts.splits.values())))
   if whole is None:
     with files.named(folder), _unfinished(folder, job, facts):
       whole = _work(job, facts, master, workers, progress)

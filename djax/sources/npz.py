@@ -17,6 +17,7 @@ __all__ = ["NpzRecords"]
 
 _SPLITS = ("train", "val", "test")
 _NAMES = ("train_images", "train_labels", "test_images", "test_labels")
+_UNUSED = "val_images is the split val, which is used only where val is asked for"
 _CHUNK = 1 << 18  # bytes; a multiple of every float's size
 
 
@@ -42,6 +43,7 @@ class NpzRecords(Records):
       class_names=class_names,
       files={".": path},
       what=f"{path}: {name}_images",
+      notes=[_UNUSED] if "val" in labels and name != "val" else [],
       first=part.start,
     )
 

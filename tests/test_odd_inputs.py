@@ -1,0 +1,208 @@
+"""Odd inputs come to the same end at every door, and no original is lost, doubled or renamed on the way."""
+
+import re
+import shutil
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from helpers.source_files import arrays, draw
+from odd import ODD
+
+from djax import keys, sources
+from djax.__main__ import main
+from djax.disguised import directory
+from djax.errors import DataError, DjaxError
+from djax.owner import export, plan, restore, shards
+from djax.owner.plan import Request
+from djax.sources import inventory
+
+MASTER = keys.Master(bytes(range(32)))
+SCHEME = {"scheme": "permutation", "block_size": 2}
+
+
+def load(source):
+  return [sources.load(source, split) for split in ("train", "test")]
+
+
+def check(source):
+  opened = {split: sources.open(source, split) for split in ("train", "test")}
+  for records in opened.values():
+    records.check()
+  found = inventory.take(opened)
+  for records in opened.values():
+    records.read(0, len(records))
+    records.close()
+  return [*found.lines(), *found.warnings()]
+
+
+def disguise(source, out):
+  return export.disguise(Request(source, SCHEME), out, MASTER, workers=1)
+
+
+@pytest.mark.parametrize("odd", ODD, ids=[odd.name for odd in ODD])
+def test_every_door_says_the_same(odd, tmp_path):
+  source = odd.make(tmp_path)
+  doors = {
+    "load": lambda: load(source),
+    "check": lambda: check(source),
+    "disguise": lambda: disguise(source, tmp_path / "out"),
+  }
+  for name, door in doors.items():
+    if odd.refusal is None:
+      if name == "disguise" and load(source)[0].images.dtype != np.uint8:
+        continue  # the scheme takes bytes
+      result = door()
+      if name == "check" and odd.says:
+        assert any(re.search(odd.says, line) for line in result), result
+      continue
+    with pytest.raises(DjaxError) as caught:
+      door()
+    assert re.search(odd.refusal, str(caught.value)), name
+    assert "\n" not in str(caught.value) and caught.value.exit_code in (2, 4)
+  if odd.refusal:
+    assert not list(tmp_path.glob("out/*array_record*"))
+
+
+def digits_folder(root, count=12):
+  for number, name in enumerate(("cat", "dog")):
+    for i in range(count):
+      draw(root / name / f"{i:02}.png", seed=100 * number + i, mode="L", size=(8, 8))
+  return str(root)
+
+
+def add(root):
+  draw(root / "cat" / "new.png", seed=7, mode="L", size=(8, 8))
+
+
+def remove(root):
+  (root / "cat" / "03.png").unlink()
+
+
+def replace(root):
+  draw(root / "dog" / "05.png", seed=8, mode="L", size=(8, 8))
+
+
+def replace_in_test(root):
+  draw(root / "dog" / "04.png", seed=9, mode="L", size=(8, 8))  # the fifth
+
+
+@pytest.mark.parametrize("change", [add, remove, replace, replace_in_test])
+@pytest.mark.parametrize("moment", ["before", "between"])
+def test_a_source_that_changes_meanwhile_is_refused(tmp_path, monkeypatch, change, moment):
+  source = digits_folder(tmp_path / "set")
+  asked = Request(source, SCHEME, originals_per_shard=5)
+  real, changed = shards.Worker.run, []
+
+  def run(worker, task, advance):
+    if moment == "between":
+      real(worker, task, advance)
+    if not changed:
+      changed.append(change(tmp_path / "set"))
+    if moment == "before":
+      real(worker, task, advance)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(shards.Worker, "run", run)
+    if (moment, change) == (
+      "between",
+      add,
+    ):  # the worker that holds the plan's listing does all of it
+      facts = export.disguise(asked, tmp_path / "out", MASTER, workers=1)
+      assert [split.records for split in facts.splits.values()] == [20, 4]
+      return
+    with pytest.raises(
+      DataError, match="not those that the work was planned for|was changed while|damaged image"
+    ) as caught:
+      export.disguise(asked, tmp_path / "out", MASTER, workers=1)
+  assert "\n" not in str(caught.value)
+  with pytest.raises(DataError, match="its files have changed"):
+    export.disguise(asked, tmp_path / "out", MASTER, workers=1)
+
+
+def test_the_work_goes_on_when_the_files_are_brought_back(tmp_path, monkeypatch):
+  source = digits_folder(tmp_path / "set")
+  copy = shutil.copytree(source, tmp_path / "copy")
+  asked = Request(source, SCHEME, originals_per_shard=5, dataset_id="5" * 32)
+  real = shards.Worker.run
+
+  def run(worker, task, advance):
+    real(worker, task, advance)
+    replace(tmp_path / "set")
+
+  with monkeypatch.context() as patch:
+    patch.setattr(shards.Worker, "run", run)
+    with pytest.raises(DataError):
+      export.disguise(asked, tmp_path / "out", MASTER, workers=1)
+  shutil.copy2(copy / "dog" / "05.png", tmp_path / "set" / "dog" / "05.png")
+  export.disguise(asked, tmp_path / "out", MASTER, workers=1)
+  restore.to_npz(directory.open(tmp_path / "out"), MASTER, tmp_path / "back.npz")
+  for split in ("train", "test"):
+    back, true = sources.load(f"{tmp_path}/back.npz", split), sources.load(str(copy), split)
+    np.testing.assert_array_equal(back.images, true.images)
+    np.testing.assert_array_equal(back.labels, true.labels)
+
+
+def test_a_worker_takes_the_listing_of_the_plan_alone(tmp_path):
+  source = digits_folder(tmp_path / "set")
+  asked = Request(source, SCHEME, dataset_id="5" * 32)
+  job, *_ = plan.make(asked, tmp_path / "out", MASTER)
+  secret = MASTER.data_set("5" * 32, job.spec)
+  assert len(shards.Worker(job, secret)._source("train")) == 20
+  add(tmp_path / "set")
+  with pytest.raises(DataError, match="files of the split train are not those"):
+    shards.Worker(job, secret)._source("train")
+
+
+NAMES = ["b", "a", "10", "9", "T-shirt/top", "ä", "猫 1", "a.b", "A", "x" * 70]
+
+
+def test_names_and_numbers_come_back_from_a_restored_folder_and_from_tfds(tmp_path):
+  count = len(NAMES)
+  images = np.resize(np.arange(7 * count, dtype=np.uint8) * 3, (count, 4, 4, 1))
+  labels = np.arange(count)
+  half = {"test_images": images[:3], "test_labels": labels[:3]}  # most classes are in train alone
+  np.savez(
+    tmp_path / "set.npz", train_images=images, train_labels=labels, **half, class_names=NAMES
+  )
+  asked = Request(f"{tmp_path}/set.npz", SCHEME, plain_labels=True)
+  facts = export.disguise(asked, tmp_path / "out", MASTER, workers=1)
+  features = tfds.builder_from_directory(tmp_path / "out").info.features
+  assert list(features["label"].names) == list(facts.class_names) == NAMES
+  restore.to_folder(directory.open(tmp_path / "out"), MASTER, tmp_path / "back")
+  for split, wanted in (("train", images), ("test", images[:3])):
+    back = sources.load(f"{tmp_path}/back", split)
+    order = np.argsort(back.labels)
+    np.testing.assert_array_equal(back.labels[order], labels[: len(wanted)])
+    np.testing.assert_array_equal(back.images[order], wanted)
+
+
+def test_val_is_a_third_split_all_the_way(tmp_path):
+  saved = arrays(val_images=np.full((5, 4, 5, 3), 9, np.uint8), val_labels=np.arange(5) % 3)
+  np.savez(tmp_path / "set.npz", **saved)
+  splits = {"train": "train", "val": "val[:4]", "test": "test"}
+  asked = Request(f"{tmp_path}/set.npz", SCHEME, splits=splits)
+  facts = export.disguise(asked, tmp_path / "out", MASTER, workers=1)
+  counts = {name: split.records for name, split in facts.splits.items()}
+  assert counts == {"train": 6, "val": 4, "test": 4}
+  restore.to_npz(directory.open(tmp_path / "out"), MASTER, tmp_path / "back.npz")
+  restore.to_folder(directory.open(tmp_path / "out"), MASTER, tmp_path / "folder")
+  for source in ("back.npz", "folder"):
+    back = sources.load(f"{tmp_path}/{source}", "val")
+    assert (back.images == 9).all() and sorted(back.labels) == [0, 0, 1, 2]
+
+
+def test_check_prints_what_is_there_and_draws_it(tmp_path, capsys):
+  source = digits_folder(tmp_path / "set")
+  (tmp_path / "set" / "cat" / "Thumbs.db").write_bytes(b"x")
+  assert main(["check", "--source", source, "--sheet", f"{tmp_path}/sheet.png"]) == 0
+  out, err = capsys.readouterr()
+  assert out.splitlines()[:2] == ["images: train 20, test 4; 8x8x1 uint8", "classes: 2 (cat, dog)"]
+  assert "skipped: 1 (cat/Thumbs.db)" in out
+  assert "shows originals: keep it on this machine" in err
+  assert (tmp_path / "sheet.png").stat().st_mode & 0o777 == 0o600
+  assert main(["check", "--source", source, "--json"]) == 0
+  assert '"counts": {"train": [10, 10], "test": [2, 2]}' in capsys.readouterr().out
+  assert main(["check", "--source", source, "--sheet", f"{tmp_path}/sheet.png"]) == 5
+  assert main(["check", "--source", f"{tmp_path}/none", "--sheet", f"{tmp_path}/other.png"]) == 4
+  assert not (tmp_path / "other.png").exists()
