@@ -11,6 +11,7 @@ import stat
 import subprocess
 import sys
 import types
+import unicodedata
 
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
@@ -160,7 +161,63 @@ def test_inspect_asks_for_no_passphrase_and_hides_the_secret(path, clear):
     assert ENCODED not in repr(info) + repr(keyfile._parse(str(file), file))
 
 
-@pytest.mark.parametrize("text", ["größer 鍵", " spaces ", "a\tb", "\udcff", "x" * 5000])
+ODD_PASSPHRASES = {
+  " spaces": "must not begin or end with a blank",
+  "spaces ": "must not begin or end with a blank",
+  "a\tb": "must be one line without control characters",
+  "a\nb": "must be one line without control characters",
+  "a\0b\0": "control characters, such as those of UTF-16",
+  "\ufeffab": "must hold no byte order mark",
+  "\udcff\udcfea": "must be UTF-8 text",
+}
+
+
+@pytest.mark.parametrize("text", ODD_PASSPHRASES)
+def test_a_passphrase_that_cannot_be_typed_closes_nothing_but_opens_what_it_once_closed(
+  tmp_path, monkeypatch, text
+):
+  with pytest.raises(KeyFileError, match=ODD_PASSPHRASES[text]) as caught:
+    keyfile.write(tmp_path / "key", keys.Master(SECRET), passphrase=text)
+  assert "\n" not in str(caught.value)
+  assert not list(tmp_path.iterdir())
+  monkeypatch.setattr(keyfile, "new_passphrase", lambda text: text)  # an older djax
+  keyfile.write(tmp_path / "key", keys.Master(SECRET), passphrase=text)
+  assert keyfile.read(tmp_path / "key", passphrase=lambda: text).read("x", 8)
+
+
+@pytest.mark.parametrize("old", ["gro\u0308sser", "gr\u00f6sser", "plain\n", "plain\r\n", "plain"])
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_the_form_in_which_a_keyboard_gives_a_letter_does_not_matter(
+  tmp_path, monkeypatch, old, form
+):
+  for name, patched in (("new", keyfile.new_passphrase), ("old", lambda text: text)):
+    monkeypatch.setattr(keyfile, "new_passphrase", patched)
+    keyfile.write(tmp_path / name, keys.Master(SECRET), passphrase=old)
+    typed = unicodedata.normalize(form, old)
+    assert keyfile.read(tmp_path / name, passphrase=lambda typed=typed: typed).read("x", 8)
+  assert keyfile.read(tmp_path / "new", passphrase=lambda: old.strip()).read("x", 8)
+
+
+def test_a_new_passphrase_loses_the_end_of_its_line_wherever_it_comes_from(monkeypatch, tmp_path):
+  (tmp_path / "pass").write_bytes(b"words\r\n")
+  (tmp_path / "pass").chmod(0o600)
+  monkeypatch.setenv("DJAX_PASSPHRASE", "words\n")
+  for place in (None, tmp_path / "pass"):
+    assert keyfile.find_passphrase(place, new=True)() == "words"
+  (tmp_path / "pass").write_bytes("words\n".encode("utf-16"))
+  with pytest.raises(KeyFileError, match=r"passphrase file .*pass: a new passphrase must be"):
+    keyfile.find_passphrase(tmp_path / "pass", new=True)()
+
+
+def test_a_key_file_that_went_through_other_line_ends_still_opens(path):
+  path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
+  assert keyfile.read(path, passphrase=ask).read("x", 8)
+  path.write_bytes(path.read_bytes().replace(b"version", b"versiom"))
+  with pytest.raises(KeyFileError, match="checksum does not hold"):
+    keyfile.inspect(path)
+
+
+@pytest.mark.parametrize("text", ["größer 鍵", "x" * 5000])
 def test_any_passphrase_opens_what_it_closed(tmp_path, text):
   keyfile.write(tmp_path / "key", keys.Master(SECRET), passphrase=text)
   assert keyfile.read(tmp_path / "key", passphrase=lambda: text).read("x", 8)
@@ -437,7 +494,7 @@ def test_unreadable_file(path, monkeypatch):
     (b"# djax key file\n" + b"#" * 10**6, "is larger than 65536 bytes"),
     (b"\x89PNG\r\n\x1a\n\xff", "is not a djax key file, it is not text"),
     (b"hello\n", "is not a djax key file, it does not begin with '# djax key file'"),
-    (b"# djax key file\r\nversion: 1\r\n", "is not a djax key file, it does not begin"),
+    (b"# djax key file\rversion: 1\r", "is not a djax key file, it does not begin"),
     (b"# djax key file\n", "is damaged, it does not end with its checksum line"),
     (seal(b"# djax key file\n"), "it is not of the form of version 1"),
     (seal(b"# djax key file\n\xff\n"), "it is not of the form of version 1"),

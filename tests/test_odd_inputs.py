@@ -2,18 +2,20 @@
 
 import re
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 from helpers.source_files import arrays, draw
 from odd import ODD
+from PIL import Image
 
 from djax import keys, sources
 from djax.__main__ import main
 from djax.disguised import directory
 from djax.errors import DataError, DjaxError
-from djax.owner import export, plan, restore, shards
+from djax.owner import export, plan, query, restore, shards
 from djax.owner.plan import Request
 from djax.sources import inventory
 
@@ -80,7 +82,8 @@ def remove(root):
 
 
 def replace(root):
-  draw(root / "dog" / "05.png", seed=8, mode="L", size=(8, 8))
+  for i in (0, 1, 2, 3, 5, 6, 7, 8, 10):  # more than one shard holds
+    draw(root / "dog" / f"{i:02}.png", seed=8, mode="L", size=(8, 8))
 
 
 def replace_in_test(root):
@@ -112,7 +115,7 @@ def test_a_source_that_changes_meanwhile_is_refused(tmp_path, monkeypatch, chang
       assert [split.records for split in facts.splits.values()] == [20, 4]
       return
     with pytest.raises(
-      DataError, match="not those that the work was planned for|was changed while|damaged image"
+      DataError, match=r"not those that the work was planned for|was changed while|damaged image"
     ) as caught:
       export.disguise(asked, tmp_path / "out", MASTER, workers=1)
   assert "\n" not in str(caught.value)
@@ -134,7 +137,7 @@ def test_the_work_goes_on_when_the_files_are_brought_back(tmp_path, monkeypatch)
     patch.setattr(shards.Worker, "run", run)
     with pytest.raises(DataError):
       export.disguise(asked, tmp_path / "out", MASTER, workers=1)
-  shutil.copy2(copy / "dog" / "05.png", tmp_path / "set" / "dog" / "05.png")
+  shutil.copytree(copy, source, dirs_exist_ok=True)
   export.disguise(asked, tmp_path / "out", MASTER, workers=1)
   restore.to_npz(directory.open(tmp_path / "out"), MASTER, tmp_path / "back.npz")
   for split in ("train", "test"):
@@ -206,3 +209,41 @@ def test_check_prints_what_is_there_and_draws_it(tmp_path, capsys):
   assert main(["check", "--source", source, "--sheet", f"{tmp_path}/sheet.png"]) == 5
   assert main(["check", "--source", f"{tmp_path}/none", "--sheet", f"{tmp_path}/other.png"]) == 4
   assert not (tmp_path / "other.png").exists()
+
+
+@pytest.mark.parametrize("odd", [x for x in ODD if x.refusal], ids=lambda odd: odd.name)
+def test_what_disguise_refuses_in_pixels_query_refuses(odd, tmp_path):
+  source = odd.make(tmp_path)
+  if not source.endswith(".npz"):
+    pytest.skip("a folder")
+  with np.load(source) as arrays:
+    images = arrays["train_images"]
+  if re.search("name|val", odd.name):
+    pytest.skip("not of the pixels")
+  np.save(tmp_path / "asked.npy", images)
+  dtype = "float32" if images.dtype.kind == "f" else "uint8"
+  facts = SimpleNamespace(spec={"image_shape": [4, 5, 3]}, source={"dtype": dtype})
+  with pytest.raises(DataError) as caught:
+    query.read([tmp_path / "asked.npy"], facts)
+  if images.shape[1:] == (4, 5, 3):
+    assert re.search(odd.refusal, str(caught.value))
+
+
+def test_a_query_says_what_white_is(tmp_path):
+  np.save(tmp_path / "asked.npy", np.full((2, 4, 5, 3), 0.5, np.float32))
+  facts = SimpleNamespace(spec={"image_shape": [4, 5, 3]}, source={"dtype": "float32"})
+  images = query.read([tmp_path / "asked.npy"], facts, scale=1).images
+  assert (images == 127.5).all()
+  assert (query.read([tmp_path / "asked.npy"], facts, scale=255).images == 0.5).all()
+
+
+def test_a_folder_of_questions_is_listed_as_a_source_is(tmp_path):
+  for name in ("a.png", "b.png"):
+    draw(tmp_path / name, mode="L", size=(5, 4))
+  (tmp_path / "Thumbs.db").write_bytes(b"x")
+  facts = SimpleNamespace(spec={"image_shape": [4, 5, 1]}, source={"dtype": "uint8"})
+  assert len(query.read([tmp_path], facts).names) == 2
+  Image.new("L", (5, 4)).save(tmp_path / "c.webp")
+  (tmp_path / "more").mkdir()
+  with pytest.raises(DataError, match=r"2 files cannot be taken.*c\.webp.*more: not a \.png"):
+    query.read([tmp_path], facts)

@@ -24,7 +24,13 @@ from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 from djax import keys
 from djax.errors import ConfigError, KeyFileError, UnsafeError, WrongPassphraseError
 from djax.io import files
-from djax.keys.passphrase import ENVIRONMENT, find_passphrase, read_private
+from djax.keys.passphrase import (
+  ENVIRONMENT,
+  find_passphrase,
+  forms,
+  new_passphrase,
+  read_private,
+)
 
 __all__ = ["ENVIRONMENT", "VERSION", "KeyInfo", "find_passphrase", "inspect", "read", "write"]
 
@@ -106,12 +112,13 @@ def write(path: _Path, master: keys.Master, *, passphrase: str | None) -> None:
   Args:
     path: where; must not exist.
     master: the secret.
-    passphrase: what protects the file, or None to keep the secret in it in the clear.
+    passphrase: what protects the file, see ``new_passphrase``; or None to keep the secret in it in the clear.
 
   Raises:
     UnsafeError: if ``path`` exists or is being written by another process, or ``master`` is an experiment's.
     ConfigError: if ``passphrase`` is empty.
-    KeyFileError: if the file read back is not what was written. A failed write leaves no file.
+    KeyFileError: if the passphrase could not be typed again, or the file read back is not what was written. A failed
+      write leaves no file.
     OSError: if the file cannot be written.
   """
   path = os.fspath(path)
@@ -122,6 +129,8 @@ def write(path: _Path, master: keys.Master, *, passphrase: str | None) -> None:
     )
   if passphrase == "":
     raise ConfigError(f"key file {path}: a passphrase must not be empty.")
+  if passphrase is not None:
+    passphrase = new_passphrase(passphrase)
   target = Path(path)
   given = None if passphrase is None else lambda: passphrase
   try:
@@ -166,14 +175,16 @@ def _read(path: str, place: _Path, *, passphrase: Callable[[], str] | None) -> k
     return _master(path, parsed.payload, parsed.info)
   if passphrase is None:
     raise KeyFileError(f"key file {path}: is protected, and no passphrase was given.")
-  key = _stretch(path, passphrase(), parsed.cost, parsed.salt)
-  try:
-    secret = ChaCha20Poly1305(key).decrypt(parsed.nonce, parsed.payload, parsed.header)
-  except InvalidTag:
-    raise WrongPassphraseError(
-      f"key file {path}: wrong passphrase. The file itself is whole (its checksum holds)."
-    ) from None
-  return _master(path, secret, parsed.info)
+  for text in forms(passphrase()):
+    key = _stretch(path, text, parsed.cost, parsed.salt)
+    try:
+      secret = ChaCha20Poly1305(key).decrypt(parsed.nonce, parsed.payload, parsed.header)
+    except InvalidTag:
+      continue
+    return _master(path, secret, parsed.info)
+  raise WrongPassphraseError(
+    f"key file {path}: wrong passphrase. The file itself is whole (its checksum holds)."
+  )
 
 
 def inspect(path: _Path) -> KeyInfo:
@@ -224,7 +235,8 @@ def _render(path: str, master: keys.Master, passphrase: str | None) -> bytes:
 def _parse(path: str, place: _Path) -> _Parsed:
   """Reads a key file and checks all that needs no passphrase."""
   name = f"key file {path}"
-  content = read_private(place, name)
+  # Whoever moved the file through a system with other line ends has lost nothing: the checksum is over these.
+  content = read_private(place, name).replace(b"\r\n", b"\n")
   if not content:
     raise KeyFileError(f"{name}: is empty.")
   if not content.startswith(_MAGIC):

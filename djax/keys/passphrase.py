@@ -5,11 +5,12 @@ import os
 import shlex
 import stat
 import sys
+import unicodedata
 from collections.abc import Callable
 
 from djax.errors import KeyFileError
 
-__all__ = ["ENVIRONMENT", "find_passphrase", "read_private"]
+__all__ = ["ENVIRONMENT", "find_passphrase", "forms", "new_passphrase", "read_private"]
 
 ENVIRONMENT = "DJAX_PASSPHRASE"
 
@@ -40,8 +41,7 @@ def find_passphrase(passphrase_file: _Path | None, *, new: bool = False) -> Call
   def find() -> str:
     if passphrase_file is not None:
       name = f"passphrase file {os.fspath(passphrase_file)}"
-      found = read_private(passphrase_file, name).decode("utf-8", "surrogateescape")
-      found = found.removesuffix("\n").removesuffix("\r")
+      found = _line(read_private(passphrase_file, name).decode("utf-8", "surrogateescape"))
     elif (held := _take_from_environment()) is not None:
       name, found = f"environment variable {ENVIRONMENT}", held
     elif sys.stdin is not None and sys.stdin.isatty():
@@ -51,11 +51,65 @@ def find_passphrase(passphrase_file: _Path | None, *, new: bool = False) -> Call
         f"a passphrase is needed: give --passphrase-file, or set {ENVIRONMENT}, "
         "or run on a terminal to be asked."
       )
-    if not found:
+    if not _line(found):
       raise KeyFileError(f"{name}: must not be empty.")
+    if new:
+      try:
+        return new_passphrase(found)
+      except KeyFileError as error:
+        raise KeyFileError(f"{name}: {error}") from None
     return found
 
   return find
+
+
+def new_passphrase(text: str) -> str:
+  """Returns a passphrase in the form in which it is used, or refuses what could not be typed again.
+
+  Args:
+    text: as it was typed, or read with the end of its line.
+
+  Returns:
+    One line without its end, in Unicode's composed form (NFC): keyboards and systems differ in the form they give.
+
+  Raises:
+    KeyFileError: for bytes that are not UTF-8, control characters such as NUL or a second line, a byte order mark, or
+      blanks at an end.
+  """
+  found = unicodedata.normalize("NFC", _line(text))
+  if any(unicodedata.category(character) == "Cs" for character in found):
+    raise KeyFileError(
+      "a new passphrase must be UTF-8 text, and these bytes are not. Save it as UTF-8."
+    )
+  if "\ufeff" in found:
+    raise KeyFileError(
+      "a new passphrase must hold no byte order mark, which nobody can type. Save it as UTF-8 without one."
+    )
+  if any(unicodedata.category(character) in ("Cc", "Zl", "Zp") for character in found):
+    raise KeyFileError(
+      "a new passphrase must be one line without control characters, such as those of UTF-16. Save it as UTF-8."
+    )
+  if found != found.strip():
+    raise KeyFileError(
+      "a new passphrase must not begin or end with a blank, which nobody sees. Take it away."
+    )
+  return found
+
+
+def forms(text: str) -> list[str]:
+  """Returns the passphrases that a text may mean, the likeliest first: an older key file may be locked with any.
+
+  Args:
+    text: as it was typed, or read with the end of its line.
+  """
+  line = _line(text)
+  likely = [unicodedata.normalize("NFC", line), line, unicodedata.normalize("NFD", line), text]
+  return list(dict.fromkeys(likely))
+
+
+def _line(text: str) -> str:
+  """Takes the end of one line away."""
+  return text.removesuffix("\n").removesuffix("\r")
 
 
 def _take_from_environment() -> str | None:

@@ -109,6 +109,7 @@ def _array(path: Path, shape: tuple[int, ...], dtype: str, scale: int) -> np.nda
     raise DataError(f"{path}: not a whole NumPy file ({sources.base.brief(error)}).") from None
   if images is None:
     raise DataError(f"{path}: must hold one array, or one named images; has {', '.join(held)}.")
+  checks.check_dtype(str(path), images.dtype)
   if images.ndim == 3 and shape[2] == 1:
     images = images[..., None]
   if images.shape[1:] != shape:
