@@ -11,7 +11,7 @@ from djax.audit import evaluator
 from djax.errors import ConfigError, KeyMismatchError, NotInvertibleError
 from train import config as config_lib
 from train import examine
-from train.data import inputs
+from train.data import inputs, owned
 from train.data.input_pipeline import Feed
 
 SMALL = {"shadows": 8, "records": 200}
@@ -141,7 +141,7 @@ def test_a_config_alone_has_no_checkpoint_and_encrypted_images_stay_what_they_ar
 def test_a_baseline_of_another_shape_with_mixed_labels(monkeypatch):
   """What a patch encoder gives: tokens, no way back, labels that are no class numbers."""
   config = config_of(scheme="plain")
-  given = inputs.owned(config, None)
+  given = owned.inputs(config, None)
 
   def tokens_of(images):
     return images.reshape(*images.shape[:-3], 16, 1, 4).astype(np.float32)
@@ -152,7 +152,7 @@ def test_a_baseline_of_another_shape_with_mixed_labels(monkeypatch):
   def feed(images):
     soft = np.full((len(images), 10), 0.1, np.float32)
     tokens = tokens_of(images)[:, ::-1]
-    return Feed(inputs.Arrays(tokens, soft), inputs._widened)
+    return Feed(inputs.Arrays(tokens, soft), inputs.widened)
 
   def restore(key, images):
     raise NotInvertibleError("no way back")
@@ -164,7 +164,7 @@ def test_a_baseline_of_another_shape_with_mixed_labels(monkeypatch):
     spec={"scheme": "tokens", "image_shape": [8, 8, 1]},
     disguised_shape=(16, 1, 4),
   )
-  monkeypatch.setattr(inputs, "owned", lambda config, master: other)
+  monkeypatch.setattr(owned, "inputs", lambda config, master: other)
   scheme = schemes.plain_scheme((8, 8, 1))._replace(disguise=disguise, restore=restore)
   monkeypatch.setattr(schemes, "from_spec", lambda spec: scheme)
   kind = schemes.Kind("tokens", lambda image_shape: scheme)
@@ -205,7 +205,7 @@ def test_a_run_without_a_checkpoint_is_refused(run, tmp_path):
   for name in ("config.json", "disguise.json"):
     (tmp_path / name).write_text((run / name).read_text())
   config, folder = examine._config(tmp_path)
-  given = examine.inputs_lib.owned(config, None)
+  given = owned.inputs(config, None)
   with pytest.raises(ConfigError, match="must hold a checkpoint"):
     examine._network(config, folder, given)
 

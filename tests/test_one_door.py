@@ -23,7 +23,7 @@ MODULES = (
   "djax/disguised/records.py",
   "train/answer.py",
   "djax/models/checksums.py",
-  "train/data/inputs.py",
+  "train/data/outsourced.py",
   "djax/models/predict.py",
   "djax/models/weights.py",
 )

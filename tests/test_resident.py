@@ -17,7 +17,7 @@ import train
 from djax import keys, models
 from train import device_loop, evaluate, loop, optimizers
 from train import state as state_lib
-from train.data import inputs
+from train.data import inputs, owned
 from train.data.input_pipeline import Feed, Pipeline
 
 PER_EPOCH = 4  # steps of tiny()
@@ -43,7 +43,7 @@ class Setting(NamedTuple):
 
 def setting(*overrides):
   config = tiny(*overrides)
-  given = inputs.owned(config, None)
+  given = owned.inputs(config, None)
   mesh = jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
   pipeline = Pipeline(given.train, mesh=mesh, batch_size=config.train.batch_size)
   assert pipeline.steps_per_epoch == PER_EPOCH
@@ -184,7 +184,7 @@ def test_each_device_gathers_its_own_rows(noisy):
 
 
 def test_the_program_holds_no_key(noisy):
-  found, key = secrets_of(keys.experiment(0), inputs.owned(tiny(), None).spec)
+  found, key = secrets_of(keys.experiment(0), owned.inputs(tiny(), None).spec)
   assert not leaks(lowered(noisy).as_text().encode(), found, key)
   feed = noisy.pipeline.feed
 
@@ -206,7 +206,7 @@ def test_a_split_lies_there_if_it_takes_half_of_what_is_free(monkeypatch):
   arrays = inputs.Arrays(images, np.zeros(10, np.int32))
 
   def fits(*stats, records=arrays, streamed=False):
-    feed = Feed(records, inputs._widened, (), streamed)
+    feed = Feed(records, inputs.widened, (), streamed)
     return device_loop.fits(SimpleNamespace(feed=feed, mesh=on_gpus(*stats)))
 
   roomy, tight = ({"bytes_limit": n, "bytes_in_use": 500} for n in (2500, 2499))

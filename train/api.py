@@ -9,7 +9,7 @@ from djax.errors import ConfigError
 from djax.io import foreign
 from train import config as config_lib
 from train import loop
-from train.data import inputs
+from train.data import outsourced, owned
 
 if TYPE_CHECKING:
   from djax.keys import Master
@@ -27,13 +27,13 @@ def run(config: ConfigDict, workdir: str | Path, master: "Master | None") -> dic
   """
   config_lib.check(config)
   if not config.data.disguised_dir:
-    given = inputs.owned(config, master, dataset_id=_begun_id(Path(workdir).expanduser()))
+    given = owned.inputs(config, master, dataset_id=_begun_id(Path(workdir).expanduser()))
   elif master is not None:
     raise ConfigError(
       "run: master must be None with config.data.disguised_dir: what lies there is already disguised. Leave it out."
     )
   else:
-    given = inputs.outsourced(config)
+    given = outsourced.inputs(config)
   try:
     return loop.fit(config, workdir, given)
   finally:

@@ -15,7 +15,7 @@ from djax.sources import Images
 from train import config as config_lib
 from train import device_loop, loop, optimizers
 from train import state as state_lib
-from train.data import inputs
+from train.data import owned
 from train.data.input_pipeline import Pipeline
 
 __all__ = ["Case", "cases", "measure"]
@@ -90,7 +90,7 @@ def _steps(config: Any, scheme: schemes.Scheme, batch: int) -> Work:
     tuple(map(str, range(_CLASSES))),
   )
   key = scheme.make_key(keys.experiment(_SEED).read)
-  feed = inputs.disguised(data, scheme, key, rng=jax.random.key(_SEED))
+  feed = owned.disguised(data, scheme, key, rng=jax.random.key(_SEED))
   pipeline = Pipeline(feed, mesh=loop.data_mesh(), batch_size=batch)
   model = models.create(config.model, classes=_CLASSES, spec=scheme.spec.to_dict())
   optimizer = optimizers.create(config.optimizer, _BATCHES, _BATCHES)

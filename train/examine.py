@@ -31,8 +31,10 @@ from djax.schemes import Trait
 from train import config as config_lib
 from train import loop, optimizers
 from train import state as state_lib
-from train.data import inputs as inputs_lib
+from train.data import owned
 from train.data.input_pipeline import Feed, Pipeline
+from train.data.inputs import Inputs
+from train.streams import Stream, rng_of
 
 __all__ = ["FORMAT", "VERSION", "examine", "figure", "lines"]
 
@@ -46,7 +48,6 @@ _CLASSES = 20  # at most, of which a model is trained without
 _COPIES = 3  # inverted images of each class
 _BATCH = 256
 _RESULT_BYTES = 1 << 20
-_AGAIN = 8  # the run itself draws under smaller numbers
 _RECIPE = shadows_lib.Recipe()
 
 Progress = Callable[[float, str], None]
@@ -66,7 +67,7 @@ class _Material(NamedTuple):
     scheme: of the run, and ``key``.
   """
 
-  given: inputs_lib.Inputs
+  given: Inputs
   labels: np.ndarray
   disguised: np.ndarray
   fresh: np.ndarray | None
@@ -273,7 +274,7 @@ def _config(run: str | Path | ConfigDict) -> tuple[ConfigDict, Path | None]:
 
 def _material(config: ConfigDict, folder: Path | None, records: int) -> _Material:
   """Loads and disguises what is needed."""
-  given = inputs_lib.owned(config, None)
+  given = owned.inputs(config, None)
   assert given.originals is not None
   if folder is not None:
     data = foreign.read(folder, checksums.FACTS, limit=checksums.LIMITS[checksums.FACTS])
@@ -284,11 +285,11 @@ def _material(config: ConfigDict, folder: Path | None, records: int) -> _Materia
         f"{used}. Train it without --key."
       )
   scheme = schemes.from_spec(given.spec)
-  key = inputs_lib.key_of(config, scheme, keys.experiment(config.disguise.experiment_seed))
+  key = owned.key_of(config, scheme, keys.experiment(config.disguise.experiment_seed))
   held = max(records, _HELD)
   seen = _images(given.train, held)
-  rng = jax.random.fold_in(jax.random.key(config.seed), _AGAIN)
-  fresh = _images(inputs_lib.disguised(given.originals[0], scheme, key, rng=rng), held)
+  rng = rng_of(config.seed, Stream.EXAMINER_NOISE)
+  fresh = _images(owned.disguised(given.originals[0], scheme, key, rng=rng), held)
   if given.plain is None:
     plain, asked_plain = (
       split.images[:limit].astype(np.float32)
@@ -463,7 +464,7 @@ def _silent(fraction: float, word: str) -> None:
   """Hears nothing."""
 
 
-def _network(config: ConfigDict, folder: Path, given: inputs_lib.Inputs) -> Any:
+def _network(config: ConfigDict, folder: Path, given: Inputs) -> Any:
   """Returns the run's network as a function from images to logits, or None if it has no gradient."""
   model = models.create(config.model, classes=given.classes, spec=given.spec)
   if not models.standardised(model):

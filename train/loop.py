@@ -28,6 +28,7 @@ from train.data import mixing
 from train.data.input_pipeline import Batch, Feed, Pipeline
 from train.data.inputs import Inputs
 from train.state import State
+from train.streams import StepStream, Stream, rng_of
 
 __all__ = ["Recipe", "Stopped", "TrainingError", "data_mesh", "fit", "single_steps", "update"]
 
@@ -100,7 +101,6 @@ def _fit(
   """Does what ``fit`` does, in a directory that is locked."""
   run_dir.open_run(workdir, config, inputs.facts, copies=inputs.copies)
 
-  rng = jax.random.key(config.seed)
   pipeline = functools.partial(Pipeline, mesh=mesh, batch_size=config.train.batch_size)
   train, test = pipeline(inputs.train), pipeline(inputs.test)
 
@@ -115,7 +115,7 @@ def _fit(
     device_loop.chunks if device_loop.fits(train) else single_steps,
     train,
     functools.partial(update, model, optimizer, recipe),
-    rng=jax.random.fold_in(rng, 4),
+    rng=rng_of(config.seed, Stream.STEPS),
     seed=config.seed,
     stop=steps,
     every=config.train.checkpoint_every_steps,
@@ -126,7 +126,7 @@ def _fit(
     state = state_lib.initial(
       model,
       optimizer,
-      jax.random.fold_in(rng, 3),
+      rng_of(config.seed, Stream.PARAMETERS),
       mean,
       scale,
       averaged=recipe.ema > 0,
@@ -292,10 +292,10 @@ def update(
   shares = batch.labels if batch.labels.ndim == 2 else jax.nn.one_hot(batch.labels, recipe.classes)
   targets = optax.smooth_labels(shares, recipe.label_smoothing)
   if recipe.mixup:
-    mix_rng = jax.random.fold_in(rng, 1)
+    mix_rng = jax.random.fold_in(rng, StepStream.MIXUP)
     images, targets = mixing.mixup(mix_rng, images, targets, alpha=recipe.mixup)
   if recipe.cutout:
-    cut_rng = jax.random.fold_in(rng, 2)
+    cut_rng = jax.random.fold_in(rng, StepStream.CUTOUT)
     images = mixing.cut_blocks(cut_rng, images, share=recipe.cutout, block_size=recipe.block_size)
 
   def loss_of(params):
