@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from djax.models.network import Classifier
 from djax.ops import blocks
 
 __all__ = ["UnitMlp"]
@@ -18,7 +19,7 @@ _COUNTED = 2**26  # units counted at all: more would not change which are the mo
 _TABLE = 2**21  # units with a count of their own; beyond it, those with the least are forgotten
 
 
-class UnitMlp(nn.Module):
+class UnitMlp(Classifier):
   """Embeds the units of encrypted images by their hashes, and joins the positions in hidden layers.
 
   A cipher leaves nothing but equality: equal units stay equal, and their pixels say nothing. So each unit of the
@@ -30,11 +31,9 @@ class UnitMlp(nn.Module):
   photographs hardly ever repeat; for these there is no accuracy to be had.
 
   Attributes:
-    classes: number of labels ``K``.
     width: of the hidden layers.
     depth: number of hidden layers.
     dropout: rate after each hidden layer; before the first it is half of it.
-    dtype: of the layers' arithmetic; parameters stay float32.
     block_size: side ``b`` in pixels, of the disguise.
     unit_pixels: pixels of one channel in a unit, of the disguise.
     shared: whether one key serves all block positions; else equal units at two positions are two words.
@@ -44,11 +43,9 @@ class UnitMlp(nn.Module):
       for an empty background, never does.
   """
 
-  classes: int
   width: int = 1024
   depth: int = 1
   dropout: float = 0.5
-  dtype: Any = jnp.float32
   block_size: int = 4
   unit_pixels: int = 16
   shared: bool = True

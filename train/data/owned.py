@@ -85,7 +85,7 @@ def inputs(config: ConfigDict, master: "Master | None", *, dataset_id: str | Non
     if master.experiment_seed is None:
       own_id = config.disguise.dataset_id or dataset_id or _keys().new_id()
     key, fingerprint = key_of(config, scheme, master, dataset_id=own_id), master.fingerprint
-  options = {name: config.augment[name] for name in ("crop", "flip", "rotate", "scale", "shear")}
+  options = {name: config.augment[name] for name in config_lib.VIEW_OPTIONS}
   try:
     jax.eval_shape(
       functools.partial(views_lib.view, **options), train.images[0], jax.random.key(0), 0
