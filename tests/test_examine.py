@@ -10,7 +10,8 @@ from djax import schemes
 from djax.audit import evaluator
 from djax.errors import ConfigError, KeyMismatchError, NotInvertibleError
 from train import config as config_lib
-from train import examine
+from train import examine, inversion
+from train import material as material_lib
 from train.data import inputs, owned
 from train.data.input_pipeline import Feed
 
@@ -29,12 +30,14 @@ def nearest_mean(images, labels, *, classes, seed):
   return evaluator.Examiner(classify)
 
 
-@pytest.fixture(autouse=True)
-def small(monkeypatch):
+@pytest.fixture(autouse=True, scope="module")
+def small():
   """Less of everything that costs time."""
-  monkeypatch.setattr(examine, "_RECIPE", examine.shadows_lib.Recipe(steps=200))
-  monkeypatch.setattr(examine, "_CLASSES", CLASSES)
-  monkeypatch.setattr(examine.evaluator, "train_examiner", nearest_mean)
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(examine, "_RECIPE", examine.shadows_lib.Recipe(steps=200))
+    patch.setattr(examine, "_CLASSES", CLASSES)
+    patch.setattr(evaluator, "train_examiner", nearest_mean)
+    yield
 
 
 def config_of(**disguise):
@@ -55,14 +58,10 @@ def run(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def facts(run):
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(examine, "_RECIPE", examine.shadows_lib.Recipe(steps=200))
-    patch.setattr(examine, "_CLASSES", CLASSES)
-    patch.setattr(examine.evaluator, "train_examiner", nearest_mean)
-    told = []
-    found = examine.examine(run, **SMALL, progress=lambda fraction, word: told.append(fraction))
-  assert told == sorted(told) and told[0] == 0 and told[-1] == 1
-  return found
+  fractions = []
+  result = examine.examine(run, **SMALL, progress=lambda fraction, word: fractions.append(fraction))
+  assert fractions == sorted(fractions) and fractions[0] == 0 and fractions[-1] == 1
+  return result
 
 
 def test_facts_are_json_and_say_what_they_are_of(facts, run):
@@ -204,17 +203,14 @@ def test_a_run_with_a_real_key_is_refused(run, tmp_path):
 def test_a_run_without_a_checkpoint_is_refused(run, tmp_path):
   for name in ("config.json", "disguise.json"):
     (tmp_path / name).write_text((run / name).read_text())
-  config, folder = examine._config(tmp_path)
-  given = owned.inputs(config, None)
   with pytest.raises(ConfigError, match="must hold a checkpoint"):
-    examine._network(config, folder, given)
+    inversion._network(tmp_path)
 
 
 def test_the_networks_of_a_run_are_its_own(run):
   """Its accuracy on disguised test images is that of its result."""
-  config, folder = examine._config(run)
-  material = examine._material(config, folder, 100)
-  logits = np.asarray(examine._network(config, folder, material.given)(material.asked))
+  material = material_lib.load(*material_lib.config_of(run), 100)
+  logits = np.asarray(inversion._network(run)(material.asked))
   result = json.loads((run / "result.json").read_text())
   accuracy = np.mean(logits.argmax(-1) == material.asked_labels)
   assert accuracy == pytest.approx(result["test_accuracy"], abs=0.003)

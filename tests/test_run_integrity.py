@@ -637,7 +637,7 @@ def test_the_plain_file_is_read_by_others_and_holds_what_is_tested(place):
 def test_averages_are_what_answers(place, tmp_path):
   train.run(small(place / "data", "optimizer.ema=0.5"), tmp_path)
   _, state = params(tmp_path)
-  network = predict.load(tmp_path)._network
+  network = predict.load(tmp_path).network
   jax.tree.map(np.testing.assert_array_equal, network.params, state["average"])
   differ = jax.tree.map(lambda a, b: np.abs(a - b).max(), state["average"], state["params"])
   assert max(jax.tree.leaves(differ)) > 1e-4

@@ -40,6 +40,7 @@ class Predictor:
     facts: public facts of the run.
 
   Attributes:
+    model: as given, and so ``network``, which lies on the first device.
     classes: number of label ids ``K``.
     facts: what ``disguise.json`` of the run holds, its ``model`` and ``step``.
   """
@@ -47,7 +48,7 @@ class Predictor:
   def __init__(self, model: nn.Module, network: Network, facts: dict[str, Any]):
     self.classes: int = facts["classes"]
     self.facts = facts
-    self._network = jax.device_put(network, jax.devices()[0])
+    self.model, self.network = model, jax.device_put(network, jax.devices()[0])
     self._forward = lambda network, images: jax.nn.softmax(logits(model, network, images))
     self._probabilities = jax.jit(self._forward)
 
@@ -77,14 +78,14 @@ class Predictor:
       part = images[start : start + batch]
       # Filled up, so that one program serves every batch.
       filled = np.concatenate([part, np.zeros((batch - len(part), *shape), part.dtype)])
-      found.append(np.asarray(self._probabilities(self._network, filled))[: len(part)])
+      found.append(np.asarray(self._probabilities(self.network, filled))[: len(part)])
     return _checked(np.concatenate(found))
 
   @functools.cached_property
   def _most_at_once(self) -> int:
     """How many images may be worked on at once, by the largest array that one makes on its way."""
     one = jax.ShapeDtypeStruct((1, *self.facts["disguised_shape"]), jnp.float32)
-    largest = max(_sizes(jax.make_jaxpr(self._forward)(self._network, one).jaxpr, one.shape))
+    largest = max(_sizes(jax.make_jaxpr(self._forward)(self.network, one).jaxpr, one.shape))
     if largest > _LARGEST_ARRAY:
       raise DataError(
         f"the network of the run must need at most {_LARGEST_ARRAY} bytes between its layers for an image, it needs "

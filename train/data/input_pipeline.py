@@ -129,6 +129,16 @@ class Pipeline:
 
     return self._batches(-(-count // size), indices)
 
+  def images(self, limit: int | None = None, *, view: int = 0) -> Iterator[np.ndarray]:
+    """Yields the images of ``all_records`` in host memory, ``[b, H, W, C]``; only the last batch may be smaller.
+
+    Args:
+      limit: stop after this many records.
+      view: which view of them.
+    """
+    for batch in self.all_records(limit, view=view):
+      yield np.asarray(batch.images)[np.asarray(batch.mask) > 0]
+
   def _batches(self, count: int, indices: Callable[[int], np.ndarray]) -> Iterator[Batch]:
     source = _Source(count, lambda index: self._read(indices(index)))
     return self._ahead(_prefetched(source) if self.feed.streamed else _one_by_one(source))
