@@ -203,9 +203,8 @@ def fresh_state(data):
 def resumed(place, run):
   """Does what ``fit`` does before it writes anything to a run that is there."""
   facts = json.loads((place / "run" / "disguise.json").read_text())
-  run_dir.open_run(run, small(place / "data"), facts)
-  with state_lib.checkpoints(run) as checkpoints:
-    return state_lib.restore(checkpoints, fresh_state(place / "data"))
+  record = run_dir.open_run(run, small(place / "data"), facts)
+  return state_lib.restore(run, record, fresh_state(place / "data"))
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
@@ -468,8 +467,8 @@ def test_the_lock_is_held_across_processes_and_goes_with_a_kill(run):
 
 
 def test_the_lock_is_held_while_it_trains(place, tmp_path, monkeypatch):
-  def save(checkpoints, *args):
-    with pytest.raises(UnsafeError), run_dir.locked(checkpoints.workdir):
+  def save(workdir, *args):
+    with pytest.raises(UnsafeError), run_dir.locked(workdir):
       pass
     raise Killed
 

@@ -20,6 +20,7 @@ from ml_collections import ConfigDict
 from djax import audit, models, schemes
 from djax.errors import ConfigError, DjaxError
 from djax.io import files, picture
+from djax.models import checksums
 from djax.schemes import Trait
 from train import device_loop, optimizers, run_dir, terminal
 from train import evaluate as evaluate_lib
@@ -99,7 +100,7 @@ def _fit(
   config: ConfigDict, workdir: Path, inputs: Inputs, mesh: Mesh, model: nn.Module, recipe: Recipe
 ) -> dict[str, Any]:
   """Does what ``fit`` does, in a directory that is locked."""
-  run_dir.open_run(workdir, config, inputs.facts, copies=inputs.copies)
+  record = run_dir.open_run(workdir, config, inputs.facts, copies=inputs.copies)
 
   pipeline = functools.partial(Pipeline, mesh=mesh, batch_size=config.train.batch_size)
   train, test = pipeline(inputs.train), pipeline(inputs.test)
@@ -120,37 +121,35 @@ def _fit(
     stop=steps,
     every=config.train.checkpoint_every_steps,
   )
-  with state_lib.checkpoints(workdir) as checkpoints:
-    fresh = checkpoints.latest_step() is None
-    mean, scale = evaluate_lib.statistics(model, train, inputs.disguised_shape)
-    state = state_lib.initial(
-      model,
-      optimizer,
-      rng_of(config.seed, Stream.PARAMETERS),
-      mean,
-      scale,
-      averaged=recipe.ema > 0,
-      estimates=evaluate_lib.estimates(model, train) if fresh else {},
-    )
-    state = jax.device_put(state, NamedSharding(mesh, PartitionSpec()))
-    # Up to here nothing was written to a run that was there before.
-    state, seconds = state_lib.restore(checkpoints, state)
-    state_lib.remove_unfinished(workdir)
-    run_dir.note_environment(workdir)
-    if not config.disguise.acknowledge and (known := audit.lookup(inputs.spec)):
-      terminal.say(f"warning: {known}")
-    _preview(workdir, inputs, test)
-    state, seconds = _train(
-      config,
-      workdir,
-      state,
-      chunks=chunks,
-      per_epoch=train.steps_per_epoch,
-      test_accuracy=lambda state: evaluate(state, test, views=1)[0],
-      checkpoints=checkpoints,
-      seconds=seconds,
-      inputs=inputs,
-    )
+  mean, scale = evaluate_lib.statistics(model, train, inputs.disguised_shape)
+  state = state_lib.initial(
+    model,
+    optimizer,
+    rng_of(config.seed, Stream.PARAMETERS),
+    mean,
+    scale,
+    averaged=recipe.ema > 0,
+    estimates={} if record else evaluate_lib.estimates(model, train),
+  )
+  state = jax.device_put(state, NamedSharding(mesh, PartitionSpec()))
+  # Up to here nothing was written to a run that was there before.
+  state, seconds = state_lib.restore(workdir, record, state)
+  state_lib.remove_unfinished(workdir)
+  run_dir.note_environment(workdir)
+  if not config.disguise.acknowledge and (known := audit.lookup(inputs.spec)):
+    terminal.say(f"warning: {known}")
+  _preview(workdir, inputs, test)
+  state, seconds = _train(
+    config,
+    workdir,
+    state,
+    chunks=chunks,
+    per_epoch=train.steps_per_epoch,
+    test_accuracy=lambda state: evaluate(state, test, views=1)[0],
+    record=record,
+    seconds=seconds,
+    inputs=inputs,
+  )
   test_accuracy, test_loss = evaluate(state, test, views=inputs.test.views)
 
   def misused(feeds: tuple[Feed, Feed]) -> float:
@@ -191,7 +190,7 @@ def _train(
   chunks: Callable[[State], Iterator[tuple[State, Any]]],
   per_epoch: int,
   test_accuracy: Callable[[State], float],
-  checkpoints: state_lib.Checkpoints,
+  record: checksums.Record | None,
   seconds: float,
   inputs: Inputs,
 ) -> tuple[State, float]:
@@ -200,7 +199,6 @@ def _train(
   stop = config.train.epochs * per_epoch
   if start:
     terminal.say(f"resumed after step {start} of {stop}")
-  record = checkpoints.record
   metrics = run_dir.Metrics(workdir, step=start, kept=record.metrics if record else None)
   clock = time.perf_counter() - seconds
   losses: list[Any] = []
@@ -227,7 +225,7 @@ def _train(
           terminal.say(
             f"epoch {epoch}/{config.train.epochs}  loss {train_loss:.4f}  {kind} test accuracy {accuracy:.2%}"
           )
-        state_lib.save(checkpoints, step, state, time.perf_counter() - clock)
+        state_lib.save(workdir, step, state, time.perf_counter() - clock)
         if received:
           raise Stopped(received[0], step, workdir)
   finally:

@@ -63,7 +63,7 @@ def locked(workdir: Path) -> Iterator[None]:
 
 def open_run(
   workdir: Path, config: ConfigDict, disguise: dict[str, Any], *, copies: Sequence[Path] = ()
-) -> None:
+) -> checksums.Record | None:
   """Makes a run directory, or checks that the one there belongs to the same run; then it changes nothing.
 
   Args:
@@ -71,6 +71,9 @@ def open_run(
     config: the run's config.
     disguise: public facts: the scheme's spec, the key's fingerprint, the hash of the source and more.
     copies: files that a new directory gets copies of.
+
+  Returns:
+    The record of its newest finished checkpoint, or None where there is none.
 
   Raises:
     ConfigError: if the directory holds a run of another config or source.
@@ -86,12 +89,13 @@ def open_run(
     for name in _FOLDERS:
       _own_folder(workdir / name)
     if os.path.lexists(workdir / checksums.CONFIG):
-      return
+      return record
     for path in copies:
       data = foreign.read(path.parent, path.name, limit=_COPY_BYTES)
       files.replace(workdir / path.name, data)
     write_json(workdir / checksums.FACTS, disguise)
     write_json(workdir / checksums.CONFIG, config.to_dict())
+  return record
 
 
 def note_environment(workdir: Path) -> None:

@@ -34,9 +34,7 @@ from djax.models.network import Network, logits
 T = TypeVar("T")
 
 __all__ = [
-  "Checkpoints",
   "State",
-  "checkpoints",
   "forward",
   "initial",
   "network",
@@ -69,22 +67,6 @@ class State(NamedTuple):
   opt_state: Any
   mean: jax.Array
   scale: jax.Array
-
-
-class Checkpoints(NamedTuple):
-  """The finished checkpoints of a run directory.
-
-  Attributes:
-    workdir: the run directory.
-    record: of the newest, as it was when the directory was opened; None where there was none.
-  """
-
-  workdir: Path
-  record: checksums.Record | None
-
-  def latest_step(self) -> int | None:
-    """Returns the step of the newest checkpoint, or None."""
-    return None if self.record is None else self.record.step
 
 
 def initial(
@@ -143,30 +125,14 @@ def network(state: State) -> Network:
 
 def _updated(stats: Mapping[str, Any], estimates: Mapping[str, Any]) -> dict[str, Any]:
   """Replaces leaves of ``stats`` by those of ``estimates``, which has no others."""
-  found = dict(stats)
+  updated = dict(stats)
   for name, value in estimates.items():
     if isinstance(value, Mapping):
-      found[name] = _updated(stats[name], value)
+      updated[name] = _updated(stats[name], value)
     else:
       assert stats[name].shape == value.shape and stats[name].dtype == value.dtype, name
-      found[name] = jnp.asarray(value)
-  return found
-
-
-@contextlib.contextmanager
-def checkpoints(workdir: Path) -> Iterator[Checkpoints]:
-  """Opens the checkpoints of a run directory; changes nothing in it.
-
-  Args:
-    workdir: the run directory, absolute.
-
-  Yields:
-    What ``save`` and ``restore`` take.
-
-  Raises:
-    DataError: if the newest record is damaged, or the run was made by a djax that kept no checksums.
-  """
-  yield Checkpoints(workdir, checksums.newest(workdir))
+      updated[name] = jnp.asarray(value)
+  return updated
 
 
 def remove_unfinished(workdir: Path) -> None:
@@ -182,11 +148,11 @@ def remove_unfinished(workdir: Path) -> None:
       _remove(entry)
 
 
-def save(checkpoints: Checkpoints, step: int, state: State, seconds: float) -> None:
+def save(workdir: Path, step: int, state: State, seconds: float) -> None:
   """Writes a checkpoint and records it; of the finished ones, the two newest are kept.
 
   Args:
-    checkpoints: from ``checkpoints``.
+    workdir: the run directory, absolute.
     step: steps done.
     state: what to write.
     seconds: spent on training so far.
@@ -195,7 +161,6 @@ def save(checkpoints: Checkpoints, step: int, state: State, seconds: float) -> N
     DjaxError: if the disk has no room for it.
     OSError: if it cannot be written.
   """
-  workdir = checkpoints.workdir
   folder = workdir / checksums.CHECKPOINTS / str(step)
   # Looked at first: what Orbax's threads print when a disk is full hides the one line that helps.
   needed = 2 * _nbytes(state) + _nbytes(network(state)) + _SPARE_BYTES
@@ -226,14 +191,15 @@ def save(checkpoints: Checkpoints, step: int, state: State, seconds: float) -> N
   _remove_old(workdir)
 
 
-def restore(checkpoints: Checkpoints, state: State) -> tuple[State, float]:
-  """Reads the newest finished checkpoint, once all that its record names is as it was.
+def restore(workdir: Path, record: checksums.Record | None, state: State) -> tuple[State, float]:
+  """Reads a finished checkpoint, once all that its record names is as it was.
 
   Security: checksums tell damage, not who wrote the run. What Orbax and TensorStore do with files that somebody made
   for them, with checksums that fit, is up to them; to answer questions, ``djax.models.predict`` needs neither.
 
   Args:
-    checkpoints: from ``checkpoints``.
+    workdir: the run directory, absolute.
+    record: of its newest checkpoint, or None where there is none.
     state: shapes, dtypes and shardings to restore to: arrays, or ``jax.ShapeDtypeStruct``.
 
   Returns:
@@ -242,7 +208,6 @@ def restore(checkpoints: Checkpoints, state: State) -> tuple[State, float]:
   Raises:
     DataError: if anything is missing, damaged or of another run.
   """
-  workdir, record = checkpoints
   if record is None:
     return state, 0.0
   folder = f"{checksums.CHECKPOINTS}/{record.step}"
@@ -260,8 +225,8 @@ def restore(checkpoints: Checkpoints, state: State) -> tuple[State, float]:
     hook = _without_late_reports()
     try:
       restored = orbax.restore(copies / folder, args=args)
-      found, seconds = State(**restored["state"]), float(restored["meta"]["seconds"])
-      sound = int(found.step) == record.step and math.isfinite(seconds) and seconds >= 0
+      restored_state, seconds = State(**restored["state"]), float(restored["meta"]["seconds"])
+      sound = int(restored_state.step) == record.step and math.isfinite(seconds) and seconds >= 0
       sys.unraisablehook = hook
     except Exception as error:  # Orbax, TensorStore and msgpack each have their own
       raise DataError(
@@ -272,7 +237,7 @@ def restore(checkpoints: Checkpoints, state: State) -> tuple[State, float]:
     raise DataError(
       f"{workdir / folder} must be a checkpoint of step {record.step}, it is not. Take the run from a good copy."
     )
-  return found, seconds
+  return restored_state, seconds
 
 
 def _written(folder: Path, args: Any, state: State) -> bool:

@@ -5,7 +5,7 @@ import enum
 import functools
 import inspect
 import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, NamedTuple, NoReturn
 
 import jax
@@ -24,6 +24,7 @@ __all__ = [
   "Reach",
   "Scheme",
   "SchemeSpec",
+  "Secret",
   "Trait",
   "check_concrete",
   "check_export",
@@ -36,9 +37,33 @@ __all__ = [
 ]
 
 
+class Secret:
+  """A key pytree that does not show its values, and is not pickled or copied. Base of frozen dataclasses."""
+
+  def __repr__(self) -> str:
+    shown = ", ".join(
+      f"{field.name}={' '.join(arrays)}"
+      for field in dataclasses.fields(self)  # type: ignore[arg-type]
+      if (arrays := [*_shapes(getattr(self, field.name))])
+    )
+    return f"{type(self).__name__}({shown}; values hidden)"
+
+  def __reduce__(self) -> NoReturn:
+    raise TypeError(
+      f"{type(self).__name__}: a secret is not pickled or copied. Make it again from the master with make_key."
+    )
+
+
+def _shapes(tree: Any) -> Iterator[str]:
+  for leaf in jax.tree.leaves(tree):
+    # A dtype has a shape too: jax.tree.map may put anything where the arrays are.
+    if hasattr(leaf, "shape") and hasattr(leaf, "dtype"):
+      yield f"{leaf.dtype}{list(leaf.shape)}"
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, repr=False)
-class Key:
+class Key(Secret):
   """The secret pytree of a scheme. Pass it as an argument; a closed-over array is written into compiled programs.
 
   Attributes:
@@ -50,21 +75,6 @@ class Key:
   perm: jax.Array | np.ndarray | None = None
   matrices: jax.Array | np.ndarray | None = None
   aes_keys: jax.Array | np.ndarray | None = None
-
-  def __repr__(self) -> str:
-    fields = ((f.name, getattr(self, f.name)) for f in dataclasses.fields(self))
-    # A dtype has a shape too: jax.tree.map may put anything where the arrays are.
-    shown = ", ".join(
-      f"{k}={v.dtype}{list(v.shape)}"
-      for k, v in fields
-      if hasattr(v, "shape") and hasattr(v, "dtype")
-    )
-    return f"Key({shown}; values hidden)"
-
-  def __reduce__(self) -> NoReturn:
-    raise TypeError(
-      "Key: a secret is not pickled or copied. Make it again from the master with make_key."
-    )
 
 
 class SchemeSpec(NamedTuple):
