@@ -21,7 +21,16 @@ from helpers.audits import (
 from djax import keys, sources
 from djax.__main__ import main
 from djax.attacks import ATTACKS
-from djax.audit import build_known_breaks, evaluator, report, runner, scenario, sweep, verdicts
+from djax.audit import (
+  build_known_breaks,
+  evaluator,
+  exported,
+  report,
+  runner,
+  scenario,
+  sweep,
+  verdicts,
+)
 from djax.audit.scenario import Sizes
 from djax.cli import common
 from djax.keys import keyfile
@@ -212,7 +221,7 @@ def test_a_directory_is_attacked(tmp_path, call, directory, monkeypatch):
 
 def test_view_0_of_each_original_is_taken(directory):
   master = keys.Master(bytes(range(32)))
-  made = scenario.from_directory(
+  made = exported.from_directory(
     directory,
     "digits",
     master,
@@ -409,7 +418,7 @@ def felt(call, fakes, monkeypatch, tmp_path):
   outcome = runner.Outcome({"attacks": [], "levels": {}, "setting": {"warnings": []}}, {})
   for module, name, gives in (
     (scenario, "from_source", "made"),
-    (scenario, "from_directory", "made"),
+    (exported, "from_directory", "made"),
     (runner, "audit", outcome),
     (report, "write", None),
     (sweep, "run", {"cells": []}),

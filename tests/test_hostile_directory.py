@@ -282,10 +282,10 @@ def test_the_whole_directory_is_taken(place, sandbox, capfd, name):
 
 
 def test_an_audit_takes_the_whole_directory(place, sandbox):
-  from djax.audit import scenario
+  from djax.audit import exported, scenario
 
   splits = {"train": "train[:200]", "test": "test[:40]"}
-  found = scenario.from_directory(
+  found = exported.from_directory(
     str(sandbox / "data"), "digits", MASTER, seed=0, sizes=scenario.FAST, splits=splits
   )
   assert len(found.private) > 100

@@ -8,7 +8,7 @@ import pytest
 ROOT = pathlib.Path(__file__).parent.parent
 MODULES = (
   "djax/disguised/array_records.py",
-  "djax/audit/scenario.py",
+  "djax/audit/exported.py",
   "djax/disguised/directory.py",
   "djax/io/form.py",
   "djax/disguised/manifest.py",

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from djax import keys, sources
-from djax.audit import scenario
+from djax.audit import exported, scenario
 from djax.cli import main as owner_cli
 from djax.disguised import directory, manifest
 from djax.errors import ConfigError, DataError, KeyMismatchError, ManifestError, UnsafeError
@@ -209,7 +209,7 @@ def test_nothing_is_planted_in_a_request_that_keeps_its_order(place, tmp_path):
 def test_audit_takes_it(place, monkeypatch, name):
   monkeypatch.setattr(scenario, "_LEAST_TARGETS", 1)
   sizes = scenario.Sizes(private=16, public=8, targets=3, pairs=(2,))
-  found = scenario.from_directory(
+  found = exported.from_directory(
     str(place / name), "digits", MASTER, seed=0, sizes=sizes, splits=SPLITS
   )
   assert len(found.private) == len(found.disguised) == 16

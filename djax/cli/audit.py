@@ -9,7 +9,7 @@ from typing import Any
 
 from djax import schemes
 from djax.attacks import ATTACKS
-from djax.audit import build_known_breaks, report, runner, scenario, sweep, verdicts
+from djax.audit import build_known_breaks, exported, report, runner, scenario, sweep, verdicts
 from djax.audit.runner import Outcome
 from djax.audit.scenario import Scenario
 from djax.cli import training
@@ -206,7 +206,7 @@ def _setting(args: argparse.Namespace, progress: Callable[[float, str], None]) -
     )
   master = keyfile.read(args.key, passphrase=keyfile.find_passphrase(args.passphrase_file))
   splits = {"train": args.train_split, "test": args.test_split}
-  return scenario.from_directory(
+  return exported.from_directory(
     args.data,
     args.originals,
     master,
