@@ -123,7 +123,7 @@ def test_metrics_of_steps_that_were_lost_are_dropped(tmp_path):
   (tmp_path / "metrics.jsonl").write_text(kept + '{"step": 12}\n{"st')
   (tmp_path / "events").mkdir()
   content = foreign.Content(len(kept), hashlib.sha256(kept.encode()).hexdigest())
-  metrics = run_dir.Metrics(tmp_path, step=8, kept=content)
+  metrics = run_dir.Metrics(tmp_path, step=8, recorded=content)
   metrics.write(12, {"loss": 1.0})
   metrics.close()
   rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]

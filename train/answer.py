@@ -59,10 +59,10 @@ def _main(argv: list[str]) -> int:
   flags = parser.parse_args(argv)
   out = Path(flags.out).expanduser()
   files.check_new(out)
-  found = answer(flags.run, flags.request)
+  result = answer(flags.run, flags.request)
   with files.new_file(out) as file:
-    file.write(json.dumps(found, allow_nan=False).encode() + b"\n")
-  terminal.say(f"answered {len(found['probabilities'])} images: {out}")
+    file.write(json.dumps(result, allow_nan=False).encode() + b"\n")
+  terminal.say(f"answered {len(result['probabilities'])} images: {out}")
   return 0
 
 
@@ -91,19 +91,19 @@ def answer(run: str | Path, request: str | Path) -> dict[str, Any]:
     predictor = predict.load(run)
     _check_same(run, predictor.facts, facts)
     split = data.splits["query"]
-    found = []
+    probabilities = []
     batch = min(_BATCH, max(1, _BATCH_BYTES // max(1, split.nbytes // len(split))))
     for start in range(0, len(split), batch):
       images, _ = split.read(np.arange(start, min(start + batch, len(split))))
       if facts.quantiser is not None:
         images = quantise.dequantise(images, facts.quantiser, block_size=facts.block_size)
-      found.append(predictor.probabilities(images.astype(np.float32), batch))
+      probabilities.append(predictor.probabilities(images.astype(np.float32), batch))
     return {
       "format": "djax-answers",
       "version": 1,
       "request": facts.sha256,
       "run": predictor.facts,
-      "probabilities": np.concatenate(found).tolist(),
+      "probabilities": np.concatenate(probabilities).tolist(),
     }
 
 

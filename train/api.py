@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 
 from djax.errors import ConfigError
 from djax.io import foreign
+from djax.models import checksums
 from train import config as config_lib
 from train import loop
 from train.data import outsourced, owned
@@ -43,8 +44,10 @@ def run(config: ConfigDict, workdir: str | Path, master: "Master | None") -> dic
 def _begun_id(workdir: Path) -> str | None:
   """Returns the data-set id of the run that a directory holds, if it holds one that has an id."""
   try:
-    facts = foreign.parse_json(foreign.read(workdir, "disguise.json", limit=1 << 20))
-    found = facts.get("dataset_id")
+    public = foreign.parse_json(
+      foreign.read(workdir, checksums.FACTS, limit=checksums.LIMITS[checksums.FACTS])
+    )
+    dataset_id = public.get("dataset_id")
   except (foreign.ForeignFileError, ValueError, AttributeError):
     return None  # a new run, or a damaged one, which is refused where it is opened
-  return found if isinstance(found, str) and len(found) == 32 else None
+  return dataset_id if isinstance(dataset_id, str) and len(dataset_id) == 32 else None

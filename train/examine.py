@@ -6,7 +6,7 @@ run's own network. The run's checkpoint is what is inverted.
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from djax import schemes
 from djax.attacks.model import membership, model_targeted
 from djax.attacks.model import shadows as shadows_lib
 from djax.audit import report
+from djax.audit.scenario import Progress
 from djax.errors import DataError
 from djax.io import foreign, form
 from djax.schemes import Trait
@@ -33,8 +34,6 @@ _QUERIES = 100  # of each class
 _CLASSES = 20  # at most, of which a model is trained without
 _RESULT_BYTES = 1 << 20
 _RECIPE = shadows_lib.Recipe()
-
-Progress = Callable[[float, str], None]
 
 
 def examine(

@@ -15,6 +15,7 @@ from djax.attacks.generic import examiner as examiner_lib
 from djax.attacks.model import model_targeted
 from djax.attacks.model import shadows as shadows_lib
 from djax.audit import evaluator
+from djax.audit.scenario import Progress
 from djax.errors import NotInvertibleError
 from djax.models import network, predict
 from djax.ops import metrics
@@ -24,8 +25,6 @@ from train.material import HELD, Material
 __all__ = ["invert"]
 
 _COPIES = 3  # inverted images of each class
-
-Progress = Callable[[float, str], None]
 
 
 def _ignored(fraction: float, word: str) -> None:

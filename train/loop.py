@@ -199,7 +199,7 @@ def _train(
   stop = config.train.epochs * per_epoch
   if start:
     terminal.say(f"resumed after step {start} of {stop}")
-  metrics = run_dir.Metrics(workdir, step=start, kept=record.metrics if record else None)
+  metrics = run_dir.Metrics(workdir, step=start, recorded=record.metrics if record else None)
   clock = time.perf_counter() - seconds
   losses: list[Any] = []
   key = inputs.key_fingerprint

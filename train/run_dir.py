@@ -130,15 +130,15 @@ class Metrics:
   Args:
     workdir: the run directory, with a folder ``events``.
     step: steps already done.
-    kept: what ``metrics.jsonl`` held by then; what an interrupted run added is dropped.
+    recorded: what ``metrics.jsonl`` held by then; what an interrupted run added is dropped.
 
   Raises:
     DataError: if ``metrics.jsonl`` begins with anything else.
   """
 
-  def __init__(self, workdir: Path, *, step: int, kept: Content | None = None):
+  def __init__(self, workdir: Path, *, step: int, recorded: Content | None = None):
     self._path = workdir / checksums.METRICS
-    files.replace(self._path, b"" if kept is None else checksums.beginning(workdir, kept))
+    files.replace(self._path, b"" if recorded is None else checksums.beginning(workdir, recorded))
     folder = workdir / "events"
     stamp = f"{time.time():.0f}.{len(list(folder.iterdir()))}"
     self._events = _new(folder / f"events.out.tfevents.{stamp}")

@@ -294,7 +294,7 @@ def _remove_old(workdir: Path) -> None:
 
 @contextlib.contextmanager
 def _hushed() -> Iterator[None]:
-  """Silences what Orbax's threads print when a write fails: one line is said by who called. Kept up after an error."""
+  """Silences what Orbax's threads print when a write fails, also afterwards: the caller prints one line."""
   log, hooks = logging.getLogger("asyncio"), (sys.excepthook, sys.unraisablehook)
   level = log.level
   log.setLevel(logging.CRITICAL + 1)

@@ -23,6 +23,6 @@ def scenario_of(name: str, **options) -> Scenario:
     ConfigError: for an unknown or wrong config, or one that cannot be audited.
     DataError: if its source is missing or damaged.
   """
-  found = config.load(name)
-  config.check(found)
-  return audited.scenario_of(found, **options)
+  loaded = config.load(name)
+  config.check(loaded)
+  return audited.scenario_of(loaded, **options)

@@ -3,7 +3,7 @@
 import contextlib
 import platform
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from typing import Any, NamedTuple
 
@@ -13,7 +13,7 @@ import djax
 from djax.attacks import base
 from djax.attacks.base import Attack
 from djax.audit import evaluator, verdicts
-from djax.audit.scenario import Scenario
+from djax.audit.scenario import Progress, Scenario
 from djax.errors import ConfigError, nearest
 
 __all__ = ["FORMAT", "PICTURES", "VERSION", "Outcome", "audit", "choose", "train_examiner"]
@@ -24,8 +24,6 @@ PICTURES = 8
 
 _EXAMINER_IMAGES = 8000
 _PACKAGES = ("jax", "numpy", "scipy")
-
-Progress = Callable[[float, str], None]
 
 
 class Outcome(NamedTuple):
@@ -87,14 +85,14 @@ def audit(
   rows = []
   for place, attack in enumerate(attacks):
 
-    def told(fraction, word, place=place, name=attack.name):
+    def part(fraction, word, place=place, name=attack.name):
       progress((place + fraction) / len(attacks), f"{name}: {word}")
 
-    row, images = _attack(setting, attack, seed, examiner, constant, told)
+    row, images = _attack(setting, attack, seed, examiner, constant, part)
     rows.append(row)
     if images is not None and attack.name != "examiner":  # what it says is what is seen already
       pictures[attack.name] = images[first]
-  warnings = [*setting.facts["warnings"], *_unheard(rows)]
+  warnings = [*setting.facts["warnings"], *_warnings(rows)]
   facts = {
     "format": FORMAT,
     "version": VERSION,
@@ -155,9 +153,7 @@ def _attack(
       result = base.run(attack, setting.known(pairs or 0), seed=seed, progress=progress)
       if not np.isfinite(result.images).all():
         raise ValueError("its estimates are not all finite")
-    except (
-      Exception
-    ) as error:  # whatever it was: a failed attack must not look like one that found nothing
+    except Exception as error:  # a failed attack must not look like one that recovered nothing
       line = " ".join(str(error).split())[:300]
       place = f"with {pairs} pairs " if pairs else ""
       failures.append(f"{place}{type(error).__name__}: {line}")
@@ -165,16 +161,15 @@ def _attack(
     originals, labels = setting.private[: setting.targets], setting.labels[: setting.targets]
     # A picture and its mirror image show the same, and some attacks cannot tell which of them is the original.
     sides = (result.images, result.images[:, :, ::-1])
-    every = [verdicts.measure(originals, labels, images, constant, examiner) for images in sides]
-    side = int(every[1]["ssim"]["median"] > every[0]["ssim"]["median"])
-    measured = every[side]
+    scores = [verdicts.measure(originals, labels, images, constant, examiner) for images in sides]
+    side = int(scores[1]["ssim"]["median"] > scores[0]["ssim"]["median"])
     runs.append(
       {
         "pairs": pairs,
         "mirrored": bool(side),
-        "verdict": verdicts.verdict(measured),
+        "verdict": verdicts.verdict(scores[side]),
         "seconds": result.seconds,
-        "scores": measured,
+        "scores": scores[side],
         "diagnostics": _plain(result.diagnostics),
       }
     )
@@ -191,13 +186,13 @@ def _attack(
   return row, shown[best]
 
 
-def _unheard(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+def _warnings(rows: Sequence[Mapping[str, Any]]) -> list[str]:
   """Warns of an examiner that is not good enough to have a say."""
-  found = next((run["scores"] for row in rows for run in row["runs"]), None)
-  if not found or found["plain_accuracy"] - found["chance"] >= verdicts.EXAMINER_USABLE:
+  scores = next((run["scores"] for row in rows for run in row["runs"]), None)
+  if not scores or scores["plain_accuracy"] - scores["chance"] >= verdicts.EXAMINER_USABLE:
     return []
   return [
-    f"the examiner names {found['plain_accuracy']:.0%} of the originals, one guess for all {found['chance']:.0%}: it "
+    f"the examiner names {scores['plain_accuracy']:.0%} of the originals, one guess for all {scores['chance']:.0%}: it "
     "has no say, verdicts rest on SSIM"
   ]
 

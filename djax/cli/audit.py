@@ -23,7 +23,7 @@ from djax.owner import restore
 __all__ = ["run"]
 
 _SECONDS_OF_A_LINE = 10
-# What is asked for is said by the first of these flags that is given.
+# The first of these flags that is given selects the mode.
 _MODES = {
   "run_dir": "--run",
   "write_table": "--write-table",
@@ -108,7 +108,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _mode(args: argparse.Namespace) -> str:
-  """Returns the flag that says what is asked for, and refuses every flag that is of no use then."""
+  """Returns the flag that selects the mode, and refuses every flag that is of no use in it."""
   options = schemes.options()
   used = dict.fromkeys(options, _SCHEME) | _USED
   flags = {name: f"--{name.replace('_', '-')}" for name in used} | {"run_dir": "--run"}
@@ -165,7 +165,7 @@ def _sweep(args: argparse.Namespace, attacks: Sequence[Any]) -> None:
 
 
 def _model(args: argparse.Namespace) -> None:
-  """Attacks the model of a run directory: writes ``examination.json`` and ``membership.svg``, prints the figures."""
+  """Attacks the model of a run directory: writes ``examination.json`` and ``membership.svg``, prints a summary."""
   out = restore.check_new(args.out, None)
   examine = training.verbs("audit --run")
   facts = examine.examine(args.run_dir, seed=args.seed, progress=_progress())
@@ -234,17 +234,17 @@ def _lines(outcome: Outcome, out: Path) -> list[str]:
   ]
   for row in facts["attacks"]:
     for result in row["runs"]:
-      found = result["scores"]
+      scores = result["scores"]
       pairs = "" if result["pairs"] is None else result["pairs"]
       lines.append(
-        f"{row['name']:12} {row['level']:5} {pairs:>5} {found['ssim']['median']:6.3f} "
-        f"{found['psnr']['median']:6.1f} {found['above_chance']:8.0%} {result['seconds']:6.1f}  {result['verdict']}"
+        f"{row['name']:12} {row['level']:5} {pairs:>5} {scores['ssim']['median']:6.3f} "
+        f"{scores['psnr']['median']:6.1f} {scores['above_chance']:8.0%} {result['seconds']:6.1f}  {result['verdict']}"
       )
     if row["status"] != "ran":
       lines.append(f"{row['name']:12} {row['level']:5} {row['status']}: {row['reason']}")
   lines.append("")
-  for number, found in facts["levels"].items():
-    lines.append(f"level {number}: {found['verdict'] or verdicts.UNTRIED}. {found['words']}")
+  for number, level in facts["levels"].items():
+    lines.append(f"level {number}: {level['verdict'] or verdicts.UNTRIED}. {level['words']}")
   lines += [f"warning: {warning}" for warning in facts["setting"]["warnings"]]
   return [*lines, f"report       {out / report.PAGE}"]
 
@@ -254,7 +254,7 @@ def _progress() -> Callable[[float, str], None]:
   start = spoken = time.monotonic()
   stage = ""
 
-  def told(fraction: float, word: str) -> None:
+  def report_progress(fraction: float, word: str) -> None:
     nonlocal spoken, stage
     now = time.monotonic()
     name = word.partition(":")[0]
@@ -262,4 +262,4 @@ def _progress() -> Callable[[float, str], None]:
       spoken, stage = now, name
       say(f"{now - start:5.0f} s  {word}, {fraction:.0%}")
 
-  return told
+  return report_progress

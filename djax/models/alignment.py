@@ -63,8 +63,8 @@ def estimate(
   doubts: list[str] = []
   traits = schemes.traits(spec)
   if Trait.MOVED in traits:
-    perm, found = placement.estimate_permutation(Known(spec, images, images[:0]), 0)
-    doubts += found["warnings"]
+    perm, diagnostics = placement.estimate_permutation(Known(spec, images, images[:0]), 0)
+    doubts += diagnostics["warnings"]
     images = blockwise.permute(np.argsort(perm), images, block_size=spec["block_size"])
     perm = perm.astype(np.int32)
   if Trait.MATRICES in traits:

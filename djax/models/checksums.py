@@ -207,8 +207,8 @@ def write(workdir: Path, step: int) -> None:
   files.sync_tree(folder)
   files.sync_folder(folder.parent)
   names = [name for name in LIMITS if (workdir / name).exists()]
-  for place, _, found in os.walk(folder, onerror=_raise):
-    names += [(Path(place) / name).relative_to(workdir).as_posix() for name in found]
+  for place, _, entries in os.walk(folder, onerror=_raise):
+    names += [(Path(place) / name).relative_to(workdir).as_posix() for name in entries]
   contents = {name: _digest(workdir, name) for name in sorted(names)}
   record = Record(step, contents, _digest(workdir, METRICS))
   files.replace(workdir / FOLDER / f"{step}.json", _text(record))

@@ -73,13 +73,13 @@ class Predictor:
         "Disguise them as the training images were."
       )
     batch = min(batch, self._most_at_once)
-    found = [np.zeros((0, self.classes), np.float32)]
+    parts = [np.zeros((0, self.classes), np.float32)]
     for start in range(0, len(images), batch):
       part = images[start : start + batch]
       # Filled up, so that one program serves every batch.
       filled = np.concatenate([part, np.zeros((batch - len(part), *shape), part.dtype)])
-      found.append(np.asarray(self._probabilities(self.network, filled))[: len(part)])
-    return _checked(np.concatenate(found))
+      parts.append(np.asarray(self._probabilities(self.network, filled))[: len(part)])
+    return _checked(np.concatenate(parts))
 
   @functools.cached_property
   def _most_at_once(self) -> int:

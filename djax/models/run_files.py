@@ -71,9 +71,9 @@ def facts_from(data: bytes) -> dict[str, Any]:
   shape = tuple(facts["disguised_shape"])
   if len(shape) != 3 or max(shape) > _LONGEST_SIDE:
     raise ValueError(f"disguised_shape must be three numbers of at most {_LONGEST_SIDE}")
-  made = tuple(schemes.from_spec(facts["spec"]).spec.disguised_shape)
-  if made != shape:
-    raise ValueError(f"disguised_shape must be {list(made)} by its spec, got {list(shape)}")
+  expected = tuple(schemes.from_spec(facts["spec"]).spec.disguised_shape)
+  if expected != shape:
+    raise ValueError(f"disguised_shape must be {list(expected)} by its spec, got {list(shape)}")
   return facts
 
 

@@ -142,8 +142,8 @@ class Aligned(nn.Module):
       batches: of disguised training images, as stored, float32 ``[B, H, W, C]``; not all are read.
     """
     inverse, perm = alignment.estimate(self.spec, batches)
-    found = {"inverse": inverse, "perm": perm}
-    return {name: value for name, value in found.items() if value is not None}
+    estimates = {"inverse": inverse, "perm": perm}
+    return {name: value for name, value in estimates.items() if value is not None}
 
   @nn.compact
   def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:

@@ -96,14 +96,14 @@ class UnitMlp(Classifier):
     """
     hashed = jax.jit(self._hashes)
     chunks = _chunks(jax.device_get(hashed(jax.device_put(batch))) for batch in batches)
-    table, seen = np.empty(0, np.uint64), 0
+    table, counted = np.empty(0, np.uint64), 0
     for chunk in chunks:
-      if not seen:
+      if not counted:
         by_key = chunk.reshape(1, -1) if self.shared else np.moveaxis(chunk, 1, 0)
         background = np.array([_most_frequent(units.ravel()) for units in by_key])
       table = _merged(table, chunk.ravel())
-      seen += chunk.size
-      if seen >= _COUNTED:
+      counted += chunk.size
+      if counted >= _COUNTED:
         break
     units, counts = table >> 32, table & 0xFFFFFFFF
     units, counts = units[counts > 1], counts[counts > 1]
@@ -134,8 +134,8 @@ class UnitMlp(Classifier):
     background = self.variable("batch_stats", "background", jnp.zeros, (keys,), jnp.uint32)
     rows = _rows(vocabulary.value, hashes)
     if train and self.unit_dropout:
-      gone = jax.random.bernoulli(self.make_rng("dropout"), self.unit_dropout, rows.shape)
-      rows = jnp.where(gone & (hashes != background.value[:, None]), self.vocabulary, rows)
+      dropped = jax.random.bernoulli(self.make_rng("dropout"), self.unit_dropout, rows.shape)
+      rows = jnp.where(dropped & (hashes != background.value[:, None]), self.vocabulary, rows)
     # Small beside a weight: a unit must earn its vector.
     init = nn.initializers.normal(0.1)
     x = nn.Embed(self.vocabulary + 1, self.features, embedding_init=init, dtype=self.dtype)(rows)
@@ -169,9 +169,9 @@ class UnitMlp(Classifier):
 
 def _rows(vocabulary: jax.Array, hashes: jax.Array) -> jax.Array:
   """Returns int32 places of hashes in a sorted vocabulary, its length for those that it does not hold."""
-  found = jnp.searchsorted(vocabulary, hashes)
+  rows = jnp.searchsorted(vocabulary, hashes)
   size = vocabulary.shape[0]
-  return jnp.where(vocabulary[jnp.minimum(found, size - 1)] == hashes, found, size)
+  return jnp.where(vocabulary[jnp.minimum(rows, size - 1)] == hashes, rows, size)
 
 
 def _chunks(parts: Iterator[np.ndarray]) -> Iterator[np.ndarray]:

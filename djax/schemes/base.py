@@ -149,7 +149,7 @@ class Trait(enum.Enum):
 
 
 class Option(NamedTuple):
-  """What is said of an option of a scheme, as ``typing.Annotated[type, Option(...)]`` in the signature of its function.
+  """Description of an option of a scheme, as ``typing.Annotated[type, Option(...)]`` in the signature of its function.
 
   Attributes:
     help: in a few words, for ``--help``.
@@ -174,7 +174,7 @@ class Parameter(NamedTuple):
     name: also of its field ``config.disguise.NAME``.
     type: int, float, bool or str.
     default: None where it must be given.
-    option: what is said of it.
+    option: its description.
   """
 
   name: str
@@ -251,14 +251,14 @@ class Kind:
   def parameters(self) -> dict[str, Parameter]:
     """The options by name that a config or the command line can set: those with an ``Option``."""
     hints = typing.get_type_hints(self.make, include_extras=True)
-    found = {}
+    parameters = {}
     for name, given in inspect.signature(self.make).parameters.items():
       if typing.get_origin(hints.get(name)) is not Annotated:
         continue
       kind, option = typing.get_args(hints[name])
       default = None if given.default is given.empty else given.default
-      found[name] = Parameter(name, kind, default, option)
-    return found
+      parameters[name] = Parameter(name, kind, default, option)
+    return parameters
 
   @property
   def takes_classes(self) -> bool:
@@ -332,11 +332,11 @@ def check_concrete(function: str, values: Any, advice: str) -> None:
   Raises:
     TypeError: for a tracer among them.
   """
-  found = [leaf for leaf in jax.tree.leaves(values) if isinstance(leaf, jax.core.Tracer)]
-  if found:
+  traced = [leaf for leaf in jax.tree.leaves(values) if isinstance(leaf, jax.core.Tracer)]
+  if traced:
     raise TypeError(
-      f"{function}: works on the host, in NumPy, and needs arrays with values, got a traced {found[0].aval.str_short()}"
-      f". {advice}"
+      f"{function}: works on the host, in NumPy, and needs arrays with values, got a traced "
+      f"{traced[0].aval.str_short()}. {advice}"
     )
 
 
