@@ -221,7 +221,10 @@ def standardised(model: nn.Module) -> bool:
 
 def _options(part: Any, config: Any, prefix: str = "") -> dict[str, Any]:
   """Returns the fields of a network or stem that the config fills."""
-  own = part.__dataclass_fields__.keys() - nn.Module.__dataclass_fields__.keys()
+  own = {field.name for field in dataclasses.fields(part)} - {
+    "name",
+    "parent",
+  }  # Flax has these two
   return {name: getattr(config, prefix + name) for name in own if hasattr(config, prefix + name)}
 
 
