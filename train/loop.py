@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh
 from ml_collections import ConfigDict
 
 from djax import audit, models, schemes
@@ -131,7 +131,7 @@ def _fit(
     averaged=recipe.ema > 0,
     estimates={} if record else evaluate_lib.estimates(model, train),
   )
-  state = jax.device_put(state, NamedSharding(mesh, PartitionSpec()))
+  state = jax.device_put(state, train.replicated)
   # Up to here nothing was written to a run that was there before.
   state, seconds = state_lib.restore(workdir, record, state)
   state_lib.remove_unfinished(workdir)
@@ -243,19 +243,9 @@ def single_steps(
   stop: int,
   every: int,
 ) -> Iterator[tuple[State, jax.Array]]:
-  """Trains as ``device_loop.chunks`` does, by chunks of one step: a dispatch for each batch that the pipeline brings.
+  """Trains as ``device_loop.chunks`` does, but by chunks of one step: one dispatch per batch of the pipeline.
 
-  Args:
-    pipeline: of any split.
-    step: ``(state, batch, rng) -> (state, loss)``, pure.
-    state: before the first step; donated, as is each state yielded.
-    rng: JAX key that ``step`` gets.
-    seed: of the order.
-    stop: one past the last step.
-    every: of no matter here: every step ends a chunk.
-
-  Yields:
-    The state after a step, and its loss, float32 ``[]``.
+  The pipeline may be of any split, and ``every`` is ignored. Yields the state and its loss, float32 ``[]``.
   """
   del every
   step = jax.jit(step, donate_argnums=0)

@@ -30,6 +30,7 @@ from djax.errors import DataError, DjaxError
 from djax.io import foreign
 from djax.models import checksums, weights
 from djax.models.network import Network, logits
+from train import terminal
 
 T = TypeVar("T")
 
@@ -323,11 +324,9 @@ def _reads_as(orbax: ocp.Checkpointer, folder: Path, state: State) -> bool:
 
 def _reason(error: BaseException) -> str:
   """Returns the system's word for an error, however deep libraries hid it."""
-  cause: BaseException | None = error
-  while cause is not None:
+  for cause in terminal.chain(error):
     if isinstance(cause, OSError) and cause.strerror:
       return cause.strerror
-    cause = cause.__cause__ or cause.__context__
   number = re.search(r"os_error_code='([0-9]+)'", str(error))
   return os.strerror(int(number[1])) if number else type(error).__name__
 

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from djax.errors import DjaxError
 from djax.io.escape import for_terminal
 
-__all__ = ["guarded", "progress", "say", "signals"]
+__all__ = ["chain", "guarded", "progress", "say", "signals"]
 
 
 def guarded(work: Callable[[], int], *, place: str) -> int:
@@ -36,7 +36,7 @@ def guarded(work: Callable[[], int], *, place: str) -> int:
     return 130
   except Exception as error:
     # Orbax wraps what the file system says in types of its own.
-    full = "No space left" in _chain(error)
+    full = any("No space left" in str(one) for one in chain(error))
     if not full and not isinstance(error, OSError):
       raise
     reason = "no space left on the disk" if full else error
@@ -46,13 +46,15 @@ def guarded(work: Callable[[], int], *, place: str) -> int:
     return 1
 
 
-def _chain(error: BaseException | None) -> str:
-  """Returns the texts of an error and of what led to it."""
-  texts = []
+def chain(error: BaseException | None) -> Iterator[BaseException]:
+  """Yields an error and what led to it, the first cause last.
+
+  Args:
+    error: the error.
+  """
   while error is not None:
-    texts.append(str(error))
+    yield error
     error = error.__cause__ or error.__context__
-  return " ".join(texts)
 
 
 @contextlib.contextmanager

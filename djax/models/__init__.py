@@ -5,7 +5,7 @@ Images are float32 ``[B, H, W, C]``; logits are float32 ``[B, K]``. A new networ
 have
 
 - ``standardised = False`` (a ClassVar), to get pixels as they are stored instead of standardised ones;
-- a static method ``from_spec(spec) -> dict`` that takes further attributes from the public facts of the disguise;
+- a static method ``from_spec(spec) -> dict`` that takes further attributes from ``SchemeSpec.to_dict()``;
 - a method ``estimate(batches) -> dict``: what it takes from disguised training images, ``[B, H, W, C]`` as stored or
   dequantised, before the first step. That replaces entries of its own collection ``batch_stats``, of the same shape and
   dtype. It may read as few of the batches as it likes.
@@ -110,11 +110,7 @@ class Stemmed(nn.Module):
     return self.trunk(self.stem(images, train=train), train=train)
 
   def estimate(self, batches: Iterator[np.ndarray]) -> dict[str, Any]:
-    """Returns what the stem takes from training images.
-
-    Args:
-      batches: disguised images, float32 ``[B, H, W, C]``.
-    """
+    """Returns what the stem estimates."""
     stem: Any = self.stem
     return {"stem": stem.estimate(batches)} if hasattr(stem, "estimate") else {}
 

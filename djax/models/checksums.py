@@ -138,8 +138,7 @@ def checked(workdir: Path, record: Record, name: str, *, limit: int | None = Non
       f"{workdir / FOLDER}: the record of step {record.step} must name {name}, it does not."
     )
   content = record.files[name]
-  if content.bytes > limit:
-    raise DataError(f"{workdir / name} must have at most {limit} bytes, has {content.bytes}.")
+  _check_length(workdir / name, content, limit)
   data = foreign.read(workdir, name, limit=content.bytes)
   if _content(data) != content:
     raise _damaged(workdir / name)
@@ -185,9 +184,7 @@ def verify(
   for name, content in record.files.items():
     if name in apart_from:
       continue
-    most = LIMITS.get(name, limit)
-    if content.bytes > most:
-      raise DataError(f"{workdir / name} must have at most {most} bytes, has {content.bytes}.")
+    _check_length(workdir / name, content, LIMITS.get(name, limit))
     if foreign.digest(workdir, name, limit=content.bytes) != content:
       raise _damaged(workdir / name)
   beginning(workdir, record.metrics)
@@ -289,6 +286,11 @@ def _content(data: bytes) -> Content:
 def _digest(workdir: Path, name: str) -> Content:
   """Hashes a file that this process wrote."""
   return foreign.digest(workdir, name, limit=(workdir / name).stat().st_size)
+
+
+def _check_length(path: Path, content: Content, limit: int) -> None:
+  if content.bytes > limit:
+    raise DataError(f"{path} must have at most {limit} bytes, has {content.bytes}.")
 
 
 def _damaged(path: Path) -> DataError:

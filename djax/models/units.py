@@ -57,15 +57,9 @@ class UnitMlp(Classifier):
 
   @staticmethod
   def from_spec(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the attributes that the public facts of a disguise give.
+    """See ``djax.models``; raises ``KeyError`` if the disguise has no units.
 
     A unit of few pixels takes few values and says little: it gets a short vector and is seldom dropped.
-
-    Args:
-      spec: ``SchemeSpec.to_dict()`` of the scheme ``aes``.
-
-    Raises:
-      KeyError: if the disguise has no units.
     """
     pixels, shared = spec["unit_pixels"], not spec["position_keys"]
     return {

@@ -73,12 +73,15 @@ class Pipeline:
 
   Attributes:
     feed: as given, and so ``mesh`` and ``batch_size``.
+    split: sharding of what has a row for each record of a batch.
+    replicated: sharding of what lies on every device.
   """
 
   def __init__(self, feed: Feed, *, mesh: Mesh, batch_size: int):
     self.feed, self.mesh, self.batch_size = feed, mesh, batch_size
-    self._rows = NamedSharding(mesh, PartitionSpec("data"))
-    self._argument = jax.device_put(feed.argument, NamedSharding(mesh, PartitionSpec()))
+    self.split = NamedSharding(mesh, PartitionSpec("data"))
+    self.replicated = NamedSharding(mesh, PartitionSpec())
+    self._argument = jax.device_put(feed.argument, self.replicated)
     self._transform = jax.jit(feed.transform)
 
   def __len__(self) -> int:
@@ -141,7 +144,7 @@ class Pipeline:
 
   def _batches(self, count: int, indices: Callable[[int], np.ndarray]) -> Iterator[Batch]:
     source = _Source(count, lambda index: self._read(indices(index)))
-    return self._ahead(_prefetched(source) if self.feed.streamed else _one_by_one(source))
+    return self._ahead(_prefetched(source) if self.feed.streamed else iter(source))
 
   def _read(self, indices: np.ndarray) -> tuple[np.ndarray, ...]:
     """Returns images, labels, indices and mask of a batch, in host memory."""
@@ -151,7 +154,7 @@ class Pipeline:
     return images, labels.astype(np.int32), filled.astype(np.int32), mask
 
   def _on_devices(self, host: tuple[np.ndarray, ...]) -> Batch:
-    images, labels, indices, mask = jax.device_put(host, self._rows)
+    images, labels, indices, mask = jax.device_put(host, self.split)
     images, labels = self._transform(self._argument, images, labels, indices)
     return Batch(images, labels, mask)
 
@@ -175,6 +178,9 @@ class _Source:
   def __getitem__(self, index: int) -> tuple[np.ndarray, ...]:
     return self._read(int(index))
 
+  def __iter__(self) -> Iterator[tuple[np.ndarray, ...]]:
+    return map(self._read, range(self._count))
+
 
 def epoch_order(count: int, *, seed: int, epoch: int) -> np.ndarray:
   """Returns the order of an epoch, int64 ``[count]``: a permutation that depends on both numbers, not on their sum.
@@ -194,10 +200,6 @@ def _order(count: int, views: int, seed: int, epoch: int) -> np.ndarray:
   """Keeps the orders of two epochs: read-ahead works on both where they meet."""
   rows = epoch_order(count, seed=seed, epoch=epoch)
   return rows + count * ((epoch + rows) % views)
-
-
-def _one_by_one(source: _Source) -> Iterator[tuple[np.ndarray, ...]]:
-  return (source[index] for index in range(len(source)))
 
 
 def _prefetched(source: _Source) -> Iterator[tuple[np.ndarray, ...]]:
