@@ -19,9 +19,6 @@ _FLAGS = ("--config", "--workdir", "--key", "--passphrase-file", "--json", "--he
 def main(argv: Sequence[str] | None = None) -> int:
   """Parses flags, trains, prints what came of it.
 
-  Args:
-    argv: arguments without the program's name; ``sys.argv`` by default.
-
   Returns:
     Exit code: 0 ok, 1 failed, 2 usage or config, 3 key, 4 data, 5 refused for safety, 143/130 after a signal.
   """

@@ -29,9 +29,6 @@ _BATCH_BYTES = 64 << 20  # of images as stored
 def main(argv: Sequence[str] | None = None) -> int:
   """Parses flags, classifies, writes the answer.
 
-  Args:
-    argv: arguments without the program's name; ``sys.argv`` by default.
-
   Returns:
     Exit code, as ``python -m train`` has them.
   """
@@ -68,10 +65,6 @@ def _main(argv: list[str]) -> int:
 
 def answer(run: str | Path, request: str | Path) -> dict[str, Any]:
   """Classifies the images of a request.
-
-  Args:
-    run: the run directory.
-    request: the request's directory.
 
   Returns:
     The content of an answer, docs/format.md section 6.

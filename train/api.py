@@ -19,13 +19,7 @@ __all__ = ["run"]
 
 
 def run(config: ConfigDict, workdir: str | Path, master: "Master | None") -> dict[str, Any]:
-  """Trains and evaluates as the config says, see ``train.run``.
-
-  Args:
-    config: a complete config.
-    workdir: the run directory.
-    master: the owner's key, or None.
-  """
+  """Trains and evaluates as the config says, see ``train.run``."""
   config_lib.check(config)
   if not config.data.disguised_dir:
     given = owned.inputs(config, master, dataset_id=_begun_id(Path(workdir).expanduser()))

@@ -41,11 +41,7 @@ class Case(NamedTuple):
 
 
 def cases(*, fast: bool) -> Iterator[Case]:
-  """Yields the rows.
-
-  Args:
-    fast: only the small network.
-  """
+  """Yields the rows; ``fast`` leaves out the large network."""
   yield Case("mnist_rmt", (28, 28, 1), 128)
   if not fast:
     large = 32 if jax.default_backend() == "cpu" else 512
@@ -54,10 +50,6 @@ def cases(*, fast: bool) -> Iterator[Case]:
 
 def measure(case: Case, *, rounds: int) -> dict[str, Any]:
   """Measures one row.
-
-  Args:
-    case: the row.
-    rounds: of side by side timing.
 
   Returns:
     ``model``, ``batch``, ``spec`` of the disguise, ``seconds`` of a step ``plain`` and ``disguised``, and

@@ -116,21 +116,13 @@ def load(name: str) -> ConfigDict:
 
 
 def leaves(config: ConfigDict) -> Iterator[tuple[str, Any]]:
-  """Yields every field as ``("group.name", value)``.
-
-  Args:
-    config: the config.
-  """
+  """Yields every field as ``("group.name", value)``."""
   yield from traverse_util.flatten_dict(config.to_dict(), sep=".").items()
 
 
 # Not ml_collections.config_flags: it exits with 1, and answers an unknown field with a stack trace.
 def override(config: ConfigDict, assignments: Sequence[str]) -> None:
   """Sets fields from ``group.name=value`` texts; a value is read as the type the field has.
-
-  Args:
-    config: changed in place.
-    assignments: such as ``train.epochs=3``.
 
   Raises:
     ConfigError: for an unknown field (with the nearest name) or a value of another type.
@@ -156,9 +148,6 @@ def override(config: ConfigDict, assignments: Sequence[str]) -> None:
 def from_json(data: bytes) -> ConfigDict:
   """Reads a config back that a run directory holds; ``check_stored`` is the next step.
 
-  Args:
-    data: the bytes of ``config.json``.
-
   Raises:
     ConfigError: if they are no fields in groups.
   """
@@ -167,9 +156,6 @@ def from_json(data: bytes) -> ConfigDict:
 
 def check(config: ConfigDict) -> None:
   """Refuses a config that has other fields than ``configs/base.py``, or values that cannot work.
-
-  Args:
-    config: the config.
 
   Raises:
     ConfigError: with the first thing that is wrong.
@@ -186,9 +172,6 @@ def check(config: ConfigDict) -> None:
 
 def check_stored(config: ConfigDict) -> None:
   """Does what ``check`` does, for a config from somewhere else: its regular expression is not compiled.
-
-  Args:
-    config: the config.
 
   Raises:
     ConfigError: with the first thing that is wrong.
@@ -226,9 +209,6 @@ def twin(config: ConfigDict) -> ConfigDict:
 
   What only a disguise can have goes: the stem, the key, and units, whose network becomes the ``mlp`` behind its table.
 
-  Args:
-    config: a checked config that disguises by itself.
-
   Raises:
     ConfigError: for ``config.data.disguised_dir``, whose originals are not here.
   """
@@ -254,10 +234,6 @@ def twin(config: ConfigDict) -> ConfigDict:
 
 def check_data(train: Images, test: Images) -> None:
   """Refuses splits that are empty or do not belong together.
-
-  Args:
-    train: the training split.
-    test: the test split.
 
   Raises:
     DataError: with what differs.
@@ -297,21 +273,13 @@ def make_scheme(
 
 
 def disguise_of(config: ConfigDict) -> dict[str, Any]:
-  """Returns the scheme of a config and the options that it takes.
-
-  Args:
-    config: the config.
-  """
+  """Returns the scheme of a config and the options that it takes."""
   name = config.disguise.scheme
   return {"scheme": name, **{k: config.disguise[k] for k in schemes.SCHEMES[name].parameters}}
 
 
 def traits_of(config: ConfigDict) -> frozenset[Trait]:
-  """Returns what holds for the disguise of a config.
-
-  Args:
-    config: the config.
-  """
+  """Returns what holds for the disguise of a config."""
   return schemes.traits(disguise_of(config))
 
 

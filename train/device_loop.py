@@ -23,11 +23,7 @@ _LONGEST = 1024  # steps of a chunk
 
 
 def fits(pipeline: Pipeline) -> bool:
-  """Says whether a split is to lie on the devices: they are accelerators, and it takes half of what is free at most.
-
-  Args:
-    pipeline: of the split.
-  """
+  """Says whether a split is to lie on the devices: they are accelerators, and it takes half of what is free at most."""
   # XLA runs the body of a loop on one CPU thread: a convolution in it took 5 to 20 times as long as outside.
   if jax.default_backend() == "cpu":
     return False

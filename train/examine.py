@@ -144,9 +144,6 @@ def examine(
 def figure(facts: Mapping[str, Any]) -> str:
   """Draws the curves of membership inference, both axes logarithmic.
 
-  Args:
-    facts: from ``examine``.
-
   Returns:
     An ``<svg>`` element.
   """
@@ -159,11 +156,7 @@ def figure(facts: Mapping[str, Any]) -> str:
 
 
 def lines(facts: Mapping[str, Any]) -> list[str]:
-  """Returns the figures for the terminal.
-
-  Args:
-    facts: from ``examine``.
-  """
+  """Returns the result of ``examine`` as lines for the terminal."""
   setting = facts["setting"]
   result = [
     f"{'membership, asked with':26} {'attack':6} {'AUC':>5}  true positives at false positives of"

@@ -71,11 +71,6 @@ class TrainingError(DjaxError):
 def fit(config: ConfigDict, workdir: str | Path, inputs: Inputs) -> dict[str, Any]:
   """Trains on disguised images, evaluates on them and, where there are originals, on plain ones.
 
-  Args:
-    config: a checked config.
-    workdir: the run directory.
-    inputs: what to train and test on.
-
   Returns:
     What ``result.json`` holds.
 

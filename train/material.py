@@ -55,9 +55,6 @@ class Material(NamedTuple):
 def config_of(run: str | Path | ConfigDict) -> tuple[ConfigDict, Path | None]:
   """Returns the checked config, and the run directory if there is one.
 
-  Args:
-    run: the run directory, or a config.
-
   Raises:
     ConfigError: if this is no run of this machine's originals.
   """
@@ -85,11 +82,6 @@ def config_of(run: str | Path | ConfigDict) -> tuple[ConfigDict, Path | None]:
 
 def load(config: ConfigDict, folder: Path | None, records: int) -> Material:
   """Loads and disguises what is needed.
-
-  Args:
-    config: a checked config.
-    folder: the run directory, or None.
-    records: training records that networks are trained on.
 
   Raises:
     KeyMismatchError: if the run was made with another key than that of its ``experiment_seed``.

@@ -45,9 +45,6 @@ def locked(workdir: Path) -> Iterator[None]:
 
   The lock goes with the process that holds it; its file stays.
 
-  Args:
-    workdir: the directory.
-
   Raises:
     UnsafeError: if another process trains there.
     DjaxError: if the directory cannot be written, or this platform has no locks.
@@ -101,9 +98,6 @@ def open_run(
 def note_environment(workdir: Path) -> None:
   """Writes ``environment.json``: versions, devices and the revision of the code.
 
-  Args:
-    workdir: the run directory.
-
   Raises:
     DjaxError: if the directory cannot be written.
   """
@@ -113,10 +107,6 @@ def note_environment(workdir: Path) -> None:
 
 def write_json(path: Path, value: Any) -> None:
   """Writes JSON so that under its name there is always a whole file; a link of that name is not followed.
-
-  Args:
-    path: the file.
-    value: JSON types.
 
   Raises:
     OSError: if it cannot be written; the old file is still there.
@@ -146,12 +136,7 @@ class Metrics:
     self._event(step=step + 1, session_log={"status": "START"})
 
   def write(self, step: int, values: dict[str, float]) -> None:
-    """Adds one line.
-
-    Args:
-      step: steps done.
-      values: metrics by name.
-    """
+    """Adds one line."""
     flags = os.O_WRONLY | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0)
     with os.fdopen(os.open(self._path, flags), "a") as file:
       file.write(json.dumps({"step": step, **values}) + "\n")

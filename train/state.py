@@ -105,22 +105,12 @@ def initial(
 
 
 def forward(model: nn.Module, state: State, images: jax.Array) -> jax.Array:
-  """Returns float32 logits ``[B, K]`` outside of training.
-
-  Args:
-    model: the network.
-    state: its parameters and statistics.
-    images: float32 ``[B, H, W, C]``, disguised.
-  """
+  """Returns float32 logits ``[B, K]`` of disguised images, float32 ``[B, H, W, C]``, outside of training."""
   return logits(model, network(state), images)
 
 
 def network(state: State) -> Network:
-  """Returns the part of a state that classifies images.
-
-  Args:
-    state: of a run.
-  """
+  """Returns the part of a state that classifies images."""
   return Network(state.average or state.params, state.batch_stats, state.mean, state.scale)
 
 
@@ -137,11 +127,7 @@ def _updated(stats: Mapping[str, Any], estimates: Mapping[str, Any]) -> dict[str
 
 
 def remove_unfinished(workdir: Path) -> None:
-  """Removes checkpoints that were never finished, and whatever else lies beside the finished ones.
-
-  Args:
-    workdir: the run directory; nobody else writes to it.
-  """
+  """Removes checkpoints that were never finished, and whatever else lies there; nobody else may write to the run."""
   _remove_old(workdir)  # where the process ended right before it did
   finished = set(map(str, checksums.recorded(workdir)))
   for entry in (workdir / checksums.CHECKPOINTS).iterdir():
@@ -151,12 +137,6 @@ def remove_unfinished(workdir: Path) -> None:
 
 def save(workdir: Path, step: int, state: State, seconds: float) -> None:
   """Writes a checkpoint and records it; of the finished ones, the two newest are kept.
-
-  Args:
-    workdir: the run directory, absolute.
-    step: steps done.
-    state: what to write.
-    seconds: spent on training so far.
 
   Raises:
     DjaxError: if the disk has no room for it.

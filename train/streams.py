@@ -27,10 +27,5 @@ class StepStream(enum.IntEnum):
 
 
 def rng_of(seed: int, stream: Stream) -> jax.Array:
-  """Returns the JAX key of a stream.
-
-  Args:
-    seed: of the run.
-    stream: what is drawn.
-  """
+  """Returns the JAX key of a stream."""
   return jax.random.fold_in(jax.random.key(seed), stream)

@@ -47,11 +47,7 @@ def guarded(work: Callable[[], int], *, place: str) -> int:
 
 
 def chain(error: BaseException | None) -> Iterator[BaseException]:
-  """Yields an error and what led to it, the first cause last.
-
-  Args:
-    error: the error.
-  """
+  """Yields an error and what led to it, the first cause last."""
   while error is not None:
     yield error
     error = error.__cause__ or error.__context__
@@ -89,11 +85,6 @@ def signals() -> Iterator[list[int]]:
 def progress(total: int, done: int, label: str) -> Iterator[Callable[[], None]]:
   """Shows a bar on a terminal; elsewhere the epoch lines are enough.
 
-  Args:
-    total: steps of the whole run.
-    done: steps done already.
-    label: what stands beside the bar.
-
   Yields:
     A function to call after every step.
   """
@@ -112,9 +103,5 @@ def progress(total: int, done: int, label: str) -> Iterator[Callable[[], None]]:
 
 
 def say(text: str) -> None:
-  """Prints a line of talk to stderr; stdout is for results.
-
-  Args:
-    text: the line; parts of it may come from files that nobody vouches for.
-  """
+  """Prints a line to stderr, escaped: parts of it may come from files that nobody vouches for. stdout is for results."""
   print(for_terminal(text), file=sys.stderr, flush=True)

@@ -41,10 +41,6 @@ class Outcome(NamedTuple):
 def choose(names: Sequence[str], table: Mapping[str, Attack]) -> list[Attack]:
   """Returns the attacks of some names, all if none is given.
 
-  Args:
-    names: of attacks.
-    table: those that exist.
-
   Raises:
     ConfigError: for a name that does not exist.
   """
@@ -116,13 +112,7 @@ def audit(
 def train_examiner(
   setting: Scenario, *, seed: int, progress: Progress = lambda fraction, word: None
 ) -> evaluator.Examiner:
-  """Trains the examiner of a setting: on public images, and on private ones that are no targets.
-
-  Args:
-    setting: the experiment.
-    seed: of the training.
-    progress: told that it starts.
-  """
+  """Trains the examiner of a setting: on public images, and on private ones that are no targets."""
   progress(0, "training the examiner")
   images = np.concatenate([setting.public, setting.private[setting.targets :]])
   labels = np.concatenate([setting.public_labels, setting.labels[setting.targets :]])

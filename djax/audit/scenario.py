@@ -252,10 +252,6 @@ def assemble(
 def divide(given: int, sizes: Sizes) -> Sizes:
   """Returns the sizes that a number of images allows.
 
-  Args:
-    given: how many there are.
-    sizes: at most.
-
   Raises:
     DataError: if there are too few.
   """
@@ -273,13 +269,7 @@ def divide(given: int, sizes: Sizes) -> Sizes:
 
 
 def draw_rows(given: int, wanted: int, draw: np.random.Generator) -> np.ndarray:
-  """Draws rows in random order, from all over a split, in runs that are cheap to read.
-
-  Args:
-    given: rows of the split.
-    wanted: how many to draw.
-    draw: the generator.
-  """
+  """Draws rows in random order, from all over a split, in runs that are cheap to read."""
   starts = np.arange(0, given, _RUN)
   rows = np.concatenate([np.arange(s, min(s + _RUN, given)) for s in draw.permutation(starts)])
   return draw.permutation(rows[: max(wanted, 1)])
@@ -288,13 +278,7 @@ def draw_rows(given: int, wanted: int, draw: np.random.Generator) -> np.ndarray:
 def read(
   records: sources.Records, rows: np.ndarray, progress: Progress
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Reads the images and labels of some rows, in their order.
-
-  Args:
-    records: of the split.
-    rows: to read.
-    progress: told how far it is.
-  """
+  """Reads the images and labels of some rows, in their order."""
   order = np.sort(rows)
   cuts = np.flatnonzero(np.diff(order) > 1) + 1
   parts: list[sources.Images] = []

@@ -74,10 +74,7 @@ _DEFAULTS: dict[str, Any] = {
 
 
 def run(args: argparse.Namespace) -> None:
-  """Audits as the flags say.
-
-  Args:
-    args: of the verb ``audit``; flags that were not given are absent.
+  """Audits as the flags say; those that were not given are absent from ``args``.
 
   Raises:
     DjaxError: for flags, data or places that cannot be used.

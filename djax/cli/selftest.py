@@ -50,10 +50,7 @@ class Group(NamedTuple):
 
 
 def run(folder: Path | None = None) -> list[Group]:
-  """Runs all golden vectors.
-
-  Args:
-    folder: where they lie; ``vectors_folder()`` if None.
+  """Runs all golden vectors of a folder, by default of ``vectors_folder()``.
 
   Returns:
     One group a file, by name.
@@ -77,9 +74,6 @@ def vectors_folder() -> Path:
 
 def answer(vector: Mapping[str, Any]) -> Any:
   """Computes what a vector's call gives on this machine.
-
-  Args:
-    vector: ``call`` and its arguments.
 
   Returns:
     What ``expect`` must equal: JSON types only.

@@ -207,11 +207,7 @@ def create(config: Any, *, classes: int, spec: Mapping[str, Any]) -> nn.Module:
 
 
 def standardised(model: nn.Module) -> bool:
-  """Returns whether a network takes standardised images, as most do, or pixels as they are stored.
-
-  Args:
-    model: from ``create``.
-  """
+  """Returns whether a network takes standardised images, as most do, or pixels as they are stored."""
   return getattr(model, "standardised", True)
 
 

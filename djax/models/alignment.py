@@ -23,11 +23,7 @@ _VALUES = 4096  # of an image: a covariance of all takes 67 MB, and a dozen such
 
 
 def refuses(spec: Mapping[str, Any]) -> str | None:
-  """Returns why nothing can be estimated for a disguise, or None if it can.
-
-  Args:
-    spec: ``SchemeSpec.to_dict()``.
-  """
+  """Returns why nothing can be estimated for a disguise, or None if it can."""
   traits = schemes.traits(spec)
   if Trait.LINEAR not in traits:
     return f"scheme {spec['scheme']!r} has neither matrices nor an order of blocks"

@@ -83,9 +83,6 @@ class Record(NamedTuple):
 def recorded(workdir: Path) -> list[int]:
   """Returns the steps of the finished checkpoints, in order.
 
-  Args:
-    workdir: the run directory.
-
   Raises:
     DataError: if the folder of records is something else.
   """
@@ -99,9 +96,6 @@ def recorded(workdir: Path) -> list[int]:
 
 def newest(workdir: Path) -> Record | None:
   """Returns the record of the newest finished checkpoint, or None where there is none yet.
-
-  Args:
-    workdir: the run directory.
 
   Raises:
     DataError: if the record is damaged, or the run was made by a djax that kept none.
@@ -148,10 +142,6 @@ def checked(workdir: Path, record: Record, name: str, *, limit: int | None = Non
 def beginning(workdir: Path, metrics: Content) -> bytes:
   """Returns the recorded bytes with which ``metrics.jsonl`` begins.
 
-  Args:
-    workdir: the run directory.
-    metrics: of its newest record.
-
   Raises:
     DataError: if it begins with anything else.
   """
@@ -193,10 +183,6 @@ def verify(
 def write(workdir: Path, step: int) -> None:
   """Records a checkpoint that is whole; first all it names is made to survive a power cut.
 
-  Args:
-    workdir: the run directory.
-    step: of the checkpoint.
-
   Raises:
     OSError: if the record cannot be written.
   """
@@ -212,12 +198,7 @@ def write(workdir: Path, step: int) -> None:
 
 
 def forget(workdir: Path, step: int) -> None:
-  """Takes back that a checkpoint is finished, before it is removed.
-
-  Args:
-    workdir: the run directory.
-    step: of the checkpoint.
-  """
+  """Takes back that a checkpoint is finished, before it is removed."""
   (workdir / FOLDER / f"{step}.json").unlink(missing_ok=True)
   files.sync_folder(workdir / FOLDER)
 

@@ -38,13 +38,7 @@ class Network(NamedTuple):
 
 
 def logits(model: nn.Module, network: Network, images: jax.Array) -> jax.Array:
-  """Returns float32 logits ``[B, K]`` outside of training.
-
-  Args:
-    model: the network's module.
-    network: its parameters and statistics.
-    images: float32 ``[B, H, W, C]``, disguised.
-  """
+  """Returns float32 logits ``[B, K]`` of disguised images, float32 ``[B, H, W, C]``, outside of training."""
   variables = {"params": network.params, "batch_stats": network.batch_stats}
   result: Any = model.apply(variables, (images - network.mean) / network.scale, train=False)
   return result

@@ -97,9 +97,6 @@ class Predictor:
 def load(workdir: str | Path) -> Predictor:
   """Reads the network of the newest finished checkpoint of a run, and changes nothing there.
 
-  Args:
-    workdir: the run directory.
-
   Raises:
     ConfigError: if it holds no run, or no checkpoint yet.
     DataError: if a file of the checkpoint is missing, damaged or no regular file, or does not describe a network.

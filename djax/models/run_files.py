@@ -26,9 +26,6 @@ _FACTS = {
 def config_from(data: bytes) -> dict[str, Any]:
   """Reads the config of a run: fields in groups, whose names and values are not checked yet.
 
-  Args:
-    data: the bytes of ``config.json``.
-
   Raises:
     ConfigError: if they are no fields in groups.
   """
@@ -44,9 +41,6 @@ def config_from(data: bytes) -> dict[str, Any]:
 
 def facts_from(data: bytes) -> dict[str, Any]:
   """Reads ``disguise.json`` of a run that comes from somewhere else.
-
-  Args:
-    data: the bytes of the file.
 
   Returns:
     The public facts of the disguise, as ``Inputs.facts`` has them.

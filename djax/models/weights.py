@@ -41,11 +41,7 @@ def dump(tree: Any) -> bytes:
 
 
 def size(tree: Any) -> int:
-  """Returns how many bytes ``dump`` would return.
-
-  Args:
-    tree: of arrays or ``jax.ShapeDtypeStruct``.
-  """
+  """Returns how many bytes ``dump`` would return."""
   return len(_header(tree)) + sum(map(_bytes, jax.tree.leaves(tree)))
 
 

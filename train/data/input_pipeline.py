@@ -94,22 +94,11 @@ class Pipeline:
     return len(self) // self.batch_size
 
   def epoch(self, *, seed: int, number: int) -> np.ndarray:
-    """Returns what an epoch sees, int64 ``[n]``: one view of every record; in ``views`` epochs each of them once.
-
-    Args:
-      seed: of the order.
-      number: of the epoch, counted from 0.
-    """
+    """Returns what an epoch sees, int64 ``[n]``: one view of every record; in ``views`` epochs each of them once."""
     return _order(len(self), self.feed.views, seed, number)
 
   def training(self, *, seed: int, start: int, stop: int) -> Iterator[Batch]:
-    """Yields the batches of steps ``start .. stop - 1``; the order is a function of the seed and the step.
-
-    Args:
-      seed: of the order.
-      start: first step.
-      stop: one past the last step.
-    """
+    """Yields the batches of steps ``start .. stop - 1``; the order is a function of the seed and the step."""
 
     def indices(step: int) -> np.ndarray:
       epoch, place = divmod(start + step, self.steps_per_epoch)
@@ -119,12 +108,7 @@ class Pipeline:
     return self._batches(stop - start, indices)
 
   def all_records(self, limit: int | None = None, *, view: int = 0) -> Iterator[Batch]:
-    """Yields every record once, in order; the last batch is filled up and masked.
-
-    Args:
-      limit: stop after this many records.
-      view: which view of them.
-    """
+    """Yields every record once, in order; the last batch is filled up and masked."""
     count, size = len(self) if limit is None else min(limit, len(self)), self.batch_size
 
     def indices(batch: int) -> np.ndarray:
@@ -133,12 +117,7 @@ class Pipeline:
     return self._batches(-(-count // size), indices)
 
   def images(self, limit: int | None = None, *, view: int = 0) -> Iterator[np.ndarray]:
-    """Yields the images of ``all_records`` in host memory, ``[b, H, W, C]``; only the last batch may be smaller.
-
-    Args:
-      limit: stop after this many records.
-      view: which view of them.
-    """
+    """Yields the images of ``all_records`` in host memory, ``[b, H, W, C]``; only the last batch may be smaller."""
     for batch in self.all_records(limit, view=view):
       yield np.asarray(batch.images)[np.asarray(batch.mask) > 0]
 
@@ -183,13 +162,7 @@ class _Source:
 
 
 def epoch_order(count: int, *, seed: int, epoch: int) -> np.ndarray:
-  """Returns the order of an epoch, int64 ``[count]``: a permutation that depends on both numbers, not on their sum.
-
-  Args:
-    count: number of records.
-    seed: of the run.
-    epoch: counted from 0.
-  """
+  """Returns the order of an epoch, int64 ``[count]``: a permutation that depends on both numbers, not on their sum."""
   return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, epoch]))).permutation(
     count
   )

@@ -25,9 +25,6 @@ _CHUNK_BYTES = 4 << 20  # fewer large records: what is read lies in memory twice
 def inputs(config: ConfigDict) -> Inputs:
   """Opens the disguised data set of ``config.data.disguised_dir``; reads it from disk as needed if it is large.
 
-  Args:
-    config: a checked config.
-
   Raises:
     ConfigError: if a split cannot be had.
     DataError: if the directory is missing, unfinished or damaged.
