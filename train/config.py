@@ -122,7 +122,7 @@ def leaves(config: ConfigDict) -> Iterator[tuple[str, Any]]:
 
 # Not ml_collections.config_flags: it exits with 1, and answers an unknown field with a stack trace.
 def override(config: ConfigDict, assignments: Sequence[str]) -> None:
-  """Sets fields from ``group.name=value`` texts; a value is read as the type the field has.
+  """Sets fields in place from ``group.name=value`` texts; a value is read as the type the field has.
 
   Raises:
     ConfigError: for an unknown field (with the nearest name) or a value of another type.

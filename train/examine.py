@@ -142,7 +142,7 @@ def examine(
 
 
 def figure(facts: Mapping[str, Any]) -> str:
-  """Draws the curves of membership inference, both axes logarithmic.
+  """Draws the curves of membership inference in a result of ``examine``, both axes logarithmic.
 
   Returns:
     An ``<svg>`` element.

@@ -103,5 +103,5 @@ def progress(total: int, done: int, label: str) -> Iterator[Callable[[], None]]:
 
 
 def say(text: str) -> None:
-  """Prints a line to stderr, escaped: parts of it may come from files that nobody vouches for. stdout is for results."""
+  """Prints a line to stderr, escaped: parts of it may come from untrusted files. stdout is for results."""
   print(for_terminal(text), file=sys.stderr, flush=True)
