@@ -105,7 +105,7 @@ def _help(name: str, leaves) -> str:
     f"{' ' * len(usage)} [--key=FILE [--passphrase-file=FILE]] [--json]",
     "",
     "  --config           a shipped config or a Python file with get_config()",
-    "  --workdir          run directory; a run found there goes on (default runs/<time>_<config>)",
+    "  --workdir          run directory; a run that is there is resumed (default runs/<time>_<config>)",
     "  --key              the owner's key file; without it the public key of disguise.experiment_seed;",
     "                     none for data.disguised_dir",
     "  --passphrase-file  where the key's passphrase stands; else DJAX_PASSPHRASE, else a prompt",

@@ -59,7 +59,7 @@ class Stopped(DjaxError):
 
   def __init__(self, number: int, step: int, workdir: Path):
     super().__init__(
-      f"stopped by {signal.Signals(number).name} after step {step}; the same command goes on from {workdir}."
+      f"stopped by {signal.Signals(number).name} after step {step}. Re-run the command to resume from {workdir}."
     )
     self.exit_code = 128 + number
 
@@ -202,12 +202,10 @@ def _train(
   label = f"{inputs.spec['scheme']}, key {key}" if key else "plain, no key"
   try:
     with terminal.signals() as received, terminal.progress(stop, start, label) as advance:
-      work = chunks(state)
-      for state, chunk_losses in work:
+      for state, chunk_losses in chunks(state):
         losses.append(chunk_losses)
-        for _ in range(chunk_losses.size):
-          step += 1
-          advance()
+        step += chunk_losses.size
+        advance(chunk_losses.size)
         epoch_ends = step % per_epoch == 0
         if not (epoch_ends or received or step % config.train.checkpoint_every_steps == 0):
           continue

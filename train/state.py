@@ -149,7 +149,7 @@ def save(workdir: Path, step: int, state: State, seconds: float) -> None:
   if free < needed:
     raise DjaxError(
       f"the run directory needs {needed / 1e6:.1f} MB free for the next checkpoint, got {free / 1e6:.1f} MB. "
-      "Make room and give the same command again."
+      "Make room and re-run the command."
     )
   args = ocp.args.Composite(
     state=ocp.args.StandardSave(state._asdict()), meta=ocp.args.JsonSave({"seconds": seconds})
@@ -159,13 +159,13 @@ def save(workdir: Path, step: int, state: State, seconds: float) -> None:
       whole = _apart(functools.partial(_written, folder, args, state))
   except Exception as error:  # Orbax and TensorStore each have their own
     raise DjaxError(
-      f"the run directory must be writable, got {_reason(error)} for {folder}. Make room and give the same command "
-      "again."
+      f"the run directory must be writable, got {_reason(error)} for {folder}. Make room and re-run the "
+      "command."
     ) from error
   if not whole:
     raise DjaxError(
-      f"{folder} reads back as something else than was written. See whether the disk is sound, and give the same "
-      "command again."
+      f"{folder} reads back as something else than was written. Check the disk, and re-run the "
+      "command."
     )
   (folder / checksums.NETWORK).write_bytes(weights.dump(network(state)))
   checksums.write(workdir, step)

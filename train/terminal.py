@@ -40,9 +40,7 @@ def guarded(work: Callable[[], int], *, place: str) -> int:
     if not full and not isinstance(error, OSError):
       raise
     reason = "no space left on the disk" if full else error
-    say(
-      f"error: {place} must be writable, got: {reason}. Make room and give the same command again."
-    )
+    say(f"error: {place} must be writable, got: {reason}. Make room and re-run the command.")
     return 1
 
 
@@ -82,14 +80,14 @@ def signals() -> Iterator[list[int]]:
 
 
 @contextlib.contextmanager
-def progress(total: int, done: int, label: str) -> Iterator[Callable[[], None]]:
+def progress(total: int, done: int, label: str) -> Iterator[Callable[[int], None]]:
   """Shows a bar on a terminal; elsewhere the epoch lines are enough.
 
   Yields:
-    A function to call after every step.
+    A function to call with the number of steps since it was last called.
   """
   if not sys.stderr.isatty():
-    yield lambda: None
+    yield lambda steps: None
     return
   columns = (
     TextColumn("{task.description}", markup=False),
@@ -99,7 +97,7 @@ def progress(total: int, done: int, label: str) -> Iterator[Callable[[], None]]:
   )
   with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
     task = bar.add_task(for_terminal(label), total=total, completed=done)
-    yield lambda: bar.advance(task)
+    yield lambda steps: bar.advance(task, steps)
 
 
 def say(text: str) -> None:

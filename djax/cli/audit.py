@@ -157,7 +157,7 @@ def _sweep(args: argparse.Namespace, attacks: Sequence[Any]) -> None:
   try:
     facts = sweep.run(plan, out, ATTACKS, progress=_progress())
   except KeyboardInterrupt:
-    raise KeyboardInterrupt("interrupted. The same command goes on where it stopped.") from None
+    raise KeyboardInterrupt("interrupted. Re-run the command to resume.") from None
   _show(args, facts, sweep.lines(facts, out))
 
 

@@ -194,6 +194,6 @@ def _refuse_unfinished(folder: Path) -> NoReturn:
   if os.path.lexists(folder / checksums.CHECKPOINTS) and names(folder / checksums.CHECKPOINTS):
     raise DataError(
       f"{folder} must hold a checkpoint with its checksums, it has one without: it was not finished, or its record is "
-      "lost. Let the run go on, or take it from a good copy."
+      "lost. Resume the run, or take it from a good copy."
     )
-  raise ConfigError(f"{folder} must hold a checkpoint, it has none yet. Let the run go on.")
+  raise ConfigError(f"{folder} must hold a checkpoint, it has none yet. Resume the run.")
