@@ -202,7 +202,8 @@ def _train(
   label = f"{inputs.spec['scheme']}, key {key}" if key else "plain, no key"
   try:
     with terminal.signals() as received, terminal.progress(stop, start, label) as advance:
-      for state, chunk_losses in chunks(state):
+      work = chunks(state)
+      for state, chunk_losses in work:
         losses.append(chunk_losses)
         step += chunk_losses.size
         advance(chunk_losses.size)

@@ -159,13 +159,12 @@ def save(workdir: Path, step: int, state: State, seconds: float) -> None:
       whole = _apart(functools.partial(_written, folder, args, state))
   except Exception as error:  # Orbax and TensorStore each have their own
     raise DjaxError(
-      f"the run directory must be writable, got {_reason(error)} for {folder}. Make room and re-run the "
-      "command."
+      f"the run directory must be writable, got {_reason(error)} for {folder}. Make room and re-run "
+      "the command."
     ) from error
   if not whole:
     raise DjaxError(
-      f"{folder} reads back as something else than was written. Check the disk, and re-run the "
-      "command."
+      f"{folder} reads back as something else than was written. Check the disk, and re-run the command."
     )
   (folder / checksums.NETWORK).write_bytes(weights.dump(network(state)))
   checksums.write(workdir, step)
