@@ -5,11 +5,11 @@ import itertools
 import jax
 import numpy as np
 import pytest
-from jax.sharding import AxisType
 
 from djax import keys, schemes
 from djax.ops import augment
 from djax.sources import Images
+from train import loop
 from train.data import owned
 from train.data.input_pipeline import Pipeline, epoch_order
 
@@ -19,7 +19,7 @@ OPTIONS = {"crop": 2, "flip": True}
 
 @pytest.fixture(scope="module")
 def mesh():
-  return jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
+  return loop.data_mesh()
 
 
 @pytest.fixture(scope="module")

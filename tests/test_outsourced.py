@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -14,8 +13,7 @@ import jax
 import numpy as np
 import pytest
 from helpers.digits import MASTER, SPLITS, write
-from helpers.training import Logged, assert_same_state, config_for, params, tiny
-from jax.sharding import AxisType
+from helpers.training import Logged, assert_same_state, config_for, interrupt, params, tiny
 
 import train
 from djax import keys, models, schemes, sources
@@ -32,7 +30,7 @@ from train.data.input_pipeline import Feed, Pipeline, epoch_order
 
 @pytest.fixture(scope="module")
 def mesh():
-  return jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
+  return loop.data_mesh()
 
 
 @pytest.fixture(scope="module")
@@ -104,16 +102,8 @@ def test_memory_gb_decides_whether_records_are_held(folder):
 
 def test_a_streamed_run_stopped_resumes_to_the_same_bits(tmp_path, monkeypatch, folder, runs):
   config = config_for(folder, "data.memory_gb=0")
-  original = input_pipeline.Pipeline.training
-
-  def interrupted(self, **kwargs):
-    for i, batch in enumerate(original(self, **kwargs)):
-      if i == 5:
-        signal.raise_signal(signal.SIGTERM)
-      yield batch
-
   with monkeypatch.context() as patch, pytest.raises(loop.Stopped, match="after step 6"):
-    patch.setattr(input_pipeline.Pipeline, "training", interrupted)
+    interrupt(patch, input_pipeline.Pipeline, "training")
     train.run(config, tmp_path / "run")
   moved = tmp_path / "moved"
   shutil.copytree(folder, moved)
