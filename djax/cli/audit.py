@@ -37,12 +37,8 @@ _SCHEME = ("--source", "--sweep")
 _IMAGES = ("--source", "--sweep", "--config", "--data")
 # The modes in which each flag is used; in any other it is refused rather than ignored.
 _USED: dict[str, tuple[str, ...]] = {
-  "run_dir": ("--run",),
-  "write_table": ("--write-table",),
-  "sweep": ("--sweep",),
+  **{name: (flag,) for name, flag in _MODES.items()},
   "source": _SCHEME,
-  "config": ("--config",),
-  "data": ("--data",),
   "originals": ("--data",),
   "key": ("--data",),
   "passphrase_file": ("--data",),
@@ -178,41 +174,27 @@ def _model(args: argparse.Namespace) -> None:
 
 def _setting(args: argparse.Namespace, progress: Callable[[float, str], None]) -> Scenario:
   """Makes what is attacked of one of its three forms."""
-  sizes = scenario.FULL if args.full else scenario.FAST
-  where = {"data_dir": args.data_dir, "image_size": args.image_size}
+  options: dict[str, Any] = {
+    "seed": args.seed,
+    "sizes": scenario.FULL if args.full else scenario.FAST,
+    "data_dir": args.data_dir,
+    "image_size": args.image_size,
+    "progress": progress,
+  }
   if args.source:
     disguise = scheme_of(args)
     if not disguise or "block_size" not in disguise:
       raise ConfigError("audit: --source needs --scheme and --block-size.")
-    return scenario.from_source(
-      args.source,
-      disguise,
-      seed=args.seed,
-      sizes=sizes,
-      split=args.train_split,
-      progress=progress,
-      **where,
-    )
+    return scenario.from_source(args.source, disguise, split=args.train_split, **options)
   if args.config:
-    return training.verbs("audit --config").scenario_of(
-      args.config, seed=args.seed, sizes=sizes, progress=progress, **where
-    )
+    return training.verbs("audit --config").scenario_of(args.config, **options)
   if not args.key:
     raise ConfigError(
       "audit: --data needs --key, which knows the order of the records. No attack gets the key."
     )
   master = keyfile.read(args.key, passphrase=keyfile.find_passphrase(args.passphrase_file))
   splits = {"train": args.train_split, "test": args.test_split}
-  return exported.from_directory(
-    args.data,
-    args.originals,
-    master,
-    seed=args.seed,
-    sizes=sizes,
-    splits=splits,
-    progress=progress,
-    **where,
-  )
+  return exported.from_directory(args.data, args.originals, master, splits=splits, **options)
 
 
 def _numbers(flag: str, text: str, kind: Callable[[str], Any]) -> tuple[Any, ...]:

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from djax import schemes, sources
 from djax.errors import ConfigError
 from djax.ops import augment as views_lib
-from djax.schemes import Trait
+from djax.schemes import Scheme, Trait
 from djax.sources import Images
 from train import config as config_lib
 from train.data.input_pipeline import Feed
@@ -24,7 +24,6 @@ from train.streams import Stream, rng_of
 
 if TYPE_CHECKING:
   from djax.keys import Master
-  from djax.schemes import Scheme
 
 __all__ = ["Views", "disguised", "inputs", "key_of"]
 
@@ -158,7 +157,7 @@ def _check_id(config: ConfigDict, master: "Master | None") -> None:
 
 def disguised(
   data: Images,
-  scheme: "Scheme",
+  scheme: Scheme,
   key: Any,
   *,
   rng: jax.Array,
@@ -197,7 +196,7 @@ def disguised(
 
 
 def key_of(
-  config: ConfigDict, scheme: "Scheme", master: "Master", *, dataset_id: str | None = None
+  config: ConfigDict, scheme: Scheme, master: "Master", *, dataset_id: str | None = None
 ) -> Any:
   """Makes the key pytree of a run, with the public images where the scheme mixes such in.
 
@@ -230,7 +229,7 @@ def key_of(
 
 
 def _on_host(
-  scheme: "Scheme", key: Any, originals: np.ndarray, rng: jax.Array, views: Views
+  scheme: Scheme, key: Any, originals: np.ndarray, rng: jax.Array, views: Views
 ) -> np.ndarray:
   """Disguises all views of a split in pieces; what is drawn depends on the index alone, not on the pieces."""
   shape = scheme.spec.disguised_shape
@@ -260,7 +259,7 @@ def _on_host(
   return disguised
 
 
-def _per_record(scheme: "Scheme", records: int, per_record: int, options: Mapping[str, Any]) -> Any:
+def _per_record(scheme: Scheme, records: int, per_record: int, options: Mapping[str, Any]) -> Any:
   """Vmaps a scheme over records, each with the view and the noise of its own index; images become float32."""
 
   def disguise(argument, images, labels, indices):
@@ -278,7 +277,7 @@ def _per_record(scheme: "Scheme", records: int, per_record: int, options: Mappin
   return disguise
 
 
-def _encoded(scheme: "Scheme", records: int, *, query: bool) -> Any:
+def _encoded(scheme: Scheme, records: int, *, query: bool) -> Any:
   """Vmaps an encoding over records, each with the draw of its own index; queries keep their labels."""
   encode: Any = scheme.encode
 
