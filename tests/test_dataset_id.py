@@ -28,7 +28,7 @@ def matrices(given):
 def test_each_run_with_a_key_has_an_id_and_matrices_of_its_own():
   first, second = (owned.inputs(small(), MASTER) for _ in range(2))
   assert first.dataset_id != second.dataset_id and len(first.dataset_id) == 32
-  assert first.facts["dataset_id"] == first.dataset_id
+  assert first.summary["dataset_id"] == first.dataset_id
   assert not np.isclose(matrices(first), matrices(second)).all((1, 2)).any()
   again = owned.inputs(small(), MASTER, dataset_id=first.dataset_id)
   np.testing.assert_array_equal(matrices(again), matrices(first))
@@ -49,7 +49,7 @@ def test_an_id_of_the_config_is_that_of_a_data_set():
 
 def test_an_experiment_has_none_and_is_the_same_every_time():
   first, second = (owned.inputs(small(), None) for _ in range(2))
-  assert first.dataset_id is None and "dataset_id" not in first.facts
+  assert first.dataset_id is None and "dataset_id" not in first.summary
   np.testing.assert_array_equal(matrices(first), matrices(second))
 
 

@@ -182,7 +182,7 @@ def test_no_file_of_a_run_can_be_replaced_before_a_query(place, tmp_path, kind):
     kind(run / name, place / "other" / name)
     if kind is missing and name.startswith("checksums/"):
       # As if a kill had come before the record was written: the one before counts.
-      assert predict.load(run).facts["step"] == OLDER
+      assert predict.load(run).summary["step"] == OLDER
     else:
       refused(functools.partial(predict.load, run), run)
     shutil.rmtree(run)
@@ -381,14 +381,14 @@ def test_killed_around_a_record_it_ends_with_the_same_bits(
       path.name.removesuffix(".json") for path in (tmp_path / "killed" / name).iterdir()
     )
     assert left == ["12", "16"]
-  assert predict.load(tmp_path / "killed").facts["step"] == 16
+  assert predict.load(tmp_path / "killed").summary["step"] == 16
 
 
 def test_a_checkpoint_without_a_record_is_not_read(place, run):
   (run / "checksums" / "8.json").unlink()
   (run / "checkpoints" / "8" / "network.safetensors").unlink()
   os.mkfifo(run / "checkpoints" / "8" / "network.safetensors")
-  assert predict.load(run).facts["step"] == OLDER
+  assert predict.load(run).summary["step"] == OLDER
   (run / "checksums" / "4.json").unlink()
   line = refused(lambda: predict.load(run), run)
   assert "must hold a checkpoint with its checksums" in line
@@ -427,7 +427,7 @@ def test_a_reader_follows_a_run_that_goes_on(place, run, monkeypatch):
   finished = iter([[OLDER], [OLDER, NEWEST]])
   monkeypatch.setattr(checksums, "recorded", lambda workdir: next(finished))
   shutil.rmtree(run / "checkpoints" / str(OLDER))
-  assert predict.load(run).facts["step"] == NEWEST
+  assert predict.load(run).summary["step"] == NEWEST
 
 
 # The lock.
@@ -741,7 +741,7 @@ def answers_or_refuses(run):
   start = time.monotonic()
   try:
     predictor = predict.load(run)
-    shape = predictor.facts["disguised_shape"]
+    shape = predictor.summary["disguised_shape"]
     if np.prod(shape) > 10**6:
       return "loaded"
     found = predictor.probabilities(np.ones((1, *shape), np.float32), 1)

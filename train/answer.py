@@ -75,27 +75,29 @@ def answer(run: str | Path, request: str | Path) -> dict[str, Any]:
     KeyMismatchError: if the request was disguised with another key.
   """
   with directory.open(request) as data:
-    facts = data.manifest
-    if facts.role != manifest.REQUEST:
+    request_manifest = data.manifest
+    if request_manifest.role != manifest.REQUEST:
       raise DataError(
         f"{data.path} must be a request, with the single split query, got {', '.join(data.splits)}. "
         "Make one with: python -m djax query"
       )
     predictor = predict.load(run)
-    _check_same(run, predictor.facts, facts)
+    _check_same(run, predictor.summary, request_manifest)
     split = data.splits["query"]
     probabilities = []
     batch = min(_BATCH, max(1, _BATCH_BYTES // max(1, split.nbytes // len(split))))
     for start in range(0, len(split), batch):
       images, _ = split.read(np.arange(start, min(start + batch, len(split))))
-      if facts.quantiser is not None:
-        images = quantise.dequantise(images, facts.quantiser, block_size=facts.block_size)
+      if request_manifest.quantiser is not None:
+        images = quantise.dequantise(
+          images, request_manifest.quantiser, block_size=request_manifest.block_size
+        )
       probabilities.append(predictor.probabilities(images.astype(np.float32), batch))
     return {
       "format": "djax-answers",
       "version": 1,
-      "request": facts.sha256,
-      "run": predictor.facts,
+      "request": request_manifest.sha256,
+      "run": predictor.summary,
       "probabilities": np.concatenate(probabilities).tolist(),
     }
 

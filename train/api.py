@@ -39,7 +39,7 @@ def _begun_id(workdir: Path) -> str | None:
   """Returns the data-set id of the run that a directory holds, if it holds one that has an id."""
   try:
     public = foreign.parse_json(
-      foreign.read(workdir, checksums.FACTS, limit=checksums.LIMITS[checksums.FACTS])
+      foreign.read(workdir, checksums.DISGUISE, limit=checksums.LIMITS[checksums.DISGUISE])
     )
     dataset_id = public.get("dataset_id")
   except (foreign.ForeignFileError, ValueError, AttributeError):

@@ -95,7 +95,7 @@ def _fit(
   config: ConfigDict, workdir: Path, inputs: Inputs, mesh: Mesh, model: nn.Module, recipe: Recipe
 ) -> dict[str, Any]:
   """Does what ``fit`` does, in a directory that is locked."""
-  record = run_dir.open_run(workdir, config, inputs.facts, copies=inputs.copies)
+  record = run_dir.open_run(workdir, config, inputs.summary, copies=inputs.copies)
 
   pipeline = functools.partial(Pipeline, mesh=mesh, batch_size=config.train.batch_size)
   train, test = pipeline(inputs.train), pipeline(inputs.test)

@@ -89,8 +89,8 @@ def load(config: ConfigDict, folder: Path | None, records: int) -> Material:
   given = owned.inputs(config, None)
   assert given.originals is not None
   if folder is not None:
-    data = foreign.read(folder, checksums.FACTS, limit=checksums.LIMITS[checksums.FACTS])
-    used = run_files.facts_from(data)["key_fingerprint"]
+    data = foreign.read(folder, checksums.DISGUISE, limit=checksums.LIMITS[checksums.DISGUISE])
+    used = run_files.disguise_from(data)["key_fingerprint"]
     if used != given.key_fingerprint:
       raise KeyMismatchError(
         f"{folder} must be a run with the public key of config.disguise.experiment_seed, {given.key_fingerprint}, got "

@@ -90,7 +90,7 @@ def open_run(
     for path in copies:
       data = foreign.read(path.parent, path.name, limit=_COPY_BYTES)
       files.replace(workdir / path.name, data)
-    write_json(workdir / checksums.FACTS, disguise)
+    write_json(workdir / checksums.DISGUISE, disguise)
     write_json(workdir / checksums.CONFIG, config.to_dict())
   return record
 
@@ -192,8 +192,8 @@ def _check_same(
   """Refuses to go on with a run of another config, source or key, or a damaged one."""
   try:
     old_config = config_lib.from_json(_stored(workdir, checksums.CONFIG, record))
-    old = foreign.parse_json(_stored(workdir, checksums.FACTS, record))
-    form.check(old, {"key_fingerprint": (None, _TEXT)}, checksums.FACTS)
+    old = foreign.parse_json(_stored(workdir, checksums.DISGUISE, record))
+    form.check(old, {"key_fingerprint": (None, _TEXT)}, checksums.DISGUISE)
   except ValueError as error:
     raise DataError(
       f"{workdir} must hold a whole run to go on with, got a damaged config.json or disguise.json ({error}). "

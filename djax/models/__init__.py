@@ -186,7 +186,7 @@ def create(config: Any, *, classes: int, spec: Mapping[str, Any]) -> nn.Module:
   """
   dtype = jnp.dtype(config.dtype)
   network = MODELS[config.name]
-  options = _options(network, config) | _facts("name", config.name, network, spec)
+  options = _options(network, config) | _from_spec("name", config.name, network, spec)
   if "patch" in options:
     options["patch"] = options["patch"] or spec.get("block_size", 0)
     if not options["patch"]:
@@ -202,7 +202,7 @@ def create(config: Any, *, classes: int, spec: Mapping[str, Any]) -> nn.Module:
       f"config.model.stem must be none with {config.name}, which takes units as they are, got {config.stem!r}."
     )
   stem = STEMS[config.stem]
-  options = _options(stem, config, prefix="stem_") | _facts("stem", config.stem, stem, spec)
+  options = _options(stem, config, prefix="stem_") | _from_spec("stem", config.stem, stem, spec)
   return Stemmed(stem(dtype=dtype, **options), trunk)
 
 
@@ -220,7 +220,7 @@ def _options(part: Any, config: Any, prefix: str = "") -> dict[str, Any]:
   return {name: getattr(config, prefix + name) for name in own if hasattr(config, prefix + name)}
 
 
-def _facts(field: str, name: str, part: Any, spec: Mapping[str, Any]) -> dict[str, Any]:
+def _from_spec(field: str, name: str, part: Any, spec: Mapping[str, Any]) -> dict[str, Any]:
   """Returns what a network or stem takes from the public facts of the disguise."""
   if not hasattr(part, "from_spec"):
     return {}

@@ -19,7 +19,7 @@ from djax.io.foreign import Content
 __all__ = [
   "CHECKPOINTS",
   "CONFIG",
-  "FACTS",
+  "DISGUISE",
   "FOLDER",
   "LIMITS",
   "METRICS",
@@ -36,14 +36,14 @@ __all__ = [
 ]
 
 FOLDER, CHECKPOINTS = "checksums", "checkpoints"
-CONFIG, FACTS, METRICS, NETWORK = (
+CONFIG, DISGUISE, METRICS, NETWORK = (
   "config.json",
   "disguise.json",
   "metrics.jsonl",
   "network.safetensors",
 )
 # Limits in bytes; those of a checkpoint follow from its network.
-LIMITS = {CONFIG: 1 << 20, FACTS: 1 << 20, "MANIFEST.json": 8 << 20, "MANIFEST.mac": 1 << 10}
+LIMITS = {CONFIG: 1 << 20, DISGUISE: 1 << 20, "MANIFEST.json": 8 << 20, "MANIFEST.mac": 1 << 10}
 _METRICS_BYTES = 64 << 20
 # A checkpoint holds the network as such and, for the optimizer, up to four times: with averages and two moments.
 _TIMES_NETWORK, _SPARE_CHECKPOINT_BYTES = 8, 16 << 20

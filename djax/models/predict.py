@@ -37,17 +37,17 @@ class Predictor:
   Args:
     model: the network's module.
     network: its parameters and statistics.
-    facts: public facts of the run.
+    summary: public description of the run.
 
   Attributes:
     model: as given, and so ``network``, which lies on the first device.
     classes: number of label ids ``K``.
-    facts: what ``disguise.json`` of the run holds, its ``model`` and ``step``.
+    summary: what ``disguise.json`` of the run holds, its ``model`` and ``step``.
   """
 
-  def __init__(self, model: nn.Module, network: Network, facts: dict[str, Any]):
-    self.classes: int = facts["classes"]
-    self.facts = facts
+  def __init__(self, model: nn.Module, network: Network, summary: dict[str, Any]):
+    self.classes: int = summary["classes"]
+    self.summary = summary
     self.model, self.network = model, jax.device_put(network, jax.devices()[0])
     self._forward = lambda network, images: jax.nn.softmax(logits(model, network, images))
     self._probabilities = jax.jit(self._forward)
@@ -66,7 +66,7 @@ class Predictor:
       ConfigError: for images of another shape than the network was made for.
       DataError: if what comes out are no probabilities, or one image alone takes too much memory.
     """
-    shape = tuple(self.facts["disguised_shape"])
+    shape = tuple(self.summary["disguised_shape"])
     if images.shape[1:] != shape:
       raise ConfigError(
         f"images must be [n, {', '.join(map(str, shape))}] as in the run, got {images.shape}. "
@@ -84,7 +84,7 @@ class Predictor:
   @functools.cached_property
   def _most_at_once(self) -> int:
     """How many images may be worked on at once, by the largest array that one makes on its way."""
-    one = jax.ShapeDtypeStruct((1, *self.facts["disguised_shape"]), jnp.float32)
+    one = jax.ShapeDtypeStruct((1, *self.summary["disguised_shape"]), jnp.float32)
     largest = max(_sizes(jax.make_jaxpr(self._forward)(self.network, one).jaxpr, one.shape))
     if largest > _LARGEST_ARRAY:
       raise DataError(
@@ -118,12 +118,12 @@ def load(workdir: str | Path) -> Predictor:
 
 def _load(folder: Path, record: checksums.Record) -> Predictor:
   config_bytes = checksums.checked(folder, record, checksums.CONFIG)
-  facts_bytes = checksums.checked(folder, record, checksums.FACTS)
+  disguise_bytes = checksums.checked(folder, record, checksums.DISGUISE)
   try:
     settings = models.check(run_files.config_from(config_bytes)["model"])
-    facts = run_files.facts_from(facts_bytes)
-    model = models.create(settings, classes=facts["classes"], spec=facts["spec"])
-    like = _abstract(model, tuple(facts["disguised_shape"]))
+    disguise = run_files.disguise_from(disguise_bytes)
+    model = models.create(settings, classes=disguise["classes"], spec=disguise["spec"])
+    like = _abstract(model, tuple(disguise["disguised_shape"]))
     size = weights.size(like)
   except Exception as error:  # a scheme or a network says in its own way what it cannot take
     reason = f"{type(error).__name__}: {error}"[:_LONGEST_REASON]
@@ -145,7 +145,7 @@ def _load(folder: Path, record: checksums.Record) -> Predictor:
       f"{folder / name} must hold the network that config.json and disguise.json describe, it holds another."
     ) from None
   return Predictor(
-    model, network, {**facts, "model": dataclasses.asdict(settings), "step": record.step}
+    model, network, {**disguise, "model": dataclasses.asdict(settings), "step": record.step}
   )
 
 
@@ -186,7 +186,7 @@ def _sizes(jaxpr: Any, shape: tuple[int, ...]) -> Iterator[int]:
 
 def _refuse_unfinished(folder: Path) -> NoReturn:
   """Says what a directory without a finished checkpoint lacks."""
-  if not all(os.path.lexists(folder / name) for name in (checksums.CONFIG, checksums.FACTS)):
+  if not all(os.path.lexists(folder / name) for name in (checksums.CONFIG, checksums.DISGUISE)):
     raise ConfigError(
       f"{folder} must be a run directory with config.json and disguise.json, it has none. "
       "Give the --workdir of a run of `python -m train`."

@@ -125,7 +125,7 @@ def ask(query: Query, run: str | os.PathLike, facts: Manifest, master: Master) -
   from djax.models import predict  # loads Flax, to answer on this machine alone
 
   predictor = predict.load(Path(run))
-  if predictor.facts["source_sha256"] != facts.sha256:
+  if predictor.summary["source_sha256"] != facts.sha256:
     raise ManifestError(
       f"{run} must be trained on the images of its {manifest.FILE}, but its disguise.json names others. "
       "Take the run directory from a good copy."

@@ -76,9 +76,9 @@ class Inputs:
   close: Callable[[], None] = lambda: None
 
   @property
-  def facts(self) -> dict[str, Any]:
+  def summary(self) -> dict[str, Any]:
     """What ``disguise.json`` of a run directory holds."""
-    facts = {
+    summary = {
       "spec": self.spec,
       "disguised_shape": list(self.disguised_shape),
       "classes": self.classes,
@@ -86,7 +86,7 @@ class Inputs:
       "key_fingerprint": self.key_fingerprint,
       "source_sha256": self.source_sha256,
     }
-    return facts if self.dataset_id is None else {**facts, "dataset_id": self.dataset_id}
+    return summary if self.dataset_id is None else {**summary, "dataset_id": self.dataset_id}
 
   @property
   def plain(self) -> tuple[Feed, Feed] | None:
