@@ -199,8 +199,7 @@ def restore(workdir: Path, record: checksums.Record | None, state: State) -> tup
   checksums.verify(
     workdir, record, limit=checksums.limit(weights.size(network(state))), apart_from=copied
   )
-  abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, state._asdict())
-  args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), meta=ocp.args.JsonRestore())
+  args = ocp.args.Composite(state=_restored_as(state), meta=ocp.args.JsonRestore())
   with foreign.private_copies(workdir, copied) as copies, _orbax() as orbax:
     hook = _without_late_reports()
     try:
@@ -221,10 +220,17 @@ def restore(workdir: Path, record: checksums.Record | None, state: State) -> tup
 
 
 def _written(folder: Path, args: Any, state: State) -> bool:
-  """Writes a checkpoint, and returns whether it reads as it should."""
+  """Writes a checkpoint, and returns whether it reads as it should: Orbax passes over some errors of the disk."""
   with _orbax() as orbax:
     orbax.save(folder, args=args)
-    return _reads_as(orbax, folder, state)
+    restored = orbax.restore(folder, args=ocp.args.Composite(state=_restored_as(state)))["state"]
+  pairs = zip(jax.tree.leaves(restored), jax.tree.leaves(state._asdict()), strict=True)
+  return all(np.asarray(a).tobytes() == np.asarray(b).tobytes() for a, b in pairs)
+
+
+def _restored_as(state: State) -> ocp.args.StandardRestore:
+  """Asks Orbax for shapes, dtypes and shardings of a state."""
+  return ocp.args.StandardRestore(jax.tree.map(ocp.utils.to_shape_dtype_struct, state._asdict()))
 
 
 def _apart(work: Callable[[], T]) -> T:
@@ -287,18 +293,6 @@ def _hushed() -> Iterator[None]:
     raise
   sys.excepthook, sys.unraisablehook = hooks
   log.setLevel(level)
-
-
-def _reads_as(orbax: ocp.Checkpointer, folder: Path, state: State) -> bool:
-  """Whether a checkpoint that was just written holds a state: Orbax passes over some errors of the disk."""
-  abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, state._asdict())
-  args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
-  back, given = (
-    jax.tree.leaves(tree) for tree in (orbax.restore(folder, args=args)["state"], state._asdict())
-  )
-  return all(
-    np.asarray(a).tobytes() == np.asarray(b).tobytes() for a, b in zip(back, given, strict=True)
-  )
 
 
 def _reason(error: BaseException) -> str:

@@ -184,14 +184,12 @@ def _source(v: Mapping[str, Any]) -> str:
 def _scheme(v: Mapping[str, Any]) -> dict[str, Any]:
   read = _data_set(v).read if v["call"] == "djx2-scheme" else _master(v).read
   key = schemes.from_spec(v["spec"]).make_key(read)
+  perm = None if key.perm is None else np.asarray(key.perm).tolist()
   if key.aes_keys is not None:
-    perm = None if key.perm is None else np.asarray(key.perm).tolist()
     return {"perm": perm, "aes_keys": [bytes(one).hex() for one in key.aes_keys]}
-  return {
-    "perm": None if key.perm is None else np.asarray(key.perm).tolist(),
-    "shape": None if key.matrices is None else list(key.matrices.shape),
-    "matrices": None if key.matrices is None else _hex(key.matrices),
-  }
+  if key.matrices is None:
+    return {"perm": perm, "shape": None, "matrices": None}
+  return {"perm": perm, "shape": list(key.matrices.shape), "matrices": _hex(key.matrices)}
 
 
 def _aes(v: Mapping[str, Any]) -> str:
