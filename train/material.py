@@ -64,8 +64,7 @@ def config_of(run: str | Path | ConfigDict) -> tuple[ConfigDict, Path | None]:
   else:
     folder = Path(run).expanduser().resolve()
     try:
-      data = foreign.read(folder, checksums.CONFIG, limit=checksums.LIMITS[checksums.CONFIG])
-      config = config_lib.from_json(data)
+      config = config_lib.from_json(checksums.unchecked(folder, checksums.CONFIG))
     except (foreign.MissingFileError, ValueError) as error:
       raise ConfigError(
         f"{run} must be a run directory with config.json, got {type(error).__name__}: {error}. "
@@ -89,8 +88,8 @@ def load(config: ConfigDict, folder: Path | None, records: int) -> Material:
   given = owned.inputs(config, None)
   assert given.originals is not None
   if folder is not None:
-    data = foreign.read(folder, checksums.DISGUISE, limit=checksums.LIMITS[checksums.DISGUISE])
-    used = run_files.disguise_from(data)["key_fingerprint"]
+    disguise = run_files.disguise_from(checksums.unchecked(folder, checksums.DISGUISE))
+    used = disguise["key_fingerprint"]
     if used != given.key_fingerprint:
       raise KeyMismatchError(
         f"{folder} must be a run with the public key of config.disguise.experiment_seed, {given.key_fingerprint}, got "

@@ -225,7 +225,7 @@ def _check_same(
 def _stored(workdir: Path, name: str, record: checksums.Record | None) -> bytes:
   """Reads a file of a run: as recorded, or as it is where no checkpoint is finished yet."""
   if record is None:
-    return foreign.read(workdir, name, limit=checksums.LIMITS[name])
+    return checksums.unchecked(workdir, name)
   return checksums.checked(workdir, record, name)
 
 

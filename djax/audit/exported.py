@@ -73,13 +73,13 @@ def from_directory(
     count = counts.private
     progress(0.5, "reading disguised images")
     stored, ids = _read_split(data.splits[split], _places(drawn, manifest, split)[rows[:count]])
-    pairs = {split: (labels[:count], ids)}
+    labels_and_ids = {split: (labels[:count], ids)}
     for name, others in opened.items():
       if name != split:
         some = draw_rows(len(others), CHUNK, np.random.default_rng(seed))
         held = _read_split(data.splits[name], _places(drawn, manifest, name)[some])[1]
-        pairs[name] = read(others, some, progress)[1], held
-  _check_labels(pairs, classes)
+        labels_and_ids[name] = read(others, some, progress)[1], held
+  _check_labels(labels_and_ids, classes)
   origin = {"kind": "data", "source": manifest.source["name"], "key": manifest.key_fingerprint}
   origin["stored"] = manifest.dtype
   disguised = restore.values(stored, manifest)
@@ -115,10 +115,12 @@ def _check_match(name: str, records: sources.Records, manifest: Manifest) -> Non
     )
 
 
-def _check_labels(pairs: Mapping[str, tuple[np.ndarray, np.ndarray]], classes: int) -> None:
+def _check_labels(
+  labels_and_ids: Mapping[str, tuple[np.ndarray, np.ndarray]], classes: int
+) -> None:
   """Refuses originals whose labels no renaming of classes, one for all splits, turns into those of the directory."""
-  table = np.zeros((classes, 1 + max(ids.max() for _, ids in pairs.values())), bool)
-  for name, (labels, ids) in pairs.items():
+  table = np.zeros((classes, 1 + max(ids.max() for _, ids in labels_and_ids.values())), bool)
+  for name, (labels, ids) in labels_and_ids.items():
     table[labels, ids] = True
     if table.sum(0).max() > 1 or table.sum(1).max() > 1:
       raise DataError(
