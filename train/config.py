@@ -171,7 +171,7 @@ def check(config: ConfigDict) -> None:
 
 
 def check_stored(config: ConfigDict) -> None:
-  """Does what ``check`` does, for a config from somewhere else: its regular expression is not compiled.
+  """Checks a config from elsewhere as ``check`` does, but does not compile its regular expression.
 
   Raises:
     ConfigError: with the first thing that is wrong.
@@ -279,7 +279,7 @@ def disguise_of(config: ConfigDict) -> dict[str, Any]:
 
 
 def traits_of(config: ConfigDict) -> frozenset[Trait]:
-  """Returns what holds for the disguise of a config."""
+  """Returns the properties of the disguise of a config."""
   return schemes.traits(disguise_of(config))
 
 

@@ -18,12 +18,12 @@ from train.state import State
 
 __all__ = ["chunks", "fits", "program"]
 
-_SECONDS = 0.5  # of a chunk: a signal waits so long
+_SECONDS = 0.5  # of a chunk: the longest wait after a signal
 _LONGEST = 1024  # steps of a chunk
 
 
 def fits(pipeline: Pipeline) -> bool:
-  """Says whether a split is to lie on the devices: they are accelerators, and it takes half of what is free at most."""
+  """Returns whether a split is kept on the devices: accelerators, of whose free memory it takes at most half."""
   # XLA runs the body of a loop on one CPU thread: a convolution in it took 5 to 20 times as long as outside.
   if jax.default_backend() == "cpu":
     return False
@@ -47,8 +47,8 @@ def chunks(
 ) -> Iterator[tuple[State, np.ndarray]]:
   """Trains from ``state.step`` on; yields after each chunk of steps.
 
-  A chunk ends with its epoch and at multiples of ``every``. Else it is as long as takes half a second, measured: long
-  beside the dispatch, so that waiting for each costs nothing, and short for a person who waits for the end.
+  A chunk ends with its epoch and at multiples of ``every``. Otherwise it takes about half a second: long compared with
+  a dispatch, and short for a person who stopped the run.
 
   Args:
     pipeline: of a split whose records are ``Arrays``.

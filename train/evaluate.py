@@ -1,4 +1,4 @@
-"""What is measured outside of a step: accuracy and loss of a split, and how its images are standardised."""
+"""Accuracy and loss of a split, and the statistics that standardise its images."""
 
 import itertools
 from collections.abc import Callable
@@ -37,7 +37,7 @@ def accuracy_and_loss(
 
 
 def estimates(model: Any, train: Pipeline) -> dict[str, Any]:
-  """Returns what the network takes from all views of the training images before the first step.
+  """Returns what the network estimates from all views of the training images before the first step.
 
   Args:
     model: the network's module; one without a method ``estimate`` takes nothing.

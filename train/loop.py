@@ -1,4 +1,4 @@
-"""The training loop: steps, mesh, evaluation. It gets its inputs ready made; it makes no key."""
+"""The training loop: steps, mesh, evaluation. It is given its inputs and never sees how a key is made."""
 
 import functools
 import io
@@ -35,7 +35,7 @@ __all__ = ["Recipe", "Stopped", "TrainingError", "data_mesh", "fit", "single_ste
 
 
 class Recipe(NamedTuple):
-  """How a step treats its batch and its result, beside network and optimizer; by default in no way.
+  """What a step does besides network and optimizer; by default nothing.
 
   Attributes:
     classes: number of labels ``K``.
@@ -189,7 +189,7 @@ def _train(
   seconds: float,
   inputs: Inputs,
 ) -> tuple[State, float]:
-  """Runs the steps that are left; returns the last state and all seconds spent, those before a resume included."""
+  """Runs the remaining steps; returns the last state and all seconds spent, including those before a resume."""
   step = start = int(state.step)
   stop = config.train.epochs * per_epoch
   if start:

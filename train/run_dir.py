@@ -106,7 +106,7 @@ def note_environment(workdir: Path) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-  """Writes JSON so that under its name there is always a whole file; a link of that name is not followed.
+  """Writes JSON atomically; a link of that name is not followed.
 
   Raises:
     OSError: if it cannot be written; the old file is still there.
@@ -156,7 +156,7 @@ class Metrics:
 
 @contextlib.contextmanager
 def _writable(workdir: Path) -> Iterator[None]:
-  """Says in one line that a run directory cannot be written."""
+  """Turns an error of writing into one line."""
   try:
     yield
   except OSError as error:

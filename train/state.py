@@ -172,9 +172,9 @@ def save(workdir: Path, step: int, state: State, seconds: float) -> None:
 
 
 def restore(workdir: Path, record: checksums.Record | None, state: State) -> tuple[State, float]:
-  """Reads a finished checkpoint, once all that its record names is as it was.
+  """Reads a finished checkpoint, after all files that its record names are verified.
 
-  Security: checksums tell damage, not who wrote the run. What Orbax and TensorStore do with files that somebody made
+  Security: checksums detect damage, not who wrote the run. What Orbax and TensorStore do with files that somebody made
   for them, with checksums that fit, is up to them; to answer questions, ``djax.models.predict`` needs neither.
 
   Args:

@@ -1,4 +1,4 @@
-"""How a run talks and listens: signals, a progress bar on a terminal, plain lines elsewhere, errors as one line."""
+"""Signals, a progress bar on a terminal, plain lines elsewhere, errors as one line."""
 
 import contextlib
 import logging
@@ -17,7 +17,7 @@ __all__ = ["chain", "guarded", "progress", "say", "signals"]
 
 
 def guarded(work: Callable[[], int], *, place: str) -> int:
-  """Runs a command; what goes wrong becomes one line and an exit code.
+  """Runs a command; an error becomes one line and an exit code.
 
   Args:
     work: the command; returns its exit code.
@@ -53,7 +53,7 @@ def chain(error: BaseException | None) -> Iterator[BaseException]:
 
 @contextlib.contextmanager
 def signals() -> Iterator[list[int]]:
-  """Collects SIGTERM and SIGINT; a second one of a kind does what it always did.
+  """Collects SIGTERM and SIGINT; a second signal of a kind has its usual effect.
 
   Yields:
     A list that grows by the number of each signal.

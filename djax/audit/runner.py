@@ -1,4 +1,4 @@
-"""Runs the attacks that apply to a setting and writes down what came of each, the refused and the failed included."""
+"""Runs the attacks that apply to a setting and records the result of each, refused and failed ones included."""
 
 import contextlib
 import platform
@@ -27,7 +27,7 @@ _PACKAGES = ("jax", "numpy", "scipy")
 
 
 class Outcome(NamedTuple):
-  """What came of an audit.
+  """The result of an audit.
 
   Attributes:
     facts: the content of ``audit.json``.
@@ -60,7 +60,7 @@ def audit(
   examiner: evaluator.Examiner | None = None,
   progress: Progress = lambda fraction, word: None,
 ) -> Outcome:
-  """Attacks a setting and judges what came of it.
+  """Attacks a setting and judges the results.
 
   Args:
     setting: the experiment.

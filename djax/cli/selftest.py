@@ -1,4 +1,4 @@
-"""Golden vectors, run on this machine: what a key gave once, it must give for ever and everywhere.
+"""Golden vectors, run on this machine: a key must give the same values for ever, on every machine.
 
 The vectors are tests/vectors/*.json, which a wheel carries as djax/vectors. Each vector is a
 ``call``, its arguments, and what to ``expect``; floats are written by ``float.hex``, so that every

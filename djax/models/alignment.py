@@ -1,4 +1,4 @@
-"""Where the blocks of disguised images belong and what undoes their matrices, estimated from these images alone.
+"""The order of the blocks and the inverse matrices of a disguise, estimated from disguised images alone.
 
 These are the attacks ``placement`` and ``moments`` without public images: neighbours in any image are alike, and that
 is enough to tell order and matrices, up to a mirror image of them all. It runs once, on the host.
@@ -37,7 +37,7 @@ def refuses(spec: Mapping[str, Any]) -> str | None:
 def estimate(
   spec: Mapping[str, Any], batches: Iterator[np.ndarray]
 ) -> tuple[np.ndarray | None, np.ndarray | None]:
-  """Estimates what the key did; what is doubtful about it is logged as a warning.
+  """Estimates the permutation and the inverse matrices; doubts are logged as warnings.
 
   Args:
     spec: ``SchemeSpec.to_dict()`` of a disguise that is not refused.

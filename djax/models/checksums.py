@@ -1,7 +1,7 @@
 """What a run held when a checkpoint was finished: length and SHA-256 of its files, in ``checksums/<step>.json``.
 
-The record is written last and removed first, so a checkpoint without one is unfinished and never used. It tells damage
-and exchanged files. It is no signature: who can write the run can write its records as well.
+The record is written last and removed first, so a checkpoint without one is unfinished and never used. It detects
+damage and exchanged files. It is no signature: whoever can write the run can write its records as well.
 """
 
 import hashlib
@@ -116,7 +116,7 @@ def newest(workdir: Path) -> Record | None:
 
 
 def checked(workdir: Path, record: Record, name: str, *, limit: int | None = None) -> bytes:
-  """Returns the bytes of a file, which are those that were recorded.
+  """Returns the bytes of a file, checked against the record.
 
   Args:
     workdir: the run directory.
@@ -160,7 +160,7 @@ def beginning(workdir: Path, metrics: Content) -> bytes:
 def verify(
   workdir: Path, record: Record, *, limit: int, apart_from: Collection[str] = frozenset()
 ) -> None:
-  """Compares all that a record names with what is there.
+  """Compares all files that a record names with their checksums.
 
   Args:
     workdir: the run directory.
@@ -187,7 +187,7 @@ def verify(
 
 
 def write(workdir: Path, step: int) -> None:
-  """Records a checkpoint that is whole; first all it names is made to survive a power cut.
+  """Records a complete checkpoint, after its files are synced to disk.
 
   Raises:
     OSError: if the record cannot be written.
@@ -204,7 +204,7 @@ def write(workdir: Path, step: int) -> None:
 
 
 def forget(workdir: Path, step: int) -> None:
-  """Takes back that a checkpoint is finished, before it is removed."""
+  """Marks a checkpoint as unfinished, before it is removed."""
   (workdir / FOLDER / f"{step}.json").unlink(missing_ok=True)
   files.sync_folder(workdir / FOLDER)
 

@@ -64,7 +64,7 @@ def kind_of(spec: Mapping[str, Any]) -> Kind:
 
 
 def traits(spec: Mapping[str, Any]) -> frozenset[Trait]:
-  """Returns what holds for a disguise.
+  """Returns the properties of a disguise.
 
   Args:
     spec: ``SchemeSpec.to_dict()``, complete.

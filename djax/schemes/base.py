@@ -134,7 +134,7 @@ class Scheme(NamedTuple):
 
 
 class Trait(enum.Enum):
-  """What holds for a disguise, for those who would else ask for its name."""
+  """A property of a disguise, so that no other code asks for its name."""
 
   IDENTITY = "disguises nothing"
   BLOCKS = "works block by block, on a grid of blocks of block_size"
@@ -212,7 +212,7 @@ PERMUTE = Option("leave blocks in place")
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-  """All that djax knows of a scheme: one for each, at the end of its file.
+  """All that djax knows of a scheme. Each scheme has one, at the end of its file.
 
   Attributes:
     name: by which it is asked for.

@@ -1,4 +1,4 @@
-"""A directory that was disguised elsewhere. It needs no key, and loads no code that could hold one."""
+"""Inputs from a directory that was disguised elsewhere: without a key, or code that could hold one."""
 
 import contextlib
 import functools

@@ -1,4 +1,4 @@
-"""Originals with a key, disguised on this machine: batch by batch on the device, or at once on the host."""
+"""Inputs from originals and a key, disguised here: batch by batch on the device, or at once on the host."""
 
 import dataclasses
 import functools
