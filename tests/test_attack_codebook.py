@@ -248,11 +248,10 @@ def test_salt_and_pepper_spoils_the_codebook():
   assert seen[0] > seen[1] + 5 and seen[1] > seen[2] + 1
 
 
-def test_chunks_of_targets_change_nothing(monkeypatch):
+def test_chunks_of_targets_change_nothing():
   known, _, _ = world(figures(40), 20, unit_pixels=2)
   whole = base.run(CODEBOOK, known, seed=0)
-  monkeypatch.setattr(codebook_lib, "_PIXELS", 3 * 256)
-  parts = base.run(CODEBOOK, known, seed=0)
+  parts = base.run(CODEBOOK, known, seed=0, settings=codebook_lib.Settings(pixels=3 * 256))
   np.testing.assert_allclose(parts.images, whole.images, atol=1e-3)
   assert parts.diagnostics["found"] == pytest.approx(whole.diagnostics["found"])
 

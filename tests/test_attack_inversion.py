@@ -46,23 +46,21 @@ def chance(known, originals):
   return quality(np.broadcast_to(known.pairs[0].mean(0), originals.shape), originals)
 
 
-def wins(known, originals, decibel):
-  result = base.run(inversion.ATTACK, known, seed=0)
+def wins(known, originals, decibel, settings=None):
+  result = base.run(inversion.ATTACK, known, seed=0, settings=settings)
   json.dumps(result.diagnostics)
   assert quality(result.images, originals) > decibel
   return result
 
 
-def loses(known, originals):
-  result = base.run(inversion.ATTACK, known, seed=0)
+def loses(known, originals, settings=None):
+  result = base.run(inversion.ATTACK, known, seed=0, settings=settings)
   assert quality(result.images, originals) < chance(known, originals) + 0.5
   return result
 
 
-@pytest.fixture
-def no_network(monkeypatch):
-  """Linear maps alone, for speed."""
-  monkeypatch.setattr(inversion, "_NETWORK_PAIRS", 1 << 20)
+LINEAR = inversion.Settings(network_pairs=1 << 20)  # no network, for speed
+SHORT = inversion.Settings(steps=64)
 
 
 OPTIONS = [
@@ -79,26 +77,26 @@ OPTIONS = [
 
 
 @pytest.mark.parametrize("options,shape,size", OPTIONS)
-def test_pairs_are_enough_where_nothing_is_assumed(no_network, options, shape, size):
+def test_pairs_are_enough_where_nothing_is_assumed(options, shape, size):
   known, originals, key = world(pictures(260, shape), 200, **options)
-  result = wins(known, originals, 40)
+  result = wins(known, originals, 40, LINEAR)
   assert chance(known, originals) < 17
   assert result.diagnostics["chosen"] == size
   assert result.diagnostics["positions"] == (None if key.perm is None else key.perm.tolist())
   assert result.diagnostics["pairs"] == 200
 
 
-def test_the_whole_image_is_one_map_if_blocks_do_not_help(no_network, monkeypatch):
+def test_the_whole_image_is_one_map_if_blocks_do_not_help(monkeypatch):
   known, originals, _ = world(pictures(400, (8, 8, 1)), 350, mix="block")
   monkeypatch.setattr(inversion, "_match", lambda originals, disguised: np.arange(4))
-  result = wins(known, originals, 35)
+  result = wins(known, originals, 35, LINEAR)
   assert result.diagnostics["chosen"] == "image"
 
 
-def test_the_embedded_digits_come_back(no_network):
+def test_the_embedded_digits_come_back():
   images = sources.load("digits", "train").images
   known, originals, _ = world(images[:500], 300, block_size=2, noise_level=25.0)
-  wins(known, originals, chance(known, originals) + 8)
+  wins(known, originals, chance(known, originals) + 8, LINEAR)
 
 
 def shapes():
@@ -118,16 +116,16 @@ def test_the_network_takes_noise_away_that_linear_maps_leave():
   assert set(result.diagnostics["seconds"]) == {"row", "block", "image", "network"}
 
 
-def test_encrypted_flat_blocks_are_learnt(no_network):
+def test_encrypted_flat_blocks_are_learnt():
   level = np.random.default_rng(0).integers(0, 3, (300, 2, 3))  # three units of the code book
   images = (level * 85).repeat(4, 1).repeat(4, 2)[..., None].astype(np.uint8)
   known, originals, _ = world(images, 200, scheme="aes")
-  wins(known, originals, chance(known, originals) + 20)
+  wins(known, originals, chance(known, originals) + 20, LINEAR)
 
 
-def test_validation_says_what_targets_will_show(no_network):
+def test_validation_says_what_targets_will_show():
   known, originals, _ = world(pictures(260), 200, noise_level=50.0)
-  result = base.run(inversion.ATTACK, known, seed=0)
+  result = base.run(inversion.ATTACK, known, seed=0, settings=LINEAR)
   found = result.diagnostics["validation"][result.diagnostics["chosen"]]
   assert abs(found - quality(result.images, originals)) < 1
   assert abs(result.diagnostics["validation"]["mean"] - chance(known, originals)) < 1
@@ -137,36 +135,30 @@ def test_validation_says_what_targets_will_show(no_network):
 # Negative controls.
 
 
-@pytest.fixture
-def short(monkeypatch):
-  """A network that is trained for a moment."""
-  monkeypatch.setattr(inversion, "_STEPS", 64)
-
-
 @pytest.mark.parametrize("pairs", [20, 120])
-def test_pairs_of_another_key_do_not_beat_chance(short, pairs):
+def test_pairs_of_another_key_do_not_beat_chance(pairs):
   known, originals, _ = world(pictures(pairs + 60), pairs, other=1)
-  loses(known, originals)
+  loses(known, originals, SHORT)
 
 
-def test_originals_of_other_images_do_not_beat_chance(no_network):
+def test_originals_of_other_images_do_not_beat_chance():
   known, originals, _ = world(pictures(180), 120)
   shuffled = known.pairs[0][np.random.default_rng(0).permutation(120)]
   known = base.Known(known.spec, known.targets, known.targets, None, (shuffled, known.pairs[1]))
-  result = loses(known, originals)
+  result = loses(known, originals, LINEAR)
   assert "nothing learnt" in result.diagnostics["warnings"][-1]
 
 
-def test_noise_instead_of_disguised_images_does_not_beat_chance(no_network):
+def test_noise_instead_of_disguised_images_does_not_beat_chance():
   known, originals, _ = world(pictures(180), 120)
   noise = np.random.default_rng(0).normal(0, 150, known.targets.shape).astype(np.float32)
-  loses(base.Known(known.spec, noise, noise, None, known.pairs), originals)
+  loses(base.Known(known.spec, noise, noise, None, known.pairs), originals, LINEAR)
 
 
 @pytest.mark.parametrize("pairs", [5, 120])
-def test_encryption_stands(short, pairs):
+def test_encryption_stands(pairs):
   known, originals, _ = world(pictures(pairs + 60), pairs, scheme="aes")
-  result = loses(known, originals)
+  result = loses(known, originals, SHORT)
   assert "nothing learnt" in result.diagnostics["warnings"][-1]
 
 
@@ -185,28 +177,29 @@ def test_encryption_stands(short, pairs):
     ),
   ],
 )
-def test_a_broken_step_is_noticed(no_network, monkeypatch, name, broken):
+def test_a_broken_step_is_noticed(monkeypatch, name, broken):
   known, originals, _ = world(pictures(80, (16, 16, 3)), 50)
-  wins(known, originals, 40)
+  wins(known, originals, 40, LINEAR)
   monkeypatch.setattr(inversion, name, broken)
   with pytest.raises(AssertionError):
-    wins(known, originals, 40)
+    wins(known, originals, 40, LINEAR)
 
 
-def test_an_untrained_network_is_noticed(monkeypatch):
+def test_an_untrained_network_is_noticed():
   known, originals, _ = shapes()
-  monkeypatch.setattr(inversion, "_RATE", 0.0)
   with pytest.raises(AssertionError):
-    wins(known, originals, 25)
+    wins(known, originals, 25, inversion.Settings(rate=0.0))
 
 
 # What is held out, and slow twins.
 
 
-def test_targets_decide_nothing(short):
+def test_targets_decide_nothing():
   known, _, _ = world(pictures(70), 60, noise_level=50.0)
   other = base.Known(known.spec, known.targets, known.targets[:3] * 0, None, known.pairs)
-  first, second = (base.run(inversion.ATTACK, k, seed=0).diagnostics for k in (known, other))
+  first, second = (
+    base.run(inversion.ATTACK, k, seed=0, settings=SHORT).diagnostics for k in (known, other)
+  )
   first.pop("seconds"), second.pop("seconds")
   assert first == second
 
@@ -287,16 +280,16 @@ def test_few_pairs_do_not_mislead(pairs):
 
 @pytest.mark.parametrize("pairs", [1, 2, 7, 60])
 @pytest.mark.parametrize("value", [0, 255])
-def test_constant_images_do_not_crash_and_are_right(short, value, pairs):
+def test_constant_images_do_not_crash_and_are_right(value, pairs):
   known, originals, _ = world(np.full((pairs + 3, 10, 13, 1), value, np.uint8), pairs)
-  result = base.run(inversion.ATTACK, known, seed=0)
+  result = base.run(inversion.ATTACK, known, seed=0, settings=SHORT)
   np.testing.assert_allclose(result.images, originals, atol=1)
 
 
-def test_at_most_so_many_pairs_are_used(no_network, monkeypatch):
-  monkeypatch.setattr(inversion, "_PAIRS", 30)
+def test_at_most_so_many_pairs_are_used():
   known, _, _ = world(pictures(60), 50)
-  assert base.run(inversion.ATTACK, known, seed=0).diagnostics["pairs"] == 30
+  few = inversion.Settings(pairs=30)
+  assert base.run(inversion.ATTACK, known, seed=0, settings=few).diagnostics["pairs"] == 30
 
 
 def test_refusals():

@@ -171,17 +171,14 @@ def test_transposed_matrices_are_noticed(monkeypatch, attack):
 def test_forgetting_the_mean_of_the_noise_is_noticed(monkeypatch, place):
   known, originals, _ = world(pictures(60), 10, noise_level=50.0, noise_place=place, permute=False)
   wins(PROCRUSTES, known, originals, 24)
-  layout = known_pairs._layout
-  monkeypatch.setattr(
-    known_pairs, "_layout", lambda spec: layout(spec)._replace(noise_before=0, noise_after=0)
-  )
+  monkeypatch.setattr(known_pairs, "_noise_means", lambda spec: (0.0, 0.0))
   with pytest.raises(AssertionError):
     wins(PROCRUSTES, known, originals, 24)
 
 
 def test_unplaced_blocks_are_noticed(monkeypatch):
   known, originals, _ = world(pictures(60), 40)
-  monkeypatch.setattr(known_pairs, "_match", lambda x, y, orthogonal: np.arange(len(x)))
+  monkeypatch.setattr(known_pairs, "_match", lambda x, *_: np.arange(len(x)))
   for attack in (REGRESSION, PROCRUSTES):
     with pytest.raises(AssertionError):
       wins(attack, known, originals, 45)
@@ -203,14 +200,14 @@ def test_blocks_are_placed_by_the_least_total_residual(rows, orthogonal):
   )  # [original, moved]
   original, moved = optimize.linear_sum_assignment(cost)
   expected = original[np.argsort(moved)]
-  np.testing.assert_array_equal(known_pairs._match(x, y, orthogonal), expected)
+  np.testing.assert_array_equal(known_pairs._match(x, y, orthogonal, 1 << 24), expected)
 
 
-def test_memory_bounds_change_nothing(monkeypatch):
+@pytest.mark.parametrize("attack", [REGRESSION, PROCRUSTES])
+def test_memory_bounds_change_nothing(attack):
   known, _, _ = world(pictures(30), 10, noise_level=25.0)
-  whole = [base.run(attack, known, seed=0).images for attack in (REGRESSION, PROCRUSTES)]
-  monkeypatch.setattr(known_pairs, "_NUMBERS", 1)
-  parts = [base.run(attack, known, seed=0).images for attack in (REGRESSION, PROCRUSTES)]
+  one_by_one = known_pairs.Settings(numbers=1)
+  whole, parts = (base.run(attack, known, seed=0, settings=s).images for s in (None, one_by_one))
   np.testing.assert_allclose(parts, whole, atol=1e-3)
 
 

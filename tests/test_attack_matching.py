@@ -325,30 +325,9 @@ def test_norms_and_inner_products_written_out():
       np.testing.assert_allclose(norms[p, q], np.linalg.norm(a.T @ b / 20), atol=1e-12)
 
 
-def test_the_climb_finds_a_hidden_order():
-  rng = np.random.default_rng(0)
-  layers = rng.normal(size=(4, 12, 12)).astype(np.float32)
-  layers = layers + layers.swapaxes(1, 2)
-  order = rng.permutation(12)
-  hidden = layers[:, order][:, :, order]
-  found, score = tokens.climb(hidden, layers, np.full((12, 12), 1 / 12, np.float32))
-  np.testing.assert_array_equal(found, order)
-  np.testing.assert_allclose(score, np.square(layers).sum(), rtol=1e-5)
-
-
 def test_patches_are_cut_like_blocks_and_put_back():
   images = pictures(3, (8, 12, 3))
   cut = tokens.cut(images, 4)
   blockwise = np.asarray(blocks.blockify(images, block_size=4))
   np.testing.assert_array_equal(cut, blockwise.reshape(3, 6, -1))
   np.testing.assert_array_equal(tokens.uncut(cut.swapaxes(0, 1), (8, 12, 3), 4), images)
-
-
-@pytest.mark.parametrize("count", [6, 40])
-def test_ridge_regression_written_out(count):
-  rng = np.random.default_rng(0)
-  x, y, new = rng.normal(size=(count, 8)), rng.normal(size=(count, 3)), rng.normal(size=(5, 8))
-  a, b = x - x.mean(0), y - y.mean(0)
-  weights = np.linalg.solve(a.T @ a + 0.1 * (a**2).sum() / 8 * np.eye(8), a.T @ b)
-  expected = (new - x.mean(0)) @ weights + y.mean(0)
-  np.testing.assert_allclose(matching._ridge(x, y)(new, 0.1), expected, atol=1e-9)
