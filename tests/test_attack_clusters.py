@@ -129,8 +129,8 @@ def test_it_looks_for_as_many_images_as_the_setting_has(digits, monkeypatch, enc
 
 
 def test_what_it_refuses():
-  assert "mixes none" in clusters.refuses({"scheme": "rmt"})
-  assert clusters.refuses({"scheme": "instahide"}) is None
+  assert "mixes none" in clusters.ATTACK.refuses({"scheme": "rmt"})
+  assert clusters.ATTACK.refuses({"scheme": "instahide"}) is None
 
 
 @pytest.mark.slow

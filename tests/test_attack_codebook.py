@@ -5,8 +5,9 @@ import math
 
 import numpy as np
 import pytest
+from helpers.attacked import disguise
 
-from djax import keys, schemes, sources
+from djax import schemes, sources
 from djax.attacks import base
 from djax.attacks.aes import codebook as codebook_lib
 from djax.attacks.aes.codebook import CODEBOOK, FREQUENCY, units_of
@@ -17,14 +18,6 @@ from djax.ops import metrics
 def spec_of(shape, block_size=4, **options):
   spec = {"scheme": "aes", "image_shape": list(shape), "block_size": block_size, **options}
   return schemes.from_spec(spec).spec.to_dict()
-
-
-def disguise(spec, images, seed=0, draw=0):
-  scheme = schemes.from_spec(spec)
-  key = scheme.make_key(keys.experiment(seed).read)
-  rng = np.random.default_rng(draw)
-  shape = (len(images), *scheme.spec.disguised_shape)
-  return scheme.export(key, images, lambda: rng.random(shape, np.float32)), key
 
 
 def figures(count, shape=(16, 16, 1), seed=0):

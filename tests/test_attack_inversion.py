@@ -1,64 +1,17 @@
-import json
+import functools
 
 import numpy as np
 import pytest
-from scipy import ndimage
+from helpers import attacked
+from helpers.attacked import chance, fields, pictures, quality, world
 
-from djax import keys, schemes, sources
+from djax import sources
 from djax.attacks import base
 from djax.attacks.generic import inversion
 from djax.errors import ConfigError
-from djax.ops import metrics
 
-
-def pictures(count, shape=(8, 12, 1), seed=0):
-  """Smooth images that fill 0..255, each with its own mean."""
-  rng = np.random.default_rng(seed)
-  rough = rng.normal(size=(count, *shape))
-  smooth = ndimage.gaussian_filter(rough, (0, 1.5, 1.5, 0)) * 300
-  return np.clip(smooth + rng.uniform(60, 190, (count, 1, 1, 1)), 0, 255).astype(np.uint8)
-
-
-def disguise(spec, images, seed, draw):
-  scheme = schemes.from_spec(spec)
-  key = scheme.make_key(keys.experiment(seed).read)
-  rng = np.random.default_rng(draw)
-  shape = (len(images), *scheme.spec.disguised_shape)
-  return scheme.export(key, images, lambda: rng.random(shape, np.float32)), key
-
-
-def world(originals, pairs, seed=0, other=None, **options):
-  """The first ``pairs`` images are known, the rest are targets, perhaps under the key of another seed."""
-  spec = {"scheme": "rmt", "image_shape": list(originals.shape[1:]), "block_size": 4, **options}
-  spec = schemes.from_spec(spec).spec.to_dict()
-  shown, key = disguise(spec, originals[:pairs], seed, 1)
-  hidden, _ = disguise(spec, originals[pairs:], seed if other is None else other, 2)
-  known = base.Known(spec, hidden, hidden, None, (originals[:pairs], shown))
-  return known, originals[pairs:], key
-
-
-def quality(estimates, originals):
-  return float(np.mean(metrics.psnr(originals, np.asarray(estimates, np.float32))))
-
-
-def chance(known, originals):
-  """The constant guess: the mean of the known originals, for every target."""
-  return quality(np.broadcast_to(known.pairs[0].mean(0), originals.shape), originals)
-
-
-def wins(known, originals, decibel, settings=None):
-  result = base.run(inversion.ATTACK, known, seed=0, settings=settings)
-  json.dumps(result.diagnostics)
-  assert quality(result.images, originals) > decibel
-  return result
-
-
-def loses(known, originals, settings=None):
-  result = base.run(inversion.ATTACK, known, seed=0, settings=settings)
-  assert quality(result.images, originals) < chance(known, originals) + 0.5
-  return result
-
-
+wins = functools.partial(attacked.wins, inversion.ATTACK)
+loses = functools.partial(attacked.loses, inversion.ATTACK)
 LINEAR = inversion.Settings(network_pairs=1 << 20)  # no network, for speed
 SHORT = inversion.Settings(steps=64)
 
@@ -168,7 +121,7 @@ def test_encryption_stands(pairs):
 @pytest.mark.parametrize(
   "name,broken",
   [
-    ("_match", lambda originals, disguised: np.arange(originals.shape[1])),
+    ("_match", lambda originals, disguised: np.arange(len(originals))),
     ("_placed", lambda images, places, block_size: images),
     ("_vectors", lambda *a, good=inversion._vectors: good(*a)[:, ::-1]),
     (
@@ -247,8 +200,8 @@ def test_linear_maps_equal_ridge_regression_written_out(size, count):
 @pytest.mark.parametrize("pairs", [4, 40])
 def test_blocks_are_brought_together_by_what_is_alike(pairs):
   known, _, key = world(pictures(pairs + 1, (16, 16, 3)), pairs, matrix="orthogonal")
-  cut = [inversion._cut(np.asarray(a, np.float32), 4) for a in known.pairs]
-  np.testing.assert_array_equal(inversion._match(*cut), key.perm)
+  blocks = [inversion._vectors("block", images, 4) for images in known.pairs]
+  np.testing.assert_array_equal(inversion._match(*blocks), key.perm)
 
 
 # Few pairs and odd inputs.
@@ -294,19 +247,15 @@ def test_at_most_so_many_pairs_are_used():
 
 def test_refusals():
   known, _, _ = world(pictures(4), 2)
-  plain = base.Known({"scheme": "plain", "image_shape": [8, 12, 1]}, *known_fields(known))
+  plain = base.Known({"scheme": "plain", "image_shape": [8, 12, 1]}, *fields(known))
   with pytest.raises(ConfigError, match="nothing to invert"):
     base.run(inversion.ATTACK, plain, seed=0)
   with pytest.raises(ConfigError, match="needs pairs"):
     base.run(inversion.ATTACK, base.Known(known.spec, known.targets, known.targets), seed=0)
   for scheme in ("permutation", "rmt", "aes"):
-    assert inversion.refuses({"scheme": scheme, "block_size": 4}) is None
-  assert "instahide has no blocks" in inversion.refuses({"scheme": "instahide", "k": 4})
+    assert inversion.ATTACK.refuses({"scheme": scheme, "block_size": 4}) is None
+  assert "instahide has no blocks" in inversion.ATTACK.refuses({"scheme": "instahide", "k": 4})
   assert (inversion.ATTACK.level, inversion.ATTACK.needs) == (2, ("pairs",))
-
-
-def known_fields(known):
-  return known.disguised, known.targets, known.public, known.pairs
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@ import json
 import jax
 import numpy as np
 import pytest
+from helpers.attacked import chance, quality
 from scipy import ndimage
 
 from djax import keys, schemes, sources
@@ -53,19 +54,9 @@ def challenge(images, encodings, count, patch, wanted=None, seed=0):
   return int((order[found] == np.arange(count)).sum()), facts
 
 
-def quality(estimates, originals):
-  return float(np.mean(metrics.psnr(originals, np.asarray(estimates, np.float32))))
-
-
 def likeness(estimates, originals):
   images = np.asarray(estimates, np.float32)
   return float(np.median(metrics.ssim(originals.astype(np.float32), images, filter_size=7)))
-
-
-def chance(known, originals):
-  """The mean of the images that the attacker has, for every target."""
-  mine = known.public if known.pairs is None else known.pairs[0]
-  return quality(np.broadcast_to(mine.mean(0), originals.shape), originals)
 
 
 # The matching challenge.
@@ -260,7 +251,7 @@ def test_refusals():
     base.run(matching.ATTACK, base.Known(rmt, known.disguised, known.targets), seed=0)
   with pytest.raises(ConfigError, match="needs public"):
     base.run(matching.ATTACK, base.Known(known.spec, known.disguised, known.targets), seed=0)
-  assert matching.refuses(known.spec) is None
+  assert matching.ATTACK.refuses(known.spec) is None
   assert (matching.ATTACK.name, matching.ATTACK.level) == ("matching", 1)
   assert (matching.ATTACK_PAIRS.name, matching.ATTACK_PAIRS.level) == ("cloning", 2)
 

@@ -10,15 +10,15 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 from scipy import ndimage, optimize
 from scipy.spatial import distance
 
 from djax import schemes
 from djax.attacks.base import Attack, Estimate, Known, Progress
+from djax.attacks.common import statistics
+from djax.attacks.common.statistics import Layout
 from djax.host import blockwise
-from djax.ops import blocks
 from djax.schemes import Trait
 
 __all__ = ["CODEBOOK", "FREQUENCY", "Settings", "codebook", "frequency", "units_of"]
@@ -36,17 +36,11 @@ _USUAL = (
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-  """What may be changed.
+  """Options, with the values it ships with."""
 
-  Attributes:
-    images: learnt from at most, fewer where they are large.
-    numbers: values of such images at most.
-    pixels: of targets worked on at a time.
-  """
-
-  images: int = 2000
-  numbers: int = 1 << 23
-  pixels: int = 1 << 20
+  images: int = 2000  # learnt from at most, fewer where they are large
+  numbers: int = 1 << 23  # values of such images at most
+  pixels: int = 1 << 20  # of targets worked on at a time
 
   def first(self, images: np.ndarray) -> np.ndarray:
     """Returns those of some images that are learnt from."""
@@ -78,11 +72,7 @@ def codebook(
   with its neighbours is taken, or none if all are far from them. What is missing gets the mean of its neighbours, with
   a little of the silhouette that ``frequency`` would draw.
 
-  Args:
-    known: what the attacker has; ``pairs`` are used, and ``public`` for the silhouette where given.
-    seed: nothing is drawn.
-    progress: called with the fraction done and the current step.
-    settings: of memory.
+  Of ``known``, ``pairs`` are used, and ``public`` for the silhouette where given. Nothing is drawn.
 
   Returns:
     The estimates. Diagnostics: ``pairs``; ``entries`` of the dictionary; ``found``, the share of the targets' units
@@ -138,11 +128,7 @@ def frequency(
   what an image looks like of which these units are flat and those are not: a ridge regression from that map to pixels.
   Without public images the flat unit is taken as black and the others as grey.
 
-  Args:
-    known: what the attacker has; ``disguised``, and ``public`` where given.
-    seed: nothing is drawn.
-    progress: called with the fraction done and the current step.
-    settings: of memory.
+  Of ``known``, ``disguised`` is used, and ``public`` where given. Nothing is drawn.
 
   Returns:
     The estimates. Diagnostics: ``flat``, the share of the targets' units that are the most frequent one; ``distinct``,
@@ -367,26 +353,23 @@ def _learn(
 
 
 def _slices(images: np.ndarray, spec: Mapping[str, Any]) -> np.ndarray:
-  """Slices like ``units_of``, float32."""
-  b, u = spec["block_size"], spec["unit_pixels"]
-  cut = np.asarray(
-    blocks.blockify(jnp.asarray(blockwise.pad_to_blocks(images, block_size=b)), block_size=b)
-  )
-  count, positions, _, _, channels = cut.shape
-  # [n, P, b, b, C], then channel by channel.
-  return np.moveaxis(cut, -1, 2).reshape(count, positions, channels, b * b // u, u)
+  """Slices like ``units_of``, dtype unchanged."""
+  layout = _layout(spec)
+  whole = layout.units(blockwise.pad_to_blocks(images, block_size=layout.block_size))
+  grid = (len(images), layout.positions, layout.channels, -1, spec["unit_pixels"])
+  return whole.reshape(grid)
 
 
 def _image_of(units: np.ndarray, spec: Mapping[str, Any]) -> np.ndarray:
   """Puts units ``[n, P, C, s, u]`` back into float32 images of the original size."""
-  height, width, _ = spec["image_shape"]
-  b = spec["block_size"]
-  count, positions, channels = units.shape[:3]
-  cut = np.moveaxis(units.reshape(count, positions, channels, b, b), 2, -1)
-  whole = blocks.unblockify(
-    jnp.asarray(cut, jnp.float32), height=height + -height % b, width=width + -width % b
-  )
-  return np.asarray(whole)[:, :height, :width]
+  layout = _layout(spec)
+  whole = layout.images(units.reshape(len(units), *layout.shape).astype(np.float32))
+  return whole[:, : spec["image_shape"][0], : spec["image_shape"][1]]
+
+
+def _layout(spec: Mapping[str, Any]) -> Layout:
+  """Returns the layout of blocks that are cut into channels, and these into rows."""
+  return statistics.layout_of(spec)._replace(groups="channel")
 
 
 def _far(plain: np.ndarray, mean: np.ndarray, spec: Mapping[str, Any]) -> float:

@@ -48,7 +48,7 @@ def climb(
   Returns:
     int ``[P]``, as for ``agreement``.
   """
-  at, transposed = start, b.swapaxes(1, 2)
+  at, transposed = start, b if symmetric else b.swapaxes(1, 2)
   for _ in range(_STEPS):
     # The gradient of sum(A * Q B Q') in Q is A Q B' + A' Q B.
     slope = (a @ at @ transposed).sum(0)

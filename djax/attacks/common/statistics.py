@@ -90,6 +90,17 @@ class Layout(NamedTuple):
     grid = units.reshape([sizes[a] for a in axes]).transpose(np.argsort(axes))
     return grid.reshape(len(units), self.rows * b, self.columns * b, self.channels)
 
+  def vectors(self, images: np.ndarray) -> np.ndarray:
+    """Returns the vectors that the matrix of each group multiplies, float64 ``[G, B * V, n]``."""
+    groups, _, side = self.shape
+    return self.units(images).swapaxes(0, 1).reshape(groups, -1, side).astype(np.float64)
+
+  def from_vectors(self, vectors: np.ndarray) -> np.ndarray:
+    """Returns vectors as float32 images: the inverse of ``vectors``."""
+    groups, views, side = self.shape
+    units = vectors.reshape(groups, -1, views, side).swapaxes(0, 1)
+    return self.images(units.astype(np.float32))
+
   def windows(self, values: int = WINDOW) -> list[tuple[slice, slice, "Layout"]]:
     """Returns pieces of the image small enough for a covariance of all their values: rows and columns of pixels."""
     b, rows, columns = self.block_size, self.rows, self.columns

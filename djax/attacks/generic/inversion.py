@@ -21,11 +21,12 @@ from scipy import optimize
 from djax import schemes
 from djax.attacks.base import Attack, Estimate, Known, Progress, without_lesson
 from djax.attacks.common import fitting, linear
+from djax.attacks.common.statistics import Layout
 from djax.host import blockwise
 from djax.ops import blocks, metrics
 from djax.schemes import Trait
 
-__all__ = ["ATTACK", "Settings", "inversion", "refuses"]
+__all__ = ["ATTACK", "Settings", "inversion"]
 
 _VALUES = 1 << 23  # that all pairs together may have
 _FOLDS = 4
@@ -46,25 +47,15 @@ _CHUNK = 256
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-  """What may be changed.
+  """Options, with the values it ships with."""
 
-  Attributes:
-    pairs: used at most.
-    network_pairs: below which no network is trained.
-    steps: of its training, at most.
-    pixels: seen in training at most, which bounds its time.
-    batch: images of a step.
-    rate: of learning, at the start.
-    decay: of the weights.
-  """
-
-  pairs: int = 2000
-  network_pairs: int = 50
-  steps: int = 256
-  pixels: int = 1 << 23
-  batch: int = 32
-  rate: float = 2e-3
-  decay: float = 1e-2
+  pairs: int = 2000  # used at most
+  network_pairs: int = 50  # below which no network is trained
+  steps: int = 256  # of its training, at most
+  pixels: int = 1 << 23  # seen in training at most, which bounds its time
+  batch: int = 32  # images of a step
+  rate: float = 2e-3  # of learning, at the start
+  decay: float = 1e-2  # of the weights
 
 
 _SETTINGS = Settings()
@@ -75,11 +66,7 @@ def inversion(
 ) -> Estimate:
   """Learns to undo a disguise from known pairs by several methods; uses the one that is best on held-out pairs.
 
-  Args:
-    known: what the attacker has; ``pairs`` are used, ``public`` and ``disguised`` are not.
-    seed: of the parts for validation and of the network.
-    progress: called with the fraction done and the current step.
-    settings: of pairs and training.
+  Of ``known``, ``pairs`` are used. The seed is that of the parts for validation and of the network.
 
   Returns:
     The estimates. Diagnostics: ``pairs`` used; ``chosen``, the method; ``validation``, by method the mean PSNR on
@@ -100,7 +87,7 @@ def inversion(
   targets, places = np.asarray(known.targets, np.float32), None
   if Trait.MOVED in schemes.traits(known.spec):
     progress(0.0, "bringing blocks together")
-    places = _match(_cut(x, b), _cut(y, b))
+    places = _match(*(_vectors("block", images, b) for images in (x, y)))
     y, targets = (_placed(images, places, b) for images in (y, targets))
   folds = np.arange(count) % min(count, _FOLDS)
   held = folds == 0 if count >= settings.network_pairs else np.ones(count, bool)
@@ -149,15 +136,8 @@ def inversion(
   return Estimate(images[:, :height, :width], diagnostics)
 
 
-def refuses(spec: Mapping[str, Any]) -> str | None:
-  """Takes every disguise that has blocks.
-
-  Args:
-    spec: ``SchemeSpec.to_dict()``.
-
-  Returns:
-    Why not, or None.
-  """
+def _refuses(spec: Mapping[str, Any]) -> str | None:
+  """Takes every disguise that has blocks."""
   if Trait.IDENTITY in schemes.traits(spec):
     return "there is nothing to invert; 'examiner' looks at the images as they are"
   if Trait.BLOCKS not in schemes.traits(spec):
@@ -170,7 +150,7 @@ ATTACK = Attack(
   2,
   ("pairs",),
   "an inverse learnt from pairs: linear maps and a network",
-  refuses,
+  _refuses,
   inversion,
 )
 
@@ -286,33 +266,32 @@ def _vectors(size: str, images: np.ndarray, block_size: int) -> np.ndarray:
   """Cuts images into float64 vectors ``[G, rows, d]``, G groups with one map each."""
   if size == "image":
     return images.reshape(1, len(images), -1).astype(np.float64)
-  cut = _cut(images, block_size).swapaxes(0, 1).astype(np.float64)  # [P, n, b, b, C]
-  if size == "row":  # of one channel
-    return cut.swapaxes(-1, -2).reshape(len(cut), -1, block_size)
-  return cut.reshape(*cut.shape[:2], -1)
+  return _layout(size, images.shape, block_size).vectors(images)
 
 
 def _images(size: str, vectors: np.ndarray, shape: tuple[int, ...], block_size: int) -> np.ndarray:
   """Puts vectors back into images: the inverse of ``_vectors``."""
   if size == "image":
     return vectors.reshape(shape)
-  b, (count, height, width, channels) = block_size, shape
-  sides = (b, channels, b) if size == "row" else (b, b, channels)
-  cut = vectors.reshape(-1, count, *sides).swapaxes(0, 1)
-  cut = cut.swapaxes(-1, -2) if size == "row" else cut
-  return np.asarray(blocks.unblockify(jnp.asarray(cut, jnp.float32), height=height, width=width))
+  return _layout(size, shape, block_size).from_vectors(vectors)
+
+
+def _layout(size: str, shape: tuple[int, ...], block_size: int) -> Layout:
+  """Returns how whole blocks are cut into their rows, or left whole."""
+  groups = "rows" if size == "row" else "block"
+  return Layout(shape[1] // block_size, shape[2] // block_size, block_size, shape[3], groups)
 
 
 def _match(originals: np.ndarray, disguised: np.ndarray) -> np.ndarray:
   """Returns for each disguised position the original one whose images are alike in the same way.
 
   Whatever a map does within a block, what was alike stays more or less alike: the centred inner products among the
-  pairs, one list a position, are correlated position by position, and the best assignment taken.
+  pairs, one list for each position, are correlated position by position, and the best assignment taken.
   """
-  count = min(_MATCHED, int((_NUMBERS / originals.shape[1]) ** 0.5))
+  count = min(_MATCHED, int((_NUMBERS / len(originals)) ** 0.5))
 
-  def likeness(cut):
-    vectors = cut[:count].swapaxes(0, 1).reshape(cut.shape[1], len(cut[:count]), -1)
+  def likeness(vectors):
+    vectors = vectors[:, :count].astype(np.float32)
     vectors = vectors - vectors.mean(1, keepdims=True)
     among = vectors @ vectors.swapaxes(1, 2)  # [P, n, n]
     lists = among[:, *np.triu_indices(among.shape[1], 1)]  # [P, n (n - 1) / 2]
@@ -326,8 +305,3 @@ def _match(originals: np.ndarray, disguised: np.ndarray) -> np.ndarray:
 def _placed(images: np.ndarray, places: np.ndarray, block_size: int) -> np.ndarray:
   """Moves the blocks of disguised images back to where they were found to belong."""
   return blockwise.permute(np.argsort(places), images, block_size=block_size)
-
-
-def _cut(images: np.ndarray, block_size: int) -> np.ndarray:
-  """Returns blocks as float32 ``[n, P, b, b, C]``."""
-  return np.asarray(blocks.blockify(jnp.asarray(images), block_size=block_size))

@@ -29,23 +29,16 @@ _SHRINK = 1e-3  # of the moments towards their mean
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-  """What may be changed.
+  """Options, with the values it ships with."""
 
-  Attributes:
-    ridge: of ``regression``: the energy of this share of a mean row.
-    cutoff: of ``regression``, relative to a matrix' largest singular value; directions below are taken as not learnt.
-    moment_images: of ``procrustes``, whose rows are enough for second moments.
-    moment_rows: of ``procrustes``: rows of a pair that all disguised rows together weigh as much as.
-    steps: of ``procrustes``, from each of two starts.
-    numbers: float64 values worked on at a time.
-  """
-
-  ridge: float = 1e-2
+  ridge: float = 1e-2  # of regression: the energy of this share of a mean row
+  # of regression, relative to a matrix' largest singular value; directions below are taken as not learnt
   cutoff: float = 0.1
-  moment_images: int = 2000
+  moment_images: int = 2000  # of procrustes, whose rows are enough for second moments
+  # of procrustes: rows of a pair that all disguised rows together weigh as much as
   moment_rows: int = 30
-  steps: int = 10
-  numbers: int = 1 << 24
+  steps: int = 10  # of procrustes, from each of two starts
+  numbers: int = 1 << 24  # float64 values worked on at a time
 
 
 _SETTINGS = Settings()
@@ -59,11 +52,7 @@ def regression(
   A small ridge and a pseudo-inverse keep what the pairs do not determine from blowing up. Nothing is known about the
   noise but, where blocks have to be placed, its mean.
 
-  Args:
-    known: what the attacker has; ``pairs`` are used, ``public`` and ``disguised`` are not.
-    seed: nothing is drawn.
-    progress: called with the fraction done and the current step.
-    settings: of the solution.
+  Of ``known``, ``pairs`` are used. Nothing is drawn.
 
   Returns:
     The estimates. Diagnostics: ``pairs``; ``positions``, the original position found for each disguised one, or None
@@ -95,11 +84,7 @@ def procrustes(
   position must look, once turned back, like rows of an image. The noise beyond its mean is damped by a Wiener filter
   on the disguised rows of each position.
 
-  Args:
-    known: what the attacker has; ``pairs`` and ``disguised`` are used, and of ``public`` the moments where given.
-    seed: nothing is drawn.
-    progress: called with the fraction done and the current step.
-    settings: of the solution.
+  Of ``known``, ``pairs`` and ``disguised`` are used, and the moments of ``public`` where given. Nothing is drawn.
 
   Returns:
     The estimates. Diagnostics as for ``regression``; ``learnt`` counts the directions in which the pairs stand out
@@ -184,18 +169,8 @@ def _noise_means(spec: Mapping[str, Any]) -> tuple[float, float]:
 
 def _rows(images: np.ndarray, layout: Layout) -> np.ndarray:
   """Cuts images of whole blocks into the rows that matrices multiply, ``[P, G, rows, n]``, G groups with one matrix."""
-  groups, views, n = layout.shape
-  grid = (len(images), layout.positions, groups // layout.positions, views, n)
-  split = layout.units(np.asarray(images, np.float32)).reshape(grid).transpose(1, 2, 0, 3, 4)
-  return split.reshape(*split.shape[:2], -1, n).astype(np.float64)
-
-
-def _images(rows: np.ndarray, layout: Layout, shape: tuple[int, int, int]) -> np.ndarray:
-  """Puts rows back into float32 images of the original size: the inverse of ``_rows``."""
-  groups, views, n = layout.shape
-  split = rows.reshape(*rows.shape[:2], -1, views, n).transpose(2, 0, 1, 3, 4)
-  whole = layout.images(split.reshape(-1, groups, views, n).astype(np.float32))
-  return whole[:, : shape[0], : shape[1]]
+  vectors = layout.vectors(np.asarray(images, np.float32))
+  return vectors.reshape(layout.positions, -1, *vectors.shape[1:])
 
 
 def _prepare(
@@ -306,7 +281,9 @@ def _apply(
     rows = _rows(known.targets[part], layout)
     if places is not None:
       rows = rows[np.argsort(places)]
-    images[part] = _images(invert(rows), layout, shape)
+    rows = invert(rows)
+    whole = layout.from_vectors(rows.reshape(-1, *rows.shape[2:]))
+    images[part] = whole[:, : shape[0], : shape[1]]
   return images
 
 

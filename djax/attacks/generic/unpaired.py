@@ -26,7 +26,7 @@ from djax.attacks.common import fitting, linear
 from djax.ops import metrics
 from djax.schemes import Trait
 
-__all__ = ["ATTACK", "Settings", "attack", "disguise", "learn", "refuses"]
+__all__ = ["ATTACK", "Settings", "attack", "disguise", "learn"]
 
 _HELD = 200
 _TENTH = 10
@@ -40,27 +40,16 @@ _BEST = 100.0  # dB; exact estimates would be infinite
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-  """What may be changed.
+  """Options, with the values it ships with."""
 
-  Attributes:
-    keys: of the inverse that is to hold for any key.
-    images: public ones seen, with several keys each under one of them.
-    hidden: width of the network.
-    steps: of its training, at most.
-    pixels: seen in training at most, which bounds its time.
-    batch: images of a step.
-    rate: of learning, at the start.
-    decay: of the weights.
-  """
-
-  keys: int = 64
-  images: int = 6000
-  hidden: int = 512
-  steps: int = 1200
-  pixels: int = 1 << 27
-  batch: int = 64
-  rate: float = 1e-3
-  decay: float = 1e-2
+  keys: int = 64  # of the inverse that is to hold for any key
+  images: int = 6000  # public ones seen, with several keys each under one of them
+  hidden: int = 512  # width of the network
+  steps: int = 1200  # of its training, at most
+  pixels: int = 1 << 27  # seen in training at most, which bounds its time
+  batch: int = 64  # images of a step
+  rate: float = 1e-3  # of learning, at the start
+  decay: float = 1e-2  # of the weights
 
 
 _SETTINGS = Settings()
@@ -106,7 +95,7 @@ def learn(
   """Learns an inverse from public images disguised under the attacker's own keys.
 
   Args:
-    spec: ``SchemeSpec.to_dict()`` of a scheme that ``refuses`` takes.
+    spec: ``SchemeSpec.to_dict()`` of a scheme that the attack does not refuse.
     public: ``[m, H, W, C]`` uint8 or float on the 0..255 scale; m at least 10.
     key_seeds: of the keys, as for ``disguise``. With several, images are seen under one after the other.
     seed: of noise, parts for validation and the network.
@@ -165,11 +154,7 @@ def attack(
   Two inverses are learnt, under one key and over many. On held-out public images under yet another key it is measured
   which is better, and that one is used.
 
-  Args:
-    known: ``public`` and ``targets`` are used.
-    seed: of the keys, the noise and the networks.
-    progress: called with the fraction done and the current step.
-    settings: of images and training.
+  Of ``known``, ``public`` and ``targets`` are used. The seed is that of keys, noise and networks.
 
   Returns:
     The estimates. Diagnostics, each ``{"psnr", "ssim"}``, medians on held-out public images: ``own_key``, the
@@ -212,15 +197,8 @@ def attack(
   return Estimate(inverse(np.asarray(known.targets)), diagnostics)
 
 
-def refuses(spec: Mapping[str, Any]) -> str | None:
-  """Takes what one key disguises image by image.
-
-  Args:
-    spec: ``SchemeSpec.to_dict()``.
-
-  Returns:
-    Why not, or None.
-  """
+def _refuses(spec: Mapping[str, Any]) -> str | None:
+  """Takes what one key disguises image by image."""
   traits = schemes.traits(spec)
   if Trait.IDENTITY in traits:
     return "there is nothing to invert; 'examiner' looks at the images as they are"
@@ -238,7 +216,7 @@ ATTACK = Attack(
   1,
   ("public",),
   "an inverse learnt under the attacker's own keys",
-  refuses,
+  _refuses,
   attack,
 )
 

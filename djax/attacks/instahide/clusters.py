@@ -30,36 +30,24 @@ from djax.attacks.instahide import mixtures
 from djax.errors import ConfigError
 from djax.schemes import Trait, instahide
 
-__all__ = ["ATTACK", "Recovered", "Settings", "attack", "recover", "refuses"]
+__all__ = ["ATTACK", "Recovered", "Settings", "attack", "recover"]
 
 _LEAST_SHARE = 1e-4
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-  """What may be changed.
+  """Options, with the values it ships with."""
 
-  Attributes:
-    hidden: width of the network.
-    steps: of its training.
-    batch: encodings of a step.
-    rate: of learning, at the start.
-    starts: of the clustering, of which the best counts.
-    turns: of the clustering, at most.
-    rounds: of assigning parts and solving for the images, at most.
-    patience: rounds after which the residual must have fallen.
-    least_gain: by what share.
-  """
-
-  hidden: int = 512
-  steps: int = 3000
-  batch: int = 256
-  rate: float = 1e-3
-  starts: int = 4
-  turns: int = 30
-  rounds: int = 60
-  patience: int = 6
-  least_gain: float = 0.02
+  hidden: int = 512  # width of the network
+  steps: int = 3000  # of its training
+  batch: int = 256  # encodings of a step
+  rate: float = 1e-3  # of learning, at the start
+  starts: int = 4  # of the clustering, of which the best counts
+  turns: int = 30  # of the clustering, at most
+  rounds: int = 60  # of assigning parts and solving for the images, at most
+  patience: int = 6  # rounds after which the residual must have fallen
+  least_gain: float = 0.02  # by what share
 
 
 _SETTINGS = Settings()
@@ -156,12 +144,8 @@ def recover(
   return Recovered(pictures.reshape(-1, *shape), classes, own, residuals[-1])
 
 
-def refuses(spec: Mapping[str, Any]) -> str | None:
-  """Returns why the attack cannot handle a scheme, or None if it can.
-
-  Args:
-    spec: ``SchemeSpec.to_dict()``.
-  """
+def _refuses(spec: Mapping[str, Any]) -> str | None:
+  """Returns why the attack cannot handle a scheme, or None if it can."""
   if Trait.MIXED_IMAGES not in schemes.traits(spec):
     return f"it takes mixed images apart, and scheme {spec['scheme']!r} mixes none"
   return None
@@ -172,11 +156,8 @@ def attack(
 ) -> Estimate:
   """Recovers the private images, and gives for each target the one to which it belongs.
 
-  Args:
-    known: ``disguised`` with their mixed ``labels``, ``targets`` among them, ``public``, ``encodings``.
-    seed: of whatever is drawn.
-    progress: called with the fraction done and the current step.
-    settings: of training, clustering and solving.
+  Of ``known``, ``disguised`` with the mixed ``labels``, ``targets`` among them, ``public`` and ``encodings`` are used.
+  The seed is that of the network, its training and the clusters.
 
   Returns:
     The estimates. Diagnostics: ``images``, how many were looked for, by the number of encodings of each that is
@@ -304,6 +285,6 @@ ATTACK = Attack(
   level=1,
   needs=("public",),
   title="mixed images taken apart: clusters of encodings, then one system of equations",
-  refuses=refuses,
+  refuses=_refuses,
   attack=attack,
 )

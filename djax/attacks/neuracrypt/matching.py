@@ -20,7 +20,7 @@ from djax.attacks.common import assignment, linear
 from djax.attacks.neuracrypt import tokens
 from djax.schemes import Trait
 
-__all__ = ["ATTACK", "ATTACK_PAIRS", "attack", "cloning", "match", "refuses"]
+__all__ = ["ATTACK", "ATTACK_PAIRS", "attack", "cloning", "match"]
 
 _ROUNDS = 10
 _RESTARTS = 20  # where the first starts lead nowhere
@@ -111,10 +111,7 @@ def attack(known: Known, *, seed: int, progress: Progress) -> Estimate:
   are paired at least cost, and a linear map of the tokens is fitted to these pairs, in turns: other images, but of the
   same kind, so that the map comes right by and by where the images have much in common.
 
-  Args:
-    known: ``disguised``, ``targets`` and ``public``. ``pairs`` are not looked at.
-    seed: of groups, encoders and samples.
-    progress: called with the fraction done and the current step.
+  Of ``known``, ``disguised`` and ``public`` are used. The seed is that of groups, encoders and samples.
 
   Returns:
     The estimates. Diagnostics: ``positions``, that found for each group of tokens; ``recurring``, the share of tokens
@@ -175,10 +172,8 @@ def attack(known: Known, *, seed: int, progress: Progress) -> Estimate:
 def cloning(known: Known, *, seed: int, progress: Progress) -> Estimate:
   """Learns from known pairs to invert the encoder, by a linear map of each position.
 
-  Args:
-    known: ``pairs``, and ``disguised`` to find the groups of tokens in. ``public`` is not looked at.
-    seed: of the groups, of the attacker's own encoders and of the parts for validation.
-    progress: called with the fraction done and the current step.
+  Of ``known``, ``pairs`` are used, and ``disguised`` to find the groups of tokens in. The seed is that of the groups,
+  of the attacker's own encoders and of the parts for validation.
 
   Returns:
     The estimates. Diagnostics: ``pairs`` used; ``chosen``, ``position``, or ``mean`` where no map did better on
@@ -223,15 +218,8 @@ def cloning(known: Known, *, seed: int, progress: Progress) -> Estimate:
   return Estimate(tokens.uncut(patches, shape, patch), diagnostics)
 
 
-def refuses(spec: Mapping[str, Any]) -> str | None:
-  """Takes NeuraCrypt alone.
-
-  Args:
-    spec: ``SchemeSpec.to_dict()``.
-
-  Returns:
-    Why not, or None.
-  """
+def _refuses(spec: Mapping[str, Any]) -> str | None:
+  """Takes NeuraCrypt alone."""
   if Trait.TOKENS not in schemes.traits(spec):
     return f"it sorts tokens of 'neuracrypt', and {spec['scheme']!r} makes none"
   return None
@@ -242,7 +230,7 @@ ATTACK = Attack(
   1,
   ("public",),
   "tokens sorted by position, then aligned with public images",
-  refuses,
+  _refuses,
   attack,
 )
 ATTACK_PAIRS = Attack(
@@ -250,7 +238,7 @@ ATTACK_PAIRS = Attack(
   2,
   ("pairs",),
   "inverse of the encoder from pairs, position by position",
-  refuses,
+  _refuses,
   cloning,
 )
 

@@ -9,6 +9,7 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from djax.attacks.common import assignment
+from djax.attacks.common.statistics import Layout
 
 __all__ = [
   "cut",
@@ -179,8 +180,9 @@ def places(
   even = np.full_like(guess, 1 / count)
   starts = [guess, (guess + even) / 2, even]
   starts += [(guess[rng.permutation(count)] + even) / 2 for _ in range(restarts)]
-  orders = [assignment.climb(*layers, start, symmetric=True) for start in starts]
-  return [(order, assignment.agreement(*layers, order)) for order in orders]
+  a, b = layers
+  orders = [assignment.climb(a, b, start, symmetric=True) for start in starts]
+  return [(order, assignment.agreement(a, b, order)) for order in orders]
 
 
 def symmetries(rows: int, columns: int) -> list[np.ndarray]:
@@ -217,11 +219,9 @@ def cut(images: np.ndarray, patch: int) -> np.ndarray:
 
   Args:
     images: ``[n, H, W, C]``.
-    patch: side of a patch; divides H and W.
+    patch: side of a patch in pixels; divides H and W.
   """
-  count, height, width, channels = images.shape
-  cut = images.reshape(count, height // patch, patch, width // patch, patch, channels)
-  return cut.swapaxes(2, 3).reshape(count, -1, patch * patch * channels)
+  return _layout(images.shape[1:], patch).units(images)[:, :, 0]
 
 
 def uncut(patches: np.ndarray, shape: tuple[int, ...], patch: int) -> np.ndarray:
@@ -230,9 +230,10 @@ def uncut(patches: np.ndarray, shape: tuple[int, ...], patch: int) -> np.ndarray
   Args:
     patches: ``[P, n, patch * patch * C]``.
     shape: ``(H, W, C)``.
-    patch: side of a patch.
+    patch: side of a patch in pixels.
   """
-  height, width, channels = shape
-  grid = (-1, height // patch, width // patch, patch, patch, channels)
-  images = patches.swapaxes(0, 1).reshape(grid).swapaxes(2, 3).reshape(-1, *shape)
-  return np.asarray(images, np.float32)
+  return _layout(shape, patch).from_vectors(patches)
+
+
+def _layout(shape: tuple[int, ...], patch: int) -> Layout:
+  return Layout(shape[0] // patch, shape[1] // patch, patch, shape[2], "block")

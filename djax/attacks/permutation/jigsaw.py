@@ -93,10 +93,7 @@ def scores(
 def jigsaw(known: Known, *, seed: int, progress: Progress) -> Estimate:
   """Puts the blocks of all images where their borders fit best in sum.
 
-  Args:
-    known: what the attacker has; ``disguised`` is used, and for the estimates ``targets``.
-    seed: of the random starts.
-    progress: called with the fraction done and the current step.
+  Of ``known``, ``disguised`` is used. The seed is that of the random starts.
 
   Returns:
     The estimates. Diagnostics: ``images`` used; ``positions``, the original position found for each disguised one;
@@ -139,15 +136,8 @@ def jigsaw(known: Known, *, seed: int, progress: Progress) -> Estimate:
   return Estimate(targets[:, :height, :width], diagnostics)
 
 
-def refuses(spec: Mapping[str, Any]) -> str | None:
-  """Takes blocks that were moved alone, and that have borders to speak of.
-
-  Args:
-    spec: ``SchemeSpec.to_dict()``.
-
-  Returns:
-    Why not, or None.
-  """
+def _refuses(spec: Mapping[str, Any]) -> str | None:
+  """Takes blocks that were moved alone, and that have borders to speak of."""
   traits = schemes.traits(spec)
   if Trait.MATRICES in traits or not {Trait.LINEAR, Trait.MOVED} <= traits:
     return f"borders of {spec['scheme']!r} blocks do not continue each other; for 'rmt' there is placement"
@@ -156,7 +146,9 @@ def refuses(spec: Mapping[str, Any]) -> str | None:
   return None
 
 
-ATTACK = Attack("jigsaw", 1, (), "a puzzle over block borders, summed over images", refuses, jigsaw)
+ATTACK = Attack(
+  "jigsaw", 1, (), "a puzzle over block borders, summed over images", _refuses, jigsaw
+)
 
 
 class _Solved(NamedTuple):

@@ -19,17 +19,13 @@ from djax.attacks.rmt import moments
 from djax.attacks.rmt.moments import Settings
 from djax.schemes import Trait
 
-__all__ = ["ATTACK", "Settings", "attack", "refuses"]
+__all__ = ["ATTACK", "Settings", "attack"]
 
 _SETTINGS = Settings()
 
 
-def refuses(spec: Mapping[str, Any]) -> str | None:
-  """Returns why the attack cannot handle a scheme, or None if it can.
-
-  Args:
-    spec: ``SchemeSpec.to_dict()``.
-  """
+def _refuses(spec: Mapping[str, Any]) -> str | None:
+  """Returns why the attack cannot handle a scheme, or None if it can."""
   if Trait.MATRICES not in schemes.traits(spec):
     return f"it finds the matrices of rmt, and scheme {spec['scheme']!r} has none"
   if spec["matrix"] == "orthogonal":
@@ -44,11 +40,7 @@ def attack(
 ) -> Estimate:
   """Estimates the originals of the targets from disguised and public images.
 
-  Args:
-    known: ``disguised``, ``targets`` and ``public``. ``pairs`` are not looked at.
-    seed: not used: nothing is drawn.
-    progress: called with the fraction done and the current step.
-    settings: of the solution.
+  Of ``known``, ``disguised`` and ``public`` are used. Nothing is drawn.
 
   Returns:
     The estimates, smoothed where there is noise, as for ``moments``.
@@ -78,6 +70,6 @@ ATTACK = Attack(
   level=1,
   needs=("public",),
   title="matrices of projection rmt by whitening and moments between blocks",
-  refuses=refuses,
+  refuses=_refuses,
   attack=attack,
 )

@@ -28,7 +28,6 @@ __all__ = [
   "estimate",
   "estimate_matrices",
   "noisy_moments",
-  "refuses",
   "warnings_of",
 ]
 
@@ -40,28 +39,18 @@ _POOR = 0.7  # share of covariances unexplained
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-  """What may be changed.
+  """Options, with the values it ships with."""
 
-  Attributes:
-    sweeps: over all matrices, at most.
-    smooth: whether estimates with noise are smoothed.
-    window: values of a piece of the image that is solved at once, at most.
-  """
-
-  sweeps: int = 40
-  smooth: bool = True
-  window: int = statistics.WINDOW
+  sweeps: int = 40  # over all matrices, at most
+  smooth: bool = True  # whether estimates with noise are smoothed
+  window: int = statistics.WINDOW  # values of a piece of the image that is solved at once, at most
 
 
 _SETTINGS = Settings()
 
 
-def refuses(spec: Mapping[str, Any]) -> str | None:
-  """Returns why the attack cannot handle a scheme, or None if it can.
-
-  Args:
-    spec: ``SchemeSpec.to_dict()``.
-  """
+def _refuses(spec: Mapping[str, Any]) -> str | None:
+  """Returns why the attack cannot handle a scheme, or None if it can."""
   if Trait.MATRICES not in schemes.traits(spec):
     return f"it finds the matrices of rmt, and scheme {spec['scheme']!r} has none"
   if spec["matrix"] != "orthogonal":
@@ -76,11 +65,7 @@ def attack(
 ) -> Estimate:
   """Estimates the originals of the targets from disguised images, and public ones where there are any.
 
-  Args:
-    known: ``disguised``, ``targets`` and perhaps ``public``. ``pairs`` are not looked at.
-    seed: not used: nothing is drawn.
-    progress: called with the fraction done and the current step.
-    settings: of the solution.
+  Of ``known``, ``disguised`` is used, and ``public`` where given. Nothing is drawn.
 
   Returns:
     The estimates. With noise they are also smoothed by the linear filter that the same statistics give
@@ -226,9 +211,9 @@ def align(
   own_x, own_y = statistics.within(x), statistics.within(y)
   guides = [statistics.between(m, m, same) for m in (x, y)] if whitened else [own_x, own_y]
   bases = [np.linalg.eigh(guide)[1] for guide in guides]
-  aligned = [statistics.transform(m, basis) for m, basis in zip((x, y), bases, strict=True)]
+  signs = _signs(statistics.transform(x, bases[0]), statistics.transform(y, bases[1]), sweeps)
   # Y = R' X R, so with eigenvectors U of X and V of Y: R = U diag(signs) V'.
-  result = (bases[0] * _signs(*aligned, sweeps)[:, None, :]) @ bases[1].swapaxes(1, 2)
+  result = (bases[0] * signs[:, None, :]) @ bases[1].swapaxes(1, 2)
   # Quartic roots of the covariances weigh strong and weak directions alike enough.
   flat_x, flat_y = x, y
   if not whitened:
@@ -330,6 +315,6 @@ ATTACK = Attack(
   level=1,
   needs=(),
   title="matrices of orthogonal rmt from second moments",
-  refuses=refuses,
+  refuses=_refuses,
   attack=attack,
 )

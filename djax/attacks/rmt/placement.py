@@ -27,7 +27,7 @@ from djax.errors import ConfigError
 from djax.host import blockwise
 from djax.schemes import Trait
 
-__all__ = ["ATTACK", "Settings", "attack", "estimate_permutation", "refuses"]
+__all__ = ["ATTACK", "Settings", "attack", "estimate_permutation"]
 
 _LIKENESS = 0.5
 _REACH = 8.0  # pixels over which the correlation of the image model falls to 1/e
@@ -37,32 +37,21 @@ _SAME = 1e-5
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-  """What may be changed.
+  """Options, with the values it ships with."""
 
-  Attributes:
-    layers: pairs of views that are compared, those with the largest norms.
-    starts: of the climb, at most.
-    agreeing: starts that end at the same score, the best yet, before no more are tried.
-    tilt: of the flat start towards a random permutation, in units of the flat start's values.
-    moves: tried at a step, the likeliest first.
-  """
-
-  layers: int = 24
-  starts: int = 24
-  agreeing: int = 3
+  layers: int = 24  # pairs of views that are compared, those with the largest norms
+  starts: int = 24  # of the climb, at most
+  agreeing: int = 3  # starts that end at the same score, the best yet, before no more are tried
+  # of the flat start towards a random permutation, in units of the flat start's values
   tilt: float = 0.006
-  moves: int = 8
+  moves: int = 8  # tried at a step, the likeliest first
 
 
 _SETTINGS = Settings()
 
 
-def refuses(spec: Mapping[str, Any]) -> str | None:
-  """Returns why the attack cannot handle a scheme, or None if it can.
-
-  Args:
-    spec: ``SchemeSpec.to_dict()``.
-  """
+def _refuses(spec: Mapping[str, Any]) -> str | None:
+  """Returns why the attack cannot handle a scheme, or None if it can."""
   traits = schemes.traits(spec)
   if Trait.LINEAR not in traits:
     return f"it compares covariances of blocks, which scheme {spec['scheme']!r} does not keep"
@@ -76,11 +65,7 @@ def attack(
 ) -> Estimate:
   """Puts the blocks back, then estimates the originals of the targets.
 
-  Args:
-    known: ``disguised``, ``targets`` and perhaps ``public``. ``pairs`` are not looked at.
-    seed: of the random starts.
-    progress: called with the fraction done and the current step.
-    settings: of the search.
+  Of ``known``, ``disguised`` is used, and ``public`` where given. The seed is that of the random starts.
 
   Returns:
     The estimates: for ``permutation`` the blocks put back, for ``rmt`` those of ``moments`` or ``ica``; possibly all of
@@ -312,6 +297,6 @@ ATTACK = Attack(
   level=1,
   needs=(),
   title="block permutation from covariances between positions, then the matrices",
-  refuses=refuses,
+  refuses=_refuses,
   attack=attack,
 )
