@@ -9,7 +9,7 @@ import numpy as np
 
 from djax.errors import ConfigError
 
-__all__ = ["Attack", "AttackResult", "Estimate", "Known", "Progress", "run", "without_lesson"]
+__all__ = ["Attack", "AttackResult", "Estimate", "Known", "Progress", "constant_estimate", "run"]
 
 Progress = Callable[[float, str], None]
 
@@ -120,7 +120,7 @@ def run(
   return AttackResult(attack.name, np.clip(images, 0, 255), diagnostics, seconds)
 
 
-def without_lesson(known: Known, **diagnostics: Any) -> Estimate:
+def constant_estimate(known: Known, **diagnostics: Any) -> Estimate:
   """Returns the only known original as the estimate of every target, or grey if there is none.
 
   Args:

@@ -356,8 +356,9 @@ def _slices(images: np.ndarray, spec: Mapping[str, Any]) -> np.ndarray:
   """Slices like ``units_of``, dtype unchanged."""
   layout = _layout(spec)
   whole = layout.units(blockwise.pad_to_blocks(images, block_size=layout.block_size))
-  grid = (len(images), layout.positions, layout.channels, -1, spec["unit_pixels"])
-  return whole.reshape(grid)
+  u = spec["unit_pixels"]
+  slices = layout.block_size**2 // u
+  return whole.reshape(len(images), layout.positions, layout.channels, slices, u)
 
 
 def _image_of(units: np.ndarray, spec: Mapping[str, Any]) -> np.ndarray:

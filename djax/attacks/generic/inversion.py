@@ -19,7 +19,7 @@ import numpy as np
 from scipy import optimize
 
 from djax import schemes
-from djax.attacks.base import Attack, Estimate, Known, Progress, without_lesson
+from djax.attacks.base import Attack, Estimate, Known, Progress, constant_estimate
 from djax.attacks.common import fitting, linear
 from djax.attacks.common.statistics import Layout
 from djax.host import blockwise
@@ -82,7 +82,7 @@ def inversion(
   originals, disguised = (np.asarray(images[rows], np.float32) for images in known.pairs)
   count = len(rows)
   if count < 2:
-    return without_lesson(known, chosen="mean", validation={}, positions=None, seconds={})
+    return constant_estimate(known, chosen="mean", validation={}, positions=None, seconds={})
   x, y = blockwise.pad_to_blocks(originals, block_size=b), disguised
   targets, places = np.asarray(known.targets, np.float32), None
   if Trait.MOVED in schemes.traits(known.spec):

@@ -15,7 +15,7 @@ import numpy as np
 from scipy import optimize
 
 from djax import schemes
-from djax.attacks.base import Attack, Estimate, Known, Progress, without_lesson
+from djax.attacks.base import Attack, Estimate, Known, Progress, constant_estimate
 from djax.attacks.common import linear, statistics
 from djax.attacks.common.statistics import Layout
 from djax.host import blockwise
@@ -61,7 +61,7 @@ def regression(
   del seed
   assert known.pairs is not None
   if not len(known.pairs[0]):
-    return without_lesson(known, positions=None, learnt=0.0)
+    return constant_estimate(known, positions=None, learnt=0.0)
   layout = _layout(known.spec)
   x, y, places, warnings = _prepare(known, layout, progress, settings)
   gram = _gram(x)
@@ -93,7 +93,7 @@ def procrustes(
   del seed
   assert known.pairs is not None
   if not len(known.pairs[0]):
-    return without_lesson(known, positions=None, learnt=0.0)
+    return constant_estimate(known, positions=None, learnt=0.0)
   layout = _layout(known.spec)
   x, y, places, warnings = _prepare(known, layout, progress, settings)
   before, after = _noise_means(known.spec)

@@ -15,7 +15,7 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from djax import schemes
-from djax.attacks.base import Attack, Estimate, Known, Progress, without_lesson
+from djax.attacks.base import Attack, Estimate, Known, Progress, constant_estimate
 from djax.attacks.common import assignment, linear
 from djax.attacks.neuracrypt import tokens
 from djax.schemes import Trait
@@ -187,7 +187,7 @@ def cloning(known: Known, *, seed: int, progress: Progress) -> Estimate:
   originals, encodings = (images[some] for images in known.pairs)
   count = len(some)
   if count < 2:
-    return without_lesson(known, chosen="mean", validation={}, positions=None)
+    return constant_estimate(known, chosen="mean", validation={}, positions=None)
   progress(0.0, "grouping tokens")
   everything = np.concatenate([encodings, known.targets, known.disguised[:_IMAGES]])
   groups = tokens.groups(everything[:, :, 0], rng)

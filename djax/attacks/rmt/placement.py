@@ -182,9 +182,7 @@ def _field(layout: statistics.Layout) -> np.ndarray:
 def _layers(m: statistics.Moments, layout: statistics.Layout) -> np.ndarray:
   """Returns norms between positions, one layer a pair of views: float32 ``[L, P, P]``."""
   views = len(m.mean) // layout.positions * m.mean.shape[1]
-  norms = statistics.norms(m).reshape(
-    layout.positions, views, layout.positions, views
-  )  # [P, V, P, V]
+  norms = statistics.norms(m).reshape(layout.positions, views, layout.positions, views)
   return np.ascontiguousarray(norms.transpose(1, 3, 0, 2)).reshape(views * views, *norms.shape[::2])
 
 
