@@ -5,7 +5,8 @@ import json
 import pytest
 
 from train import verbs
-from train.compare import command, facts, page
+from train.compare import collect, command, page
+from train.table import collect as table_collect
 from train.table import rows, runner
 from train.table.rows import Row
 
@@ -55,14 +56,14 @@ def runs(tmp_path_factory):
 
 @pytest.fixture
 def quick(monkeypatch):
-  monkeypatch.setattr(facts, "examine", examined)
-  monkeypatch.setattr(facts, "_BATCH", 20)
-  monkeypatch.setattr(facts, "_ROUNDS", 2)
+  monkeypatch.setattr(collect, "examine", examined)
+  monkeypatch.setattr(collect, "_BATCH", 20)
+  monkeypatch.setattr(collect, "_ROUNDS", 2)
   monkeypatch.setattr(rows, "COMPARED", TABLE)
 
 
 def test_the_facts_come_from_runs_and_stay_without_them(runs, quick, tmp_path, monkeypatch):
-  found = json.loads(json.dumps(facts.collected(TABLE, runs, None, say=QUIET)))
+  found = json.loads(json.dumps(collect.collect(TABLE, runs, None, say=QUIET)))
   for row in [*found["rows"], found]:
     assert row["model"]["shadows"] == 32
   for row in found["rows"]:
@@ -70,15 +71,15 @@ def test_the_facts_come_from_runs_and_stay_without_them(runs, quick, tmp_path, m
     stored = json.loads((runs / row["row"] / "seed0" / "result.json").read_text())
     assert one["disguised"]["test_accuracy"] == stored["test_accuracy"]
     assert one["plain"]["test_accuracy"] > 0
-  monkeypatch.setattr(facts, "examine", None)  # what is known is not asked again
-  again = facts.collected(TABLE, runs, None, say=QUIET)
+  monkeypatch.setattr(collect, "examine", None)  # what is known is not asked again
+  again = collect.collect(TABLE, runs, None, say=QUIET)
   assert json.loads(json.dumps(again)) == found
-  kept = facts.collected(TABLE, tmp_path / "none", found, say=QUIET)
+  kept = collect.collect(TABLE, tmp_path / "none", found, say=QUIET)
   assert json.loads(json.dumps(kept)) == found
 
 
 def test_the_page_shows_what_was_found(runs, quick):
-  found = json.loads(json.dumps(facts.collected(TABLE, runs, None, say=QUIET)))
+  found = json.loads(json.dumps(collect.collect(TABLE, runs, None, say=QUIET)))
   text = page.page(found)
   for name in ("plain", "rmt", "aes", "instahide", "neuracrypt"):
     (line,) = [line for line in text.splitlines() if line.startswith(f"| **{name}** | 12.5%")]
@@ -125,7 +126,7 @@ def test_what_cannot_work_is_one_line(words, said, capsys):
 def test_a_file_of_something_else_is_not_overwritten(tmp_path, capsys):
   (tmp_path / "page.json").write_text("{}")
   assert command.main(["--page", str(tmp_path / "page.md")]) == 4
-  assert "must hold a comparison of this version" in capsys.readouterr().err
+  assert "must be a djax-comparison file" in capsys.readouterr().err
   assert (tmp_path / "page.json").read_text() == "{}"
 
 
@@ -133,7 +134,7 @@ def test_the_shipped_page_is_of_the_shipped_facts_and_rows():
   import pathlib
 
   docs = pathlib.Path(__file__).parent.parent / "docs"
-  found = facts.earlier(docs / "comparison.json")
+  found = table_collect.earlier(docs / "comparison.json", form=collect.FORMAT)
   assert (docs / "comparison.md").read_text() == page.page(found)
   for row, known in zip(rows.COMPARED, found["rows"], strict=True):
     config = rows.config_of(row, 0)

@@ -11,7 +11,9 @@ import pytest
 from helpers import tables
 from helpers.tables import TABLE, fake_audit, fake_run
 
-from train.table import collect, figures, page, plot, rows, runner
+from djax.io import pages
+from train.table import collect, page, plot, rows, runner
+from train.table.summary import Summary
 
 ROOT = pathlib.Path(__file__).parents[1]
 FILES = ("results.md", "results.json", "results.svg")
@@ -145,12 +147,17 @@ def test_a_run_that_is_here_wins_over_an_earlier_figure(made, tmp_path):
 def test_a_file_that_is_something_else_is_not_overwritten(table, call, tmp_path, text):
   (tmp_path / "results.json").write_text(text)
   code, out, err = call("--page", str(tmp_path / "results.md"))
-  assert code == 4 and out == [] and len(err) == 1 and "must hold results" in err[0]
+  assert (
+    code == 4
+    and out == []
+    and len(err) == 1
+    and "must be a djax-results file of version 1" in err[0]
+  )
   assert (tmp_path / "results.json").read_text() == text
 
 
 def shown(change, index=0):
-  """Returns the figures of one row of made-up facts after a change to its runs."""
+  """Returns made-up results after a change to the runs of their rows, and the summary of one row."""
   run = {
     "of": "x", "test_accuracy": 0.7, "single_view_accuracy": 0.7, "test_views": 1, "plain_accuracy": 0.1,
     "other_key_accuracy": 0.1, "classes": 10, "seconds": 1.0, "hardware": "H",
@@ -163,7 +170,7 @@ def shown(change, index=0):
   facts = {"rows": [{"row": name, "runs": copy.deepcopy(runs), **common} for name in ("a", "b")]}
   facts["rows"][1]["ordinary"] = "a"
   change(facts["rows"])
-  return facts, figures.figures(facts["rows"][index], facts)
+  return facts, Summary(facts["rows"][index], facts)
 
 
 @pytest.mark.parametrize("name", ["plain_accuracy", "other_key_accuracy"])
@@ -217,7 +224,7 @@ def test_the_readme_gets_its_table_between_the_markers(made, tmp_path):
   made()
   assert readme.read_text() == text
   for other in ("no markers", "<!-- results --> no end"):
-    assert page.between(other, "new") == other
+    assert pages.between(other, "new", begin=page.BEGIN, end=page.END) == other
 
 
 def test_the_plot_changes_with_the_figures(tmp_path):

@@ -13,12 +13,21 @@ from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.ciphers.modes import ECB
 
 from djax import keys, schemes
-from djax.bench import clock, twin
+from djax.bench import clock, reference
 from djax.bench.clock import Work
 from djax.ops import blocks
 from djax.schemes import Scheme, Trait
 
-__all__ = ["Case", "cases", "copy_bandwidth", "errors", "measure", "on_device", "repeated"]
+__all__ = [
+  "Case",
+  "cases",
+  "copy_bandwidth",
+  "errors",
+  "measure",
+  "no_noise",
+  "on_device",
+  "repeated",
+]
 
 _SEED = 0
 _COPIED_BYTES = 1 << 28
@@ -79,18 +88,21 @@ def measure(case: Case, *, rounds: int) -> dict[str, Any]:
   scheme = schemes.from_spec({**case.disguise, "image_shape": case.image_shape})
   key = scheme.make_key(keys.experiment(_SEED).read)
   spec = scheme.spec.to_dict()
-  shape = (case.batch, *case.image_shape)
-  images = np.random.default_rng(_SEED).integers(0, 256, shape, np.uint8)
-  make = _device_works if case.on_device else _host_works
-  works, compiled, written = make(scheme, key, images)
+  images = _random_images(case.batch, case.image_shape)
+  dtype = np.dtype(np.float32 if Trait.FLOATS in schemes.traits(spec) else np.uint8)
+  compiled = None
+  if case.on_device:
+    works, compiled = _device_works(scheme, key, images, dtype)
+  else:
+    works = _host_works(scheme, key, images, dtype)
   height, width, channels = case.image_shape
   turns = height * width * channels // spec["block_size"] ** 2
   few = images[: max(1, _LOOP_BLOCKS // turns)]
-  works["loop"] = repeated(functools.partial(twin.disguise, spec, key, few))
+  works["loop"] = repeated(functools.partial(reference.disguise, spec, key, few))
   counts = {name: len(few) if name == "loop" else case.batch for name in works}
   seconds = clock.side_by_side(works, rounds=rounds)
   each = {name: taken / counts[name] for name, taken in seconds.items()}
-  moved = images[0].size * (1 + written)
+  moved = images[0].nbytes * (1 + dtype.itemsize)
   return {
     "spec": spec,
     "batch": case.batch,
@@ -123,33 +135,38 @@ def errors() -> list[dict[str, Any]]:
   for mix in ("rows", "block"):
     scheme = schemes.rmt_scheme((32, 32, 3), block_size=4, permute=False, mix=mix)
     key = scheme.make_key(keys.experiment(_SEED).read)
-    shape = (_CHECKED_IMAGES, *scheme.spec.image_shape)
-    images = np.random.default_rng(_SEED).integers(0, 256, shape, np.uint8)
-    cut = _rows(images, mix).astype(np.float64)
+    images = _random_images(_CHECKED_IMAGES, scheme.spec.image_shape)
+    cut = _blocks(images, mix)
     subscripts = "bprkc,pkl->bprlc" if mix == "rows" else "bpk,pkl->bpl"
-    exact = np.einsum(subscripts, cut, np.asarray(key.matrices, np.float64))
+    exact = np.einsum(subscripts, cut.astype(np.float64), np.asarray(key.matrices, np.float64))
     ours, _ = jax.jit(functools.partial(scheme.disguise, rng=None))(key, images, None)
-    default = jax.jit(functools.partial(jnp.einsum, subscripts))(
-      cut.astype(np.float32), key.matrices
-    )
-    found = {"ours": _rows(ours, mix), "default": default}
+    product = jax.jit(functools.partial(jnp.einsum, subscripts))
+    results = {"ours": _blocks(ours, mix), "default": product(cut.astype(np.float32), key.matrices)}
     largest = np.abs(exact).max()
-    rows.append(
-      {"mix": mix, **{name: float(np.abs(y - exact).max() / largest) for name, y in found.items()}}
-    )
+    worst = {name: float(np.abs(y - exact).max() / largest) for name, y in results.items()}
+    rows.append({"mix": mix, **worst})
   return rows
 
 
-def _rows(images: Any, mix: str) -> np.ndarray:
+def no_noise() -> np.ndarray:
+  """Stands for the noise of a disguise that draws none."""
+  raise AssertionError("a disguise without noise draws nothing")
+
+
+def _random_images(count: int, shape: tuple[int, ...]) -> np.ndarray:
+  return np.random.default_rng(_SEED).integers(0, 256, (count, *shape), np.uint8)
+
+
+def _blocks(images: Any, mix: str) -> np.ndarray:
   """Cuts images into 4 x 4 blocks, flat ones where the whole block is mixed."""
   cut = np.asarray(blocks.blockify(images, block_size=4))
   return cut if mix == "rows" else cut.reshape(*cut.shape[:2], -1)
 
 
 def _device_works(
-  scheme: Scheme, key: Any, images: np.ndarray
-) -> tuple[dict[str, Work], float | None, int]:
-  """Returns the works on the device, seconds of compiling ours, and bytes written a byte read."""
+  scheme: Scheme, key: Any, images: np.ndarray, dtype: np.dtype
+) -> tuple[dict[str, Work], float]:
+  """Returns the works on the device, and the seconds it took to compile ours."""
 
   def disguise(key, rng, images, indices):
     def one(image, index):
@@ -162,29 +179,20 @@ def _device_works(
   start = time.perf_counter()
   compiled = lowered.compile()
   seconds = time.perf_counter() - start
-  floats = Trait.FLOATS in schemes.traits(scheme.spec.to_dict())
-  copy = jax.jit((lambda x: x.astype(jnp.float32)) if floats else (lambda x: x ^ 1))
+  copy = jax.jit((lambda x: x ^ 1) if dtype == np.uint8 else (lambda x: x.astype(dtype)))
   works = {"ours": on_device(compiled, *arguments), "copy": on_device(copy, arguments[2])}
-  return works, round(seconds, 3), 4 if floats else 1
+  return works, round(seconds, 3)
 
 
-def _host_works(
-  scheme: Scheme, key: Any, images: np.ndarray
-) -> tuple[dict[str, Work], float | None, int]:
-  """Returns the works on the host, nothing to compile, and bytes written a byte read."""
-  floats = Trait.FLOATS in schemes.traits(scheme.spec.to_dict())
-  dtype = np.float32 if floats else np.uint8
-
-  def undrawn():
-    raise AssertionError("a disguise without noise draws nothing")
-
+def _host_works(scheme: Scheme, key: Any, images: np.ndarray, dtype: np.dtype) -> dict[str, Work]:
+  """Returns the works on the host."""
   works = {
-    "ours": repeated(functools.partial(scheme.export, key, images, undrawn)),
+    "ours": repeated(functools.partial(scheme.export, key, images, no_noise)),
     "copy": repeated(functools.partial(images.astype, dtype)),
   }
   if Trait.UNITS in schemes.traits(scheme.spec.to_dict()):
     works |= _raw_aes(np.asarray(key.aes_keys)[0].tobytes(), images)
-  return works, None, 4 if floats else 1
+  return works
 
 
 def _raw_aes(secret: bytes, images: np.ndarray) -> dict[str, Work]:

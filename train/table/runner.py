@@ -1,7 +1,6 @@
 """Runs what is missing of some rows: disguised runs, their plain twins, audits; stops in time and goes on."""
 
 import dataclasses
-import json
 import os
 import signal
 import threading
@@ -16,6 +15,7 @@ from djax.attacks import ATTACKS
 from djax.audit import runner as audit_runner
 from djax.audit import scenario
 from djax.errors import DjaxError
+from djax.io import pages
 from train import audited, run_dir, terminal
 from train import config as config_lib
 from train.loop import Stopped
@@ -30,7 +30,6 @@ __all__ = [
   "attack",
   "audit_dir",
   "jobs",
-  "read",
   "run_of",
   "work",
 ]
@@ -67,10 +66,10 @@ class Job:
       return f"{self.row}, audit"
     return f"{self.row}, seed {self.seed}{', plain twin' * (self.kind == 'plain')}"
 
-  def found(self) -> dict[str, Any] | None:
-    """Returns the result if it is there and belongs to this config."""
+  def result(self) -> dict[str, Any] | None:
+    """Returns the result if there is one that belongs to this config."""
     if self.kind == "audit":
-      return read(self.folder / AUDIT)
+      return pages.read_json(self.folder / AUDIT)
     return run_of(self.folder, self.config)
 
 
@@ -184,7 +183,7 @@ def work(
       rest.pop(0)
     if clock.received and not clock.is_up():
       raise Interrupted(clock.received[0], rest)
-  report.missing = [job.name for job in rest if job.found() is None]
+  report.missing = [job.name for job in rest if job.result() is None]
   if report.missing:
     say(f"time is up; missing: {'; '.join(report.missing)}. The same command goes on.")
   return report
@@ -214,29 +213,17 @@ def run_of(folder: Path, config: ConfigDict) -> dict[str, Any] | None:
     folder: the run directory.
     config: what it must be a run of.
   """
-  before, result = read(folder / "config.json"), read(folder / "result.json")
+  before, result = (pages.read_json(folder / f"{name}.json") for name in ("config", "result"))
   if before is None or rows.fingerprint(before) != rows.fingerprint(config):
     return None
   return result
-
-
-def read(path: Path) -> dict[str, Any] | None:
-  """Returns what a JSON file holds; None where there is none, or half of one.
-
-  Args:
-    path: of the file.
-  """
-  try:
-    return json.loads(path.read_text())
-  except (FileNotFoundError, ValueError):
-    return None
 
 
 def _step(
   job: Job, train: Run, audit: Audit, clock: "_Clock", report: Report, say: Callable[[str], None]
 ) -> None:
   """Does one job, unless it is done."""
-  if (result := job.found()) is not None:
+  if (result := job.result()) is not None:
     report.kept.append(job.name)
     say(f"{job.name}: {_outcome(job, result)}, done before")
     return
