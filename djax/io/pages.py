@@ -13,7 +13,7 @@ from djax.io import files
 
 __all__ = ["between", "json_text", "read_json", "save_svg", "svg", "table", "write_json"]
 
-_SVG = {"svg.hashsalt": "djax", "svg.fonttype": "path"}
+_SVG: dict[Any, Any] = {"svg.hashsalt": "djax", "svg.fonttype": "path"}
 
 
 def json_text(value: Any) -> str:
