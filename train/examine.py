@@ -22,9 +22,9 @@ from djax.attacks.base import Known
 from djax.attacks.generic import examiner as examiner_lib
 from djax.attacks.model import membership, model_targeted
 from djax.attacks.model import shadows as shadows_lib
-from djax.audit import evaluator, report
+from djax.audit import evaluator
 from djax.errors import ConfigError, DataError, KeyMismatchError, NotInvertibleError
-from djax.io import foreign, form
+from djax.io import foreign, form, pages
 from djax.models import checksums, run_files
 from djax.ops import metrics
 from djax.schemes import Trait
@@ -198,7 +198,7 @@ def figure(facts: Mapping[str, Any]) -> str:
     for name, row in facts["membership"].items()
     for attack in ("lira", "loss")
   }
-  return report.svg(membership.figure(curves))
+  return pages.svg(membership.figure(curves))
 
 
 def lines(facts: Mapping[str, Any]) -> list[str]:
