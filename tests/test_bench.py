@@ -40,15 +40,8 @@ STEP = {
 }
 RESULTS = {
   "machine": {
-    "platform": "cpu",
-    "device": "a processor",
-    "devices": 1,
-    "cores": 2,
-    "python": "3.11",
-    "jax": "0.10",
-    "flax": "0.12",
-    "numpy": "2.4",
-    "djax": "0",
+    **{"platform": "cpu", "device": "a processor", "devices": 1, "cores": 2, "python": "3.11"},
+    **{"jax": "0.10", "flax": "0.12", "numpy": "2.4", "djax": "0"},
   },
   "rounds": 5,
   "copy_gigabytes_per_second": SPREAD,

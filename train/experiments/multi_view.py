@@ -164,9 +164,10 @@ def _looks(places: np.ndarray) -> sparse.csr_matrix:
 
 def _moved(height: int, width: int, down: int, across: int, mirror: bool) -> np.ndarray:
   """Returns the places that a shifted and mirrored view shows, int64 ``[H, W, 2]``."""
-  rows, columns = np.abs(np.arange(height) + down), np.abs(np.arange(width) + across)
-  rows = np.where(rows >= height, 2 * (height - 1) - rows, rows)
-  columns = np.where(columns >= width, 2 * (width - 1) - columns, columns)
+  rows, columns = (
+    np.pad(np.arange(size), abs(shift), mode="reflect")[abs(shift) + shift :][:size]
+    for size, shift in ((height, down), (width, across))
+  )
   columns = columns[::-1] if mirror else columns
   return np.stack(np.meshgrid(rows, columns, indexing="ij"), -1)
 

@@ -138,25 +138,20 @@ def page(measured: Mapping[str, Any]) -> str:
     measured: as ``measure`` returns it.
   """
   runs, sizes = measured["runs"], measured["sizes"]
+  single = {(run["title"], run["seed"]): run["psnr"] for run in runs if run["views"] == 1}
   groups: dict[tuple[str, int], list[dict[str, Any]]] = {}
   for run in runs:
     groups.setdefault((run["title"], run["views"]), []).append(run)
   lines = []
   for (title, count), rows in groups.items():
     psnr, ssim = (np.median([row[name] for row in rows]) for name in ("psnr", "ssim"))
-    gain = np.median([row["psnr"] - _single(runs, row) for row in rows])
+    gain = np.median([row["psnr"] - single[row["title"], row["seed"]] for row in rows])
     placed = f"{np.median([row['registered'] for row in rows]):.0%}" if count > 1 else ""
     lines.append(
       f"| {title if count == 1 else ''} | {count} | {psnr:.1f} | {gain:+.1f} | {ssim:.3f} | {placed} |"
     )
   keys_used = len({run["seed"] for run in runs})
   return _PAGE.format(keys=keys_used, rows="\n".join(lines), **sizes)
-
-
-def _single(runs: list[dict[str, Any]], row: Mapping[str, Any]) -> float:
-  """Returns the PSNR of the single view beside a row."""
-  same = [run for run in runs if all(run[name] == row[name] for name in ("title", "seed"))]
-  return min(same, key=lambda run: run["views"])["psnr"]
 
 
 def _rows(
