@@ -2,7 +2,7 @@
 
 import functools
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -14,20 +14,11 @@ from cryptography.hazmat.primitives.ciphers.modes import ECB
 
 from djax import keys, schemes
 from djax.bench import clock, reference
-from djax.bench.clock import Work
+from djax.bench.clock import Work, repeated
 from djax.ops import blocks
 from djax.schemes import Scheme, Trait
 
-__all__ = [
-  "Case",
-  "cases",
-  "copy_bandwidth",
-  "errors",
-  "measure",
-  "no_noise",
-  "on_device",
-  "repeated",
-]
+__all__ = ["Case", "cases", "copy_bandwidth", "errors", "measure", "no_noise"]
 
 _SEED = 0
 _COPIED_BYTES = 1 << 28
@@ -81,7 +72,7 @@ def measure(case: Case, *, rounds: int) -> dict[str, Any]:
 
   Returns:
     ``spec``, ``batch``, ``where``, ``compile_seconds`` (device), ``gigabytes_per_second`` read and written, and under
-    ``images_per_second`` and ``times`` what ``clock.spread`` gives for this way (``ours``), the plain ``loop``, the
+    ``images_per_second`` and ``times`` what ``clock.spread`` gives for the disguise (``ours``), the plain ``loop``, the
     memory bound (``copy``: the same bytes read and written) and, for AES, ``raw`` ECB over the same bytes in one call
     and ``raw_reused`` into a buffer that lies ready. ``times`` holds how many times as fast as each of them ours is.
   """
@@ -98,7 +89,7 @@ def measure(case: Case, *, rounds: int) -> dict[str, Any]:
   height, width, channels = case.image_shape
   turns = height * width * channels // spec["block_size"] ** 2
   few = images[: max(1, _LOOP_BLOCKS // turns)]
-  works["loop"] = repeated(functools.partial(reference.disguise, spec, key, few))
+  works["loop"] = repeated(reference.disguise, spec, key, few)
   counts = {name: len(few) if name == "loop" else case.batch for name in works}
   seconds = clock.side_by_side(works, rounds=rounds)
   each = {name: taken / counts[name] for name, taken in seconds.items()}
@@ -121,7 +112,7 @@ def copy_bandwidth(*, rounds: int) -> list[float]:
     rounds: of timing.
   """
   values = jnp.zeros(_COPIED_BYTES // 4, jnp.float32)
-  work = on_device(jax.jit(lambda x: x + 1), values)
+  work = repeated(jax.jit(lambda x: x + 1), values)
   (seconds,) = clock.side_by_side({"copy": work}, rounds=rounds).values()
   return clock.spread(2 * _COPIED_BYTES / seconds / 1e9)
 
@@ -180,15 +171,15 @@ def _device_works(
   compiled = lowered.compile()
   seconds = time.perf_counter() - start
   copy = jax.jit((lambda x: x ^ 1) if dtype == np.uint8 else (lambda x: x.astype(dtype)))
-  works = {"ours": on_device(compiled, *arguments), "copy": on_device(copy, arguments[2])}
+  works = {"ours": repeated(compiled, *arguments), "copy": repeated(copy, arguments[2])}
   return works, round(seconds, 3)
 
 
 def _host_works(scheme: Scheme, key: Any, images: np.ndarray, dtype: np.dtype) -> dict[str, Work]:
   """Returns the works on the host."""
   works = {
-    "ours": repeated(functools.partial(scheme.export, key, images, no_noise)),
-    "copy": repeated(functools.partial(images.astype, dtype)),
+    "ours": repeated(scheme.export, key, images, no_noise),
+    "copy": repeated(images.astype, dtype),
   }
   if Trait.UNITS in schemes.traits(scheme.spec.to_dict()):
     works |= _raw_aes(np.asarray(key.aes_keys)[0].tobytes(), images)
@@ -201,38 +192,6 @@ def _raw_aes(secret: bytes, images: np.ndarray) -> dict[str, Work]:
   data = memoryview(images).cast("B")
   ready = bytearray(len(data) + 15)
   return {
-    "raw": repeated(functools.partial(encryptor.update, data)),
-    "raw_reused": repeated(functools.partial(encryptor.update_into, data, ready)),
+    "raw": repeated(encryptor.update, data),
+    "raw_reused": repeated(encryptor.update_into, data, ready),
   }
-
-
-def on_device(function: Callable[..., Any], *arguments: Any) -> Work:
-  """Returns the work of a jitted function, which waits once, at the end.
-
-  Args:
-    function: jitted.
-    *arguments: its own.
-  """
-
-  def work(times: int) -> int:
-    for _ in range(times):
-      result = function(*arguments)
-    jax.block_until_ready(result)
-    return times
-
-  return work
-
-
-def repeated(function: Callable[[], Any]) -> Work:
-  """Returns the work of a function on the host.
-
-  Args:
-    function: called as often as asked.
-  """
-
-  def work(times: int) -> int:
-    for _ in range(times):
-      function()
-    return times
-
-  return work

@@ -1,6 +1,5 @@
 """What the comparison shows of each scheme: its row of the table, the cost of encoding, attacks on its model."""
 
-import functools
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -51,7 +50,7 @@ def cost(table: tuple[Row, ...]) -> dict[str, Any]:
   images = sources.load(data.source, f"train[:{_BATCH}]", data_dir=data.data_dir)
   on_device = jnp.asarray(images.images)
   labels = jnp.asarray(images.labels, jnp.int32)
-  works = {"copy": disguises.on_device(jax.jit(lambda x: x.astype(jnp.float32)), on_device)}
+  works = {"copy": clock.repeated(jax.jit(lambda x: x.astype(jnp.float32)), on_device)}
   growth = {}
   for name, config in configs.items():
     options = {**rows.audited(config)["disguise"], "image_shape": images.images.shape[1:]}
@@ -62,12 +61,12 @@ def cost(table: tuple[Row, ...]) -> dict[str, Any]:
     if scheme.on_device:
       run = jax.jit(lambda key, x, y, rng, scheme=scheme: scheme.disguise(key, x, y, rng=rng)[0])
       arguments = jax.device_put((key, on_device, labels, jax.random.key(0)))
-      works[name] = disguises.on_device(run, *arguments)
+      works[name] = clock.repeated(run, *arguments)
       encoded = jax.eval_shape(run, *arguments)
     else:
-      export = functools.partial(scheme.export, key, images.images, disguises.no_noise)
-      works[name] = disguises.repeated(export)
-      encoded = export()
+      arguments = (key, images.images, disguises.no_noise)
+      works[name] = clock.repeated(scheme.export, *arguments)
+      encoded = scheme.export(*arguments)
     growth[name] = encoded.size * encoded.dtype.itemsize / images.images.nbytes
   seconds = clock.side_by_side(works, rounds=_ROUNDS)
   costs = {

@@ -60,7 +60,7 @@ class Plan(NamedTuple):
     factors: by which they are multiplied; the first and the last but one serve the other sides and block sizes too.
     sides: of images, at a constant number of pixels.
     blocks: block sizes at 32x32x3; AES leaves out those below 4.
-    rounds: over everything; of the two largest epochs there is one.
+    rounds: over everything.
   """
 
   images: int

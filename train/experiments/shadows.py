@@ -10,7 +10,6 @@ import functools
 from djax import sources
 from djax.attacks.model import shadows
 from djax.bench import clock
-from djax.bench.disguises import repeated
 
 MODELS, RECORDS, ROUNDS, SEED = 32, 1000, 5, 0
 
@@ -20,11 +19,10 @@ def main() -> None:
   for source in ("digits", "mnist"):
     data = sources.load(source, f"train[:{RECORDS}]")
     members = shadows.halves(MODELS, RECORDS, seed=SEED)
+    classes = len(data.class_names)
     works = {
-      name: repeated(
-        functools.partial(
-          train, data.images, data.labels, members, classes=len(data.class_names), seed=SEED
-        )
+      name: clock.repeated(
+        functools.partial(train, classes=classes, seed=SEED), data.images, data.labels, members
       )
       for name, train in (("together", shadows.train), ("loop", shadows.train_one_by_one))
     }
