@@ -39,7 +39,7 @@ def scenario_of(
   image_size: int = 0,
   progress: Callable[[float, str], None],
 ) -> Scenario:
-  """Makes what is attacked.
+  """Returns the scenario to attack.
 
   Args:
     config: a checked config.
@@ -47,7 +47,7 @@ def scenario_of(
     sizes: how many images of each kind.
     data_dir: instead of the config's, unless empty.
     image_size: instead of the config's, unless 0.
-    progress: told how far it is, 0..1, and with what.
+    progress: called with the share that is done, 0..1, and a word on what is being done.
 
   Raises:
     ConfigError: for a config that trains on a disguised directory, or mixes in images of another source.
@@ -65,14 +65,14 @@ def scenario_of(
       f"{config.data.source!r}, got {config.disguise.public_source!r}. For others call "
       "djax.attacks.instahide.clusters.recover."
     )
-  attacked = of(config)
+  parts = of(config)
   return scenario.from_source(
-    attacked["source"],
-    attacked["disguise"],
+    parts["source"],
+    parts["disguise"],
     seed=seed,
     sizes=sizes,
     data_dir=data_dir or config.data.data_dir,
-    image_size=image_size or attacked["image_size"],
-    split=attacked["split"],
+    image_size=image_size or parts["image_size"],
+    split=parts["split"],
     progress=progress,
   )

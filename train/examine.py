@@ -16,10 +16,9 @@ from ml_collections import ConfigDict
 from djax import schemes
 from djax.attacks.model import membership, model_targeted
 from djax.attacks.model import shadows as shadows_lib
-from djax.audit import report
 from djax.audit.scenario import Progress
 from djax.errors import DataError
-from djax.io import foreign, form
+from djax.io import foreign, form, pages
 from djax.schemes import Trait
 from train import inversion
 from train import material as material_lib
@@ -152,7 +151,7 @@ def figure(facts: Mapping[str, Any]) -> str:
     for name, row in facts["membership"].items()
     for attack in ("lira", "loss")
   }
-  return report.svg(membership.figure(curves))
+  return pages.svg(membership.figure(curves))
 
 
 def lines(facts: Mapping[str, Any]) -> list[str]:
