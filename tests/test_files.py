@@ -16,7 +16,7 @@ import pytest
 import djax
 from djax import keys
 from djax.errors import DjaxError, UnsafeError
-from djax.io import files
+from djax.io import files, locks
 from djax.keys import keyfile
 from djax.owner import ledger
 
@@ -525,10 +525,11 @@ def test_what_cannot_be_cleared_is_not_published(tmp_path, monkeypatch):
 
 HOLDS = """
   import pathlib, sys
-  from djax.io import files
+  from djax.io import files, locks
 
   target = pathlib.Path(sys.argv[2])
-  with getattr(files, sys.argv[1])(target, **({"busy": "no"} if "lock" in sys.argv[1] else {})):
+  lock = sys.argv[1] == "working_lock"
+  with locks.working_lock(target, busy="no") if lock else getattr(files, sys.argv[1])(target):
     print("holds", flush=True)
     sys.stdin.read()
 """
@@ -649,7 +650,7 @@ def test_what_another_takes_for_something_left_is_made_again(tmp_path, monkeypat
     files._remove(tmp_path / ".x.djax-partial")
     return real(descriptor) if locked else False
 
-  first(monkeypatch, files, "_try_lock", cleared)
+  first(monkeypatch, locks, "try_lock", cleared)
   write(tmp_path / "x")
   assert names(tmp_path) == ["x"]
   assert written(tmp_path / "x") == b"new"
@@ -673,7 +674,7 @@ def test_a_target_that_is_finished_while_the_lock_is_waited_for_is_refused_first
     (tmp_path / "x").write_text("theirs")
     return real(descriptor)
 
-  first(monkeypatch, files, "_try_lock", finished)
+  first(monkeypatch, locks, "try_lock", finished)
   maker = files.new_file if write is write_file else files.new_folder
   with pytest.raises(UnsafeError, match="x exists"), maker(tmp_path / "x"):
     pytest.fail("work was done that is thrown away")
@@ -682,7 +683,7 @@ def test_a_target_that_is_finished_while_the_lock_is_waited_for_is_refused_first
 
 @WRITERS
 def test_on_a_disk_without_locks_the_later_one_is_left_alone(tmp_path, monkeypatch, write):
-  monkeypatch.setattr(files, "_try_lock", lambda descriptor: True)
+  monkeypatch.setattr(locks, "try_lock", lambda descriptor: True)
   maker = files.new_file if write is write_file else files.new_folder
   earlier, later = maker(tmp_path / "x"), maker(tmp_path / "x")
   earlier.__enter__()
@@ -698,7 +699,7 @@ def test_on_a_disk_without_locks_the_later_one_is_left_alone(tmp_path, monkeypat
 def test_on_a_disk_without_locks_what_another_put_there_is_not_published(
   tmp_path, monkeypatch, write
 ):
-  monkeypatch.setattr(files, "_try_lock", lambda descriptor: True)
+  monkeypatch.setattr(locks, "try_lock", lambda descriptor: True)
   with (
     pytest.raises(UnsafeError, match="was taken away while it was written"),
     (files.new_file if write is write_file else files.new_folder)(tmp_path / "x"),
@@ -887,16 +888,16 @@ def test_a_working_lock_keeps_others_out_until_its_process_ends(tmp_path, holder
   process = holder("working_lock", lock)
   with (
     pytest.raises(UnsafeError, match=r"^taken\. Wait\.$"),
-    files.working_lock(lock, busy="taken. Wait."),
+    locks.working_lock(lock, busy="taken. Wait."),
   ):
     pytest.fail("two hold it")
   process.kill()
   process.wait()
-  with files.working_lock(lock, busy="taken"):
+  with locks.working_lock(lock, busy="taken"):
     assert names(tmp_path) == [".lock"]
-    with pytest.raises(UnsafeError, match="taken"), files.working_lock(lock, busy="taken"):
+    with pytest.raises(UnsafeError, match="taken"), locks.working_lock(lock, busy="taken"):
       pytest.fail("two hold it")
-  with files.working_lock(lock, busy="taken"):
+  with locks.working_lock(lock, busy="taken"):
     pass
   assert names(tmp_path) == [".lock"]
 
@@ -918,7 +919,7 @@ def test_a_working_lock_is_a_file(tmp_path, kind):
     lock.symlink_to(tmp_path / ("precious" if kind == "link" else "nothing"))
   with (
     pytest.raises(UnsafeError, match="is in the way"),
-    files.working_lock(lock, busy="taken"),
+    locks.working_lock(lock, busy="taken"),
   ):
     pytest.fail("it is held")
   assert names(tmp_path) == [".lock", "precious"]
@@ -929,13 +930,13 @@ def test_a_working_lock_follows_no_link_that_appears_meanwhile(tmp_path, monkeyp
   lock = tmp_path / ".lock"
   lock.symlink_to("nothing") if kind == "link" else os.mkfifo(lock)
   monkeypatch.setattr(os.path, "lexists", lambda path: False)
-  with pytest.raises((UnsafeError, OSError)), files.working_lock(lock, busy="taken"):
+  with pytest.raises((UnsafeError, OSError)), locks.working_lock(lock, busy="taken"):
     pytest.fail("it is held")
   assert names(tmp_path) == [".lock"]
 
 
 def test_a_working_lock_in_a_missing_folder_is_an_oserror(tmp_path):
-  with pytest.raises(FileNotFoundError), files.working_lock(tmp_path / "no" / "x", busy="taken"):
+  with pytest.raises(FileNotFoundError), locks.working_lock(tmp_path / "no" / "x", busy="taken"):
     pytest.fail("it is held")
 
 
@@ -946,9 +947,9 @@ def test_a_lock_that_is_waited_for_is_given_when_the_other_ends(tmp_path, holder
   start = time.monotonic()
   descriptor = os.open(lock, os.O_RDWR)
   try:
-    files.wait_for_lock(descriptor)
+    locks.wait_for_lock(descriptor)
     assert time.monotonic() - start > 0.2
-    with pytest.raises(UnsafeError, match="taken"), files.working_lock(lock, busy="taken"):
+    with pytest.raises(UnsafeError, match="taken"), locks.working_lock(lock, busy="taken"):
       pytest.fail("two hold it")
   finally:
     os.close(descriptor)
@@ -961,9 +962,9 @@ def test_disks_without_locks_are_written_without(tmp_path, monkeypatch):
   monkeypatch.setattr(fcntl, "flock", unknown)
   write_file(tmp_path / "a")
   write_folder(tmp_path / "b")
-  with files.working_lock(tmp_path / "lock", busy="taken"):
+  with locks.working_lock(tmp_path / "lock", busy="taken"):
     pass
-  files.wait_for_lock(0)
+  locks.wait_for_lock(0)
   assert names(tmp_path) == ["a", "b", "lock"]
 
 
@@ -980,7 +981,7 @@ def test_without_fcntl_everything_is_imported():
     + """
   import djax, djax.__main__, djax.keys.keyfile, djax.ops.blocks, djax.ops.rmt, djax.owner.export, djax.owner.ledger
   import train, train.__main__, train.config, train.loop, train.answer
-  print(djax.io.files.fcntl)
+  print(djax.io.locks.fcntl)
   """
   )
   assert (done.returncode, done.stdout) == (0, "None\n"), done.stderr
@@ -1016,7 +1017,7 @@ def test_without_fcntl_what_needs_a_lock_ends_in_a_line_and_writes_nothing(tmp_p
 
 
 def test_without_fcntl_the_ledger_is_not_begun(tmp_path, monkeypatch):
-  monkeypatch.setattr(files, "fcntl", None)
+  monkeypatch.setattr(locks, "fcntl", None)
   book = ledger.Ledger(tmp_path / "key.ledger")
   with pytest.raises(DjaxError, match="file locking is not available"), book._opened():
     pytest.fail("it is open")

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple, NoReturn
 
 from djax.errors import DataError
-from djax.io import files
+from djax.io import files, locks
 
 __all__ = [
   "Content",
@@ -38,8 +38,6 @@ __all__ = [
 
 _PIECE = 1 << 20
 _LINKS_REFUSED = getattr(os, "O_NOFOLLOW", 0)
-# Without O_NONBLOCK, opening a pipe waits for a writer that may never come; O_BINARY is for Windows.
-_FLAGS = os.O_RDONLY | _LINKS_REFUSED | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 _HOLDS_FOLDERS = os.open in os.supports_dir_fd
 _MOST_DIGITS = 40  # those of 128 bits and a sign; longer integers overflow what they are put into
 _KINDS = {
@@ -100,11 +98,7 @@ def read(folder: Path, name: str, *, limit: int) -> bytes:
     ForeignFileError: if it is no regular file, is longer (also if it grows meanwhile), or cannot be read.
   """
   with opened(folder, name, limit=limit) as file:
-    pieces, length = [], 0
-    for piece in _pieces(file, folder / name, limit):
-      pieces.append(piece)
-      length += len(piece)
-  return b"".join(pieces)
+    return b"".join(_pieces(file, folder / name, limit))
 
 
 def digest(folder: Path, name: str, *, limit: int) -> Content:
@@ -321,7 +315,7 @@ def _open(folder: Path, name: str, limit: int) -> int:
     with _below(folder, name) as (last, at):
       # Some devices act when they are opened, so it is looked at before as well as after.
       _regular(path, os.stat(last, dir_fd=at, follow_symlinks=False))
-      descriptor = os.open(last, _FLAGS, dir_fd=at)
+      descriptor = os.open(last, os.O_RDONLY | locks.SAFE_OPEN, dir_fd=at)
   except OSError as error:
     _refuse(path, error)
   try:

@@ -21,7 +21,7 @@ from djax import keys, schemes
 from djax.disguised import datacard, directory, manifest, quantise, records
 from djax.disguised.manifest import UNFINISHED, Manifest, Shard
 from djax.errors import DataError, DjaxError, KeyMismatchError, UnsafeError
-from djax.io import files, foreign, form
+from djax.io import files, foreign, form, locks
 from djax.keys import Master
 from djax.owner import plan, pool, restore, shards
 from djax.owner.ledger import Ledger
@@ -165,11 +165,11 @@ def _difference(there: Manifest, facts: Manifest) -> str:
 @contextlib.contextmanager
 def _unfinished(folder: Path, job: Job, facts: Manifest) -> Iterator[None]:
   """Holds the directory's lock and its plan while it is written; leaves both if the work stops."""
-  files.require_locks(folder)
+  locks.require_locks(folder)
   place = folder / UNFINISHED
   place.mkdir(parents=True, exist_ok=True)
   busy = f"{folder} is being written by another process. Wait for it, or stop it."
-  with files.working_lock(place / "lock", busy=busy):
+  with locks.working_lock(place / "lock", busy=busy):
     if (folder / manifest.FILE).exists():  # between our look and our lock
       shutil.rmtree(place)
       raise UnsafeError(

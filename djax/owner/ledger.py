@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 
 from djax.disguised.manifest import Manifest
 from djax.errors import DataError, DjaxError, UnsafeError
-from djax.io import files, foreign, form
+from djax.io import files, foreign, form, locks
 from djax.keys import Master
 
 __all__ = ["Entry", "Ledger", "Standing", "beside"]
@@ -238,14 +238,14 @@ class Ledger:
   @contextlib.contextmanager
   def _opened(self) -> Iterator[int]:
     """Opens the file for adding to it, locked."""
-    files.require_locks(self.path)
+    locks.require_locks(self.path)
     flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0)
     try:
       descriptor = os.open(self.path, flags, 0o600)
     except OSError as error:
       self._refuse(error)
     try:
-      files.wait_for_lock(descriptor)
+      locks.wait_for_lock(descriptor)
       yield descriptor
     finally:
       os.close(descriptor)
