@@ -2,7 +2,6 @@ import errno
 import fcntl
 import os
 import pathlib
-import signal
 import socket
 import stat
 import subprocess
@@ -12,6 +11,7 @@ import threading
 import time
 
 import pytest
+from helpers.alarm import alarm
 
 import djax
 from djax import keys
@@ -23,22 +23,11 @@ from djax.owner import ledger
 ROOT = pathlib.Path(djax.__file__).parent.parent
 
 
-class Held(BaseException):
-  """No OSError, which would be taken for a file that cannot be opened."""
-
-
 @pytest.fixture(autouse=True)
 def no_waiting():
   """A pipe must not hold us: what waits ends after a minute."""
-
-  def late(*args):
-    raise Held
-
-  before = signal.signal(signal.SIGALRM, late)
-  signal.alarm(60)
-  yield
-  signal.alarm(0)
-  signal.signal(signal.SIGALRM, before)
+  with alarm(60):
+    yield
 
 
 def child(code, *arguments):

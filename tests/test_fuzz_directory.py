@@ -19,6 +19,7 @@ import hypothesis
 import hypothesis.strategies as st
 import numpy as np
 import pytest
+from helpers.alarm import alarm
 
 from djax import keys, sources
 from djax.cli import owner
@@ -67,7 +68,7 @@ def bounded():
   resource.setrlimit(resource.RLIMIT_AS, (size + BYTES, before[1]))
   start = time.process_time()
   try:
-    with hostile.alarm(60):
+    with alarm(60):
       yield
   finally:
     resource.setrlimit(resource.RLIMIT_AS, before)

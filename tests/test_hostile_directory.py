@@ -17,6 +17,7 @@ import time
 import hostile
 import numpy as np
 import pytest
+from helpers.alarm import alarm
 from helpers.training import tiny
 
 import train
@@ -234,7 +235,7 @@ def call(verb, place, sandbox, capfd):
   before = hostile.tree(sandbox)
   capfd.readouterr()
   start = time.monotonic()
-  with hostile.alarm(60):
+  with alarm(60):
     code = verb.main(verb.argv(place, sandbox))
   seconds = time.monotonic() - start
   out, err = capfd.readouterr()

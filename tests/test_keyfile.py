@@ -15,6 +15,7 @@ import types
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
+from helpers.alarm import alarm
 
 import djax
 from djax import keys
@@ -35,22 +36,11 @@ def cheap(monkeypatch):
   monkeypatch.setattr(passphrase, "_from_environment", None)
 
 
-class Held(BaseException):
-  """No OSError, which would be taken for a file that cannot be opened."""
-
-
 @pytest.fixture(autouse=True)
 def no_waiting():
   """A pipe must not hold us: what waits ends after a minute."""
-
-  def late(*args):
-    raise Held
-
-  before = signal.signal(signal.SIGALRM, late)
-  signal.alarm(60)
-  yield
-  signal.alarm(0)
-  signal.signal(signal.SIGALRM, before)
+  with alarm(60):
+    yield
 
 
 @pytest.fixture(params=[PASSPHRASE, None], ids=["protected", "clear"])
