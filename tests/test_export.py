@@ -19,6 +19,7 @@ import jax
 import numpy as np
 import pytest
 from helpers import twins
+from helpers.disks import tiny_disk
 from helpers.leaks import leaks, secrets_of
 
 from djax import keys, schemes, sources
@@ -30,6 +31,7 @@ from djax.errors import (
   KeyMismatchError,
   UnsafeError,
 )
+from djax.io import files
 from djax.owner import disguiser, export, plan, pool, record_noise, shards
 from djax.owner.ledger import Ledger
 from djax.owner.plan import Request
@@ -772,22 +774,6 @@ def test_too_little_room_is_seen_first(tmp_path, monkeypatch):
   directory.verify(tmp_path / "set")
 
 
-@contextlib.contextmanager
-def tiny_disk(folder, megabytes):
-  folder.mkdir()
-  mounted = subprocess.run(
-    ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(folder)],
-    capture_output=True,
-    check=False,
-  )
-  if mounted.returncode:
-    pytest.skip("needs the right to mount a tmpfs")
-  try:
-    yield
-  finally:
-    subprocess.run(["umount", "-l", str(folder)], check=True)
-
-
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_disk_that_fills_up_loses_nothing(tmp_path, monkeypatch, workers):
   asked = Request("digits", RMT, originals_per_shard=100, dataset_id=ID)
@@ -796,7 +782,7 @@ def test_a_disk_that_fills_up_loses_nothing(tmp_path, monkeypatch, workers):
     folder = tmp_path / "disk" / "set"
     ballast = tmp_path / "disk" / "ballast"
     ballast.write_bytes(bytes(3_200_000))
-    monkeypatch.setattr(export, "_check_room", lambda *_: None)
+    monkeypatch.setattr(files, "check_room", lambda *_, **__: None)
     with pytest.raises((DjaxError, OSError)) as caught:
       export.disguise(asked, folder, MASTER, workers=workers)
     assert "space" in str(caught.value).lower() and "\n" not in str(caught.value)

@@ -89,8 +89,8 @@ ALLOWED = {
   ("djax/owner/pictures.py", "_array", "load"): "the owner's own images",
   ("djax/owner/pictures.py", "_array", "open"): "the owner's own images",
   ("djax/owner/restore.py", "_member", "open"): "an archive that is written",
-  ("djax/owner/restore.py", "to_npz", "ZipFile"): "an archive that is written",
-  ("djax/owner/restore.py", "to_npz", "copyfileobj"): "a file without a name, made here",
+  ("djax/owner/restore.py", "_write_archive", "ZipFile"): "an archive that is written",
+  ("djax/owner/restore.py", "_write_archive", "copyfileobj"): "a file without a name, made here",
   ("djax/disguised/records.py", "writer", "open"): "a file that was written, to sync it",
 }
 

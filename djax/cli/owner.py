@@ -246,9 +246,8 @@ def _restore(args: argparse.Namespace) -> None:
   data = directory.open(args.data)
   master = _master(args)
   restore.authenticate(data.manifest, data.path, master, expect=args.expect or "")
-  write = restore.to_npz if args.out.endswith(".npz") else restore.to_folder
   with _progress("restoring") as progress:
-    facts = write(data, master, args.out, expect=args.expect or "", progress=progress)
+    facts = restore.to_files(data, master, args.out, expect=args.expect or "", progress=progress)
   _warn_of_standing(args, facts)
   say(f"restored pixels: {_bounds(facts)}")
   say("these are originals: keep them on this machine")

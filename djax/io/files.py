@@ -20,6 +20,7 @@ from djax.io import locks
 
 __all__ = [
   "check_new",
+  "check_room",
   "named",
   "new_file",
   "new_folder",
@@ -32,6 +33,7 @@ __all__ = [
 
 _PRIVATE_FILE, _PRIVATE_FOLDER = 0o600, 0o700
 _NEW = os.O_CREAT | os.O_EXCL | locks.SAFE_OPEN
+_SPARE_BYTES = 4 << 20
 _TRIES = 100
 _SYNCS = 8  # at a time
 
@@ -48,6 +50,26 @@ def check_new(target: Path) -> None:
   if os.path.lexists(target):
     _clear_second_name(target)
     raise UnsafeError(f"{target} exists and is not overwritten. Give another name.")
+
+
+def check_room(target: Path, needed: int, *, hint: str = "") -> None:
+  """Refuses to begin what the disk has no room for.
+
+  Args:
+    target: what is to be written; itself or its folder exists.
+    needed: about how many bytes it takes.
+    hint: what else helps, after "Make room and re-run the command".
+
+  Raises:
+    DjaxError: if less is free, or hardly more.
+  """
+  needed += _SPARE_BYTES
+  free = shutil.disk_usage(target if target.is_dir() else target.parent).free
+  if free < needed:
+    raise DjaxError(
+      f"{target} needs {needed / 1e6:.1f} MB free, got {free / 1e6:.1f} MB. "
+      f"Make room and re-run the command{hint}."
+    )
 
 
 @contextlib.contextmanager

@@ -34,7 +34,6 @@ __all__ = ["disguise", "finish"]
 _BYTES_OF_A_WORKER = 64 << 20
 # Example, ArrayRecord chunk and block headers; and what ArrayRecord takes for a file at least.
 _RECORD_OVERHEAD, _SHARD_OVERHEAD = 256, 128 << 10
-_SPARE_BYTES = 4 << 20
 _PLAN = "plan.json"
 
 
@@ -250,7 +249,10 @@ def _work(
     quantiser = quantise.quantiser_for(low.min(0), high.max(0))
   tasks = shards.tasks(job, quantiser)
   whole = {task: shard for task in tasks if (shard := shards.written(job, task, check=True))}
-  _check_room(job, facts, [task for task in tasks if task not in whole])
+  missing = [task for task in tasks if task not in whole]
+  needed = _size(facts, sum(_records(job, task) for task in missing))
+  needed += len(missing) * _SHARD_OVERHEAD
+  files.check_room(job.out, needed, hint=", or store float16 or uint8")
   run(tasks, whole)
   by_split: dict[str, list[Shard]] = {name: [] for name in job.starts_of}
   for task in tasks:
@@ -315,17 +317,6 @@ def _size(facts: Manifest, records: int) -> int:
   """Returns about how many bytes some records take."""
   pixels = math.prod(facts.disguised_shape)
   return records * (pixels * np.dtype(facts.dtype).itemsize + _RECORD_OVERHEAD)
-
-
-def _check_room(job: Job, facts: Manifest, tasks: list[Task]) -> None:
-  records = sum(_records(job, task) for task in tasks)
-  needed = _size(facts, records) + len(tasks) * _SHARD_OVERHEAD + _SPARE_BYTES
-  free = shutil.disk_usage(job.out).free
-  if free < needed:
-    raise DjaxError(
-      f"{job.out} needs {needed / 1e6:.1f} MB free, got {free / 1e6:.1f} MB. "
-      "Make room and re-run the command, or store float16 or uint8."
-    )
 
 
 def _workers(facts: Manifest) -> int:

@@ -22,7 +22,7 @@ from PIL import Image
 from djax.disguised import directory, quantise
 from djax.disguised.directory import Disguised, Split
 from djax.disguised.manifest import Manifest
-from djax.errors import ConfigError, DjaxError, UnsafeError
+from djax.errors import ConfigError, UnsafeError
 from djax.io import files
 from djax.keys import Master
 from djax.owner import record_noise, sealed_metadata
@@ -37,13 +37,11 @@ __all__ = [
   "check_new",
   "mac_key",
   "originals",
-  "to_folder",
-  "to_npz",
+  "to_files",
   "values",
 ]
 
 _CHUNK_BYTES = 4 << 20
-_SPARE_BYTES = 4 << 20
 _FILE_BYTES = 4096  # of disk that a small file takes
 _LONGEST_NAME = 60
 _PRIVATE = 0o700
@@ -127,7 +125,7 @@ def _originals(
         yield Restored(order[some] // views, tool.restored(values(images, facts)), classes[labels])
 
 
-def to_npz(
+def to_files(
   data: Disguised,
   master: Master,
   out: str | os.PathLike,
@@ -135,15 +133,17 @@ def to_npz(
   expect: str = "",
   progress: Progress = lambda done, total: None,
 ) -> Manifest:
-  """Restores a whole data set to an uncompressed ``.npz`` that ``djax.sources`` reads.
+  """Restores a whole data set to files that ``djax.sources`` reads; originals are cut to 0..255.
 
-  It holds ``train_images``, ``train_labels``, ``test_images``, ``test_labels`` and ``class_names``. Images are uint8
-  where the source was, else float32; cut to 0..255, as originals are.
+  A name in ``.npz`` gives an uncompressed archive of ``train_images``, ``train_labels``, ``test_images``,
+  ``test_labels`` and ``class_names``; images are uint8 where the source was, else float32. Any other name gives a
+  folder of PNG files ``train|test/<class name>/<index>.png``; what a file name cannot hold is replaced in class names
+  by ``_``.
 
   Args:
     data: the disguised data set; every byte is verified first.
     master: its key.
-    out: the file; must not exist.
+    out: the file or folder; must not exist.
     expect: SHA-256 of the manifest, in hex; empty: any.
     progress: told how many originals are done, and of how many.
 
@@ -151,18 +151,40 @@ def to_npz(
     The manifest.
 
   Raises:
+    ConfigError: if the originals do not fit a PNG: floats, or neither 1 nor 3 channels.
     KeyMismatchError: if the data set was made with another key.
     ManifestError: if anything is damaged or tampered with.
     NotInvertibleError: if the disguise has no way back.
     UnsafeError: if ``out`` exists, or lies in the data set.
     DjaxError: if the disk has too little room.
   """
-  target = check_new(out, data.path)
-  facts, names = _verified(data, master, expect)
+  target, facts = check_new(out, data.path), data.manifest
+  authenticate(facts, data.path, master, expect=expect)
+  write = _write_archive if os.fspath(out).endswith(".npz") else _write_folder
+  if write is _write_folder:
+    _check_fits_png(facts)
+  directory.verify(data.path, manifest=facts)
+  originals(data, master, next(iter(data.splits)), chunk=1)  # refuses what has no way back
+  names = sealed_metadata.box_of(facts, master).unseal(facts.sealed)["class_names"]
+  write(target, facts, names, _Chunks(data, master, progress))
+  return facts
+
+
+def _check_fits_png(facts: Manifest) -> None:
+  """Refuses originals that no PNG file holds."""
+  channels, dtype = facts.spec["image_shape"][2], facts.source["dtype"]
+  if dtype != "uint8" or channels not in (1, 3):
+    raise ConfigError(
+      f"PNG files hold 8 bits in 1 or 3 channels, the originals are {dtype} with {channels}. "
+      "Give an --out that ends in .npz."
+    )
+
+
+def _write_archive(target: Path, facts: Manifest, names: list[str], chunks: "_Chunks") -> None:
+  """Writes originals to an ``.npz`` archive."""
   largest = max(split.records // split.views for split in facts.splits.values())
-  _check_room(target, _pixels(facts) * (_count(facts) + largest))
+  files.check_room(target, _pixels(facts) * (_count(facts) + largest))
   with files.new_file(target) as file, zipfile.ZipFile(file, "w") as archive:
-    chunks = _Chunks(data, master, facts, progress)
     for split, records in facts.splits.items():
       count = records.records // records.views
       labels = np.empty(count, np.int32)
@@ -180,52 +202,13 @@ def to_npz(
           shutil.copyfileobj(scratch, member, _CHUNK_BYTES)
       _add(archive, f"{split}_labels", labels)
     _add(archive, "class_names", np.array(names))
-  return facts
 
 
-def to_folder(
-  data: Disguised,
-  master: Master,
-  out: str | os.PathLike,
-  *,
-  expect: str = "",
-  progress: Progress = lambda done, total: None,
-) -> Manifest:
-  """Restores a whole data set to PNG files ``train|test/<class name>/<index>.png``, which ``djax.sources`` reads.
-
-  What a file name cannot hold is replaced in class names by ``_``.
-
-  Args:
-    data: the disguised data set; every byte is verified first.
-    master: its key.
-    out: the folder; must not exist.
-    expect: SHA-256 of the manifest, in hex; empty: any.
-    progress: told how many originals are done, and of how many.
-
-  Returns:
-    The manifest.
-
-  Raises:
-    ConfigError: if the originals do not fit a PNG: floats, or neither 1 nor 3 channels.
-    KeyMismatchError: if the data set was made with another key.
-    ManifestError: if anything is damaged or tampered with.
-    NotInvertibleError: if the disguise has no way back.
-    UnsafeError: if ``out`` exists, or lies in the data set.
-    DjaxError: if the disk has too little room.
-  """
-  target = check_new(out, data.path)
-  authenticate(data.manifest, data.path, master, expect=expect)
-  channels, dtype = data.manifest.spec["image_shape"][2], data.manifest.source["dtype"]
-  if dtype != "uint8" or channels not in (1, 3):
-    raise ConfigError(
-      f"PNG files hold 8 bits in 1 or 3 channels, the originals are {dtype} with {channels}. "
-      "Give an --out that ends in .npz."
-    )
-  facts, names = _verified(data, master, expect)
-  _check_room(target, (_pixels(facts) + _FILE_BYTES) * _count(facts))
+def _write_folder(target: Path, facts: Manifest, names: list[str], chunks: "_Chunks") -> None:
+  """Writes originals to PNG files, one folder a class."""
+  files.check_room(target, (_pixels(facts) + _FILE_BYTES) * _count(facts))
   folders = _file_names(names)
   with files.new_folder(target) as temporary:
-    chunks = _Chunks(data, master, facts, progress)
     for split, records in facts.splits.items():
       for place in (temporary / split, *(temporary / split / name for name in folders)):
         place.mkdir(mode=_PRIVATE)
@@ -235,24 +218,14 @@ def to_folder(
         for index, image, label in zip(*part, strict=True):
           path = temporary / split / folders[label] / f"{index:0{digits}d}.png"
           with files.private(path) as file:
-            Image.fromarray(image[..., 0] if channels == 1 else image).save(file, "PNG")
-  return facts
-
-
-def _verified(data: Disguised, master: Master, expect: str) -> tuple[Manifest, list[str]]:
-  """Checks key and every byte; returns the manifest and the class names of the source."""
-  facts = data.manifest
-  authenticate(facts, data.path, master, expect=expect)
-  directory.verify(data.path, manifest=facts)
-  originals(data, master, next(iter(data.splits)), chunk=1)  # refuses what has no way back
-  return facts, sealed_metadata.box_of(facts, master).unseal(facts.sealed)["class_names"]
+            Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(file, "PNG")
 
 
 class _Chunks:
   """The originals of a data set as they are written to files, in pieces of a few MB."""
 
-  def __init__(self, data: Disguised, master: Master, facts: Manifest, progress: Progress):
-    self._data, self._master, self._facts = data, master, facts
+  def __init__(self, data: Disguised, master: Master, progress: Progress):
+    self._data, self._master, self._facts = data, master, data.manifest
     self._progress, self._done = progress, 0
 
   def of(self, split: str) -> Iterator[Restored]:
@@ -313,16 +286,6 @@ def check_new(out: str | os.PathLike, data: Path | None = None) -> Path:
       f"{target} lies in {data}, which leaves your machine. Give a place elsewhere."
     )
   return target
-
-
-def _check_room(target: Path, needed: int) -> None:
-  needed += _SPARE_BYTES
-  free = shutil.disk_usage(target.parent).free
-  if free < needed:
-    raise DjaxError(
-      f"{target} needs {needed / 1e6:.1f} MB free, got {free / 1e6:.1f} MB. "
-      "Make room and re-run the command."
-    )
 
 
 def _file_names(names: Sequence[Any]) -> list[str]:
