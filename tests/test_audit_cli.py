@@ -23,7 +23,7 @@ from djax.__main__ import main
 from djax.attacks import ATTACKS
 from djax.audit import build_known_breaks, evaluator, report, runner, scenario, sweep, verdicts
 from djax.audit.scenario import Sizes
-from djax.cli import common
+from djax.cli import parsers
 from djax.keys import keyfile
 from train import verbs as training
 
@@ -450,7 +450,7 @@ def test_a_flag_is_used_or_refused_in_every_mode(felt, mode):
 
 def test_the_flags_of_the_verb_are_all_in_the_table():
   verbs = argparse.ArgumentParser().add_subparsers()
-  common.add(verbs, "audit")
+  parsers.add(verbs, "audit")
   known = {flag for action in verbs.choices["audit"]._actions for flag in action.option_strings}
   assert known - {"-h", "--help"} == set(FLAGS)
   assert {*SPLITS[::2]} <= known  # the check can fail

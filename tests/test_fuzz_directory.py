@@ -22,7 +22,7 @@ import pytest
 from helpers.alarm import alarm
 
 from djax import keys, sources
-from djax.cli import owner
+from djax.cli import inspect
 from djax.disguised import datacard, directory, manifest, quantise
 from djax.errors import DataError
 from djax.io import escape
@@ -92,9 +92,9 @@ def use(folder):
   except DataError as error:
     check_line(str(error))
     return False
-  lines = [*owner._summary(folder, facts), datacard.text(facts)]
+  lines = [*inspect.summary(folder, facts), datacard.text(facts)]
   assert all(escape.for_terminal(line).isprintable() for line in lines)
-  json.dumps(owner._facts(folder, facts))
+  json.dumps(inspect.to_json(folder, facts))
   return True
 
 

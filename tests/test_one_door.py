@@ -9,6 +9,8 @@ ROOT = pathlib.Path(__file__).parent.parent
 MODULES = (
   "djax/disguised/array_records.py",
   "djax/audit/scenario.py",
+  "djax/cli/inspect.py",
+  "djax/cli/query.py",
   "djax/disguised/directory.py",
   "djax/io/form.py",
   "djax/disguised/manifest.py",

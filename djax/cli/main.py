@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from djax import keys
-from djax.cli import common, program
+from djax.cli import common, parsers, program
 from djax.cli.common import say
 from djax.errors import ConfigError, DataError, DjaxError, nearest
 from djax.io import escape
@@ -22,7 +22,7 @@ from djax.keys import keyfile
 
 __all__ = ["main"]
 
-_VERBS = ("keygen", "show", "selftest", "prepare", *common.VERBS)
+_VERBS = ("keygen", "show", "selftest", "prepare", *parsers.VERBS)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -105,7 +105,7 @@ def _parser(asked: str) -> argparse.ArgumentParser:
   prepare.add_argument("--data-dir", metavar="D", default="", help="where prepared data sets live")
   prepare.add_argument("--from-dir", metavar="D", default="", help="folder with the original files")
   prepare.set_defaults(run=_prepare)
-  common.add(verbs, asked)
+  parsers.add(verbs, asked)
   return parser
 
 

@@ -28,9 +28,10 @@ import numpy as np
 import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordWriter
 from PIL import Image
-from rich import console, progress
+from rich.progress import TaskProgressColumn
 
 from djax.errors import ConfigError, DataError, UnsafeError, nearest
+from djax.io import progress
 
 __all__ = ["prepare"]
 
@@ -180,13 +181,10 @@ def _say(line: str) -> None:
 @contextlib.contextmanager
 def _progress(label: str, total: int) -> Iterator[Callable[[int], Any]]:
   """Yields a function that advances a bar on a terminal; elsewhere prints one line."""
-  if not sys.stderr.isatty():
-    _say(label)
-    yield lambda amount: None
-    return
-  with progress.Progress(console=console.Console(stderr=True)) as bars:
-    task = bars.add_task(label, total=total)
-    yield lambda amount: bars.advance(task, amount)
+  with progress.bar(label, TaskProgressColumn(), transient=False, total=total) as update:
+    if update is None:
+      _say(label)
+    yield lambda amount: update and update(advance=amount)
 
 
 def _prepare_with_tfds(name: str, root: pathlib.Path, from_dir: str) -> pathlib.Path:
