@@ -754,11 +754,11 @@ def test_a_label_outside_the_classes_stops_the_work(tmp_path, monkeypatch):
       found = self._records.take(rows)
       return dataclasses.replace(found, labels=np.full_like(found.labels, 10))
 
-  job, facts, _, _ = plan.make(request(dataset_id=ID), tmp_path / "set", MASTER)
+  job, _, _ = plan.make(request(dataset_id=ID), tmp_path / "set", MASTER)
   monkeypatch.setattr(shards.sources, "open", lambda *a, **k: Wrong(real(*a, **k)))
   (tmp_path / "set" / manifest.UNFINISHED).mkdir(parents=True)
   with pytest.raises(DataError, match="below the 10 classes, got 10 among the records 0"):
-    secret = MASTER.data_set(ID, facts.spec)
+    secret = MASTER.data_set(ID, job.facts.spec)
     shards.Worker(job, secret).run(shards.tasks(job)[0], lambda count: None)
   assert not list((tmp_path / "set").glob("*array_record*"))
 
@@ -834,11 +834,11 @@ def test_an_error_in_a_worker_arrives_as_it_is(tmp_path):
   path = tmp_path / "a.npz"
   np.savez(path, train_images=images, train_labels=labels, test_images=images, test_labels=labels)
   asked = Request(str(path), RMT, originals_per_shard=10, dataset_id=ID)
-  job, facts, _, _ = plan.make(asked, tmp_path / "set", MASTER)
+  job, _, _ = plan.make(asked, tmp_path / "set", MASTER)
   (tmp_path / "set" / manifest.UNFINISHED).mkdir(parents=True)
   path.unlink()
   with pytest.raises(DataError, match="no such file"):
-    secret = MASTER.data_set(ID, facts.spec)
+    secret = MASTER.data_set(ID, job.facts.spec)
     pool.run(job, secret, shards.tasks(job), workers=2, advance=lambda count: None)
   assert not children()
 
@@ -940,9 +940,9 @@ def test_a_compressed_source_is_read_once_a_shard_and_not_once_a_chunk(
   np.savez_compressed(path, **given, test_images=images[:8], test_labels=labels[:8])
   monkeypatch.setattr(shards, "_CHUNK_BYTES", 20 * 4 * 64)  # 20 records
   asked = Request(str(path), RMT, originals_per_shard=200, dataset_id=ID, **views)
-  job, facts, _, _ = plan.make(asked, tmp_path / "set", MASTER)
+  job, _, _ = plan.make(asked, tmp_path / "set", MASTER)
   (tmp_path / "set" / manifest.UNFINISHED).mkdir(parents=True)
-  worker = shards.Worker(job, MASTER.data_set(ID, facts.spec))
+  worker = shards.Worker(job, MASTER.data_set(ID, job.facts.spec))
   opened, real = [], npz._Array._open
   monkeypatch.setattr(npz._Array, "_open", lambda array: (opened.append(array), real(array)))
   chunks = []

@@ -116,6 +116,11 @@ class Manifest:
     """Side of a block in pixels."""
     return self.spec["block_size"]
 
+  @property
+  def has_floats(self) -> bool:
+    """Whether the exact disguise is float32, so that uint8 needs a quantiser."""
+    return Trait.FLOATS in schemes.traits(self.spec) or self.source["dtype"] != "uint8"
+
   def to_dict(self) -> dict[str, Any]:
     """Returns the content of MANIFEST.json."""
     facts = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
@@ -157,8 +162,7 @@ def check(facts: Manifest) -> None:
   form.check(found, forms.FORMS[facts.version], "manifest")
   _parse(found, facts.version, planned=planned)
   positions = math.prod(facts.disguised_shape[:2]) // facts.block_size**2
-  are_floats = Trait.FLOATS in schemes.traits(facts.spec) or facts.source["dtype"] != "uint8"
-  awaited = are_floats and facts.dtype == "uint8" and facts.quantiser is None
+  awaited = facts.has_floats and facts.dtype == "uint8" and facts.quantiser is None
   _check_size(len(data) + 2 * positions * _NUMBER_BYTES * awaited)
 
 

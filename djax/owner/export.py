@@ -11,13 +11,13 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from djax import keys, schemes
+from djax import keys
 from djax.disguised import datacard, directory, manifest, quantise, records
 from djax.disguised.manifest import UNFINISHED, Manifest, Shard
 from djax.errors import DataError, DjaxError, KeyMismatchError, UnsafeError
@@ -27,7 +27,6 @@ from djax.owner import plan, pool, restore, shards
 from djax.owner.ledger import Ledger
 from djax.owner.plan import Job, Request
 from djax.owner.shards import Task
-from djax.schemes import Trait
 
 __all__ = ["disguise", "finish"]
 
@@ -72,7 +71,8 @@ def disguise(
   folder = Path(out).expanduser()
   begun = _begun_id(folder)
   request = dataclasses.replace(request, dataset_id=request.dataset_id or begun or keys.new_id())
-  job, facts, roots, hashes = plan.make(request, folder, master)
+  job, roots, hashes = plan.make(request, folder, master)
+  facts = job.facts
   _check_place(folder, roots)
   whole = _already_whole(folder, facts, master)
   entry = None
@@ -82,8 +82,8 @@ def disguise(
       for line in ledger.warnings(entry):
         say(line)
   if whole is None:
-    with files.named(folder), _unfinished(folder, job, facts):
-      whole = _work(job, facts, master, workers, progress)
+    with files.named(folder), _unfinished(job):
+      whole = _work(job, master, workers, progress)
   if ledger is not None and entry is not None:
     ledger.enter(entry, whole)
   return whole
@@ -162,8 +162,9 @@ def _difference(there: Manifest, facts: Manifest) -> str:
 
 
 @contextlib.contextmanager
-def _unfinished(folder: Path, job: Job, facts: Manifest) -> Iterator[None]:
+def _unfinished(job: Job) -> Iterator[None]:
   """Holds the directory's lock and its plan while it is written; leaves both if the work stops."""
+  folder = job.out
   locks.require_locks(folder)
   place = folder / UNFINISHED
   place.mkdir(parents=True, exist_ok=True)
@@ -174,7 +175,7 @@ def _unfinished(folder: Path, job: Job, facts: Manifest) -> Iterator[None]:
       raise UnsafeError(
         f"{folder} was finished by another process meanwhile. Re-run the command to check it."
       )
-    asked = json.loads(json.dumps({"asked": _asked(facts), "starts": dict(job.starts_of)}))
+    asked = json.loads(json.dumps({"asked": _asked(job.facts), "starts": dict(job.starts_of)}))
     begun = _plan_of(folder)
     if begun is not None:
       _check_plan(folder, asked, begun)
@@ -214,18 +215,12 @@ def _check_plan(folder: Path, new: dict[str, Any], old: dict[str, Any]) -> None:
   )
 
 
-def _work(
-  job: Job,
-  facts: Manifest,
-  master: Master,
-  workers: int,
-  progress: Callable[[int, int], None],
-) -> Manifest:
+def _work(job: Job, master: Master, workers: int, progress: Callable[[int, int], None]) -> Manifest:
   """Has every shard scanned, if need be, and written; then finishes the directory."""
+  facts = job.facts
   secret = master.data_set(facts.id, facts.spec)
-  count = sum(starts[-1] for starts in job.starts_of.values())
-  is_float = Trait.FLOATS in schemes.traits(facts.spec) or facts.source["dtype"] != "uint8"
-  scans = is_float and facts.dtype == "uint8"
+  count = sum(split.records for split in facts.splits.values())
+  scans = facts.has_floats and facts.dtype == "uint8"
   total, done = count * (2 if scans else 1), 0
 
   def advance(count: int) -> None:
@@ -236,7 +231,7 @@ def _work(
   def run(tasks: list[Task], outcomes: dict[Task, Any]) -> None:
     """Does the tasks that have no outcome yet."""
     for task in outcomes:
-      advance(_records(job, task))
+      advance(len(job.rows(task.split, task.index)))
     if waiting := [task for task in tasks if task not in outcomes]:
       pool.run(job, secret, waiting, workers=workers or _workers(facts), advance=advance)
 
@@ -250,7 +245,7 @@ def _work(
   tasks = shards.tasks(job, quantiser)
   whole = {task: shard for task in tasks if (shard := shards.written(job, task, check=True))}
   missing = [task for task in tasks if task not in whole]
-  needed = _size(facts, sum(_records(job, task) for task in missing))
+  needed = _size(facts, sum(len(job.rows(task.split, task.index)) for task in missing))
   needed += len(missing) * _SHARD_OVERHEAD
   files.check_room(job.out, needed, hint=", or store float16 or uint8")
   run(tasks, whole)
@@ -262,17 +257,6 @@ def _work(
         f"{job.out} lost {job.shard_file(task.split, task.index)} while it was written."
       )
     by_split[task.split].append(shard)
-  return _finish(job, facts, master, quantiser, by_split)
-
-
-def _finish(
-  job: Job,
-  facts: Manifest,
-  master: Master,
-  quantiser: quantise.Quantiser | None,
-  by_split: Mapping[str, list[Shard]],
-) -> Manifest:
-  """Completes the facts of the plan and writes all that is not a shard."""
   facts = dataclasses.replace(
     facts,
     quantiser=quantiser,
@@ -306,11 +290,6 @@ def finish(folder: Path, facts: Manifest, master: Master) -> Manifest:
   facts = dataclasses.replace(facts, files=hashes)
   manifest.write(folder, facts, mac_key=restore.mac_key(facts, master))
   return manifest.read(folder)
-
-
-def _records(job: Job, task: Task) -> int:
-  start, stop = job.starts_of[task.split][task.index : task.index + 2]
-  return stop - start
 
 
 def _size(facts: Manifest, records: int) -> int:

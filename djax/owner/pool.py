@@ -3,6 +3,7 @@
 The secret of the data set, not the master key, reaches them through pipes: no argument or file shows it.
 """
 
+import contextlib
 import multiprocessing
 import signal
 from collections.abc import Callable, Sequence
@@ -41,7 +42,7 @@ def run(
   """
   workers = min(workers, len(tasks))
   if workers <= 1:
-    with Worker(job, secret) as worker:
+    with contextlib.closing(Worker(job, secret)) as worker:
       for task in tasks:
         worker.run(task, advance)
     return

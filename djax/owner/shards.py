@@ -65,11 +65,11 @@ class Worker:
 
   def __init__(self, job: Job, secret: Streams):
     self._job = job
-    self._streams = record_noise.Current(secret, role=manifest.DATASET, views=job.views)
-    self._disguiser = Disguiser(job.spec, self._streams)
-    self._label_of = np.arange(job.classes, dtype=np.int32)
+    self._streams = record_noise.Current(secret, role=manifest.DATASET, views=job.facts.views)
+    self._disguiser = Disguiser(job.facts.spec, self._streams)
+    self._label_of = np.arange(job.facts.classes, dtype=np.int32)
     if not job.request.plain_labels:
-      self._label_of = self._streams.labels(job.classes)
+      self._label_of = self._streams.labels(job.facts.classes)
     self._sources: dict[str, sources.Records] = {}
     self._orders: dict[str, np.ndarray] = {}
 
@@ -90,14 +90,8 @@ class Worker:
     while self._sources:
       self._sources.popitem()[1].close()
 
-  def __enter__(self) -> "Worker":
-    return self
-
-  def __exit__(self, *error: object) -> None:
-    self.close()
-
   def _scan(self, task: Task, advance: Callable[[int], None]) -> None:
-    b = self._job.spec["block_size"]
+    b = self._job.facts.block_size
     low, high = [], []
     for _, images, _ in self._chunks(task, advance):
       _, height, width, channels = images.shape
@@ -108,34 +102,34 @@ class Worker:
     manifest.replace(_path(self._job, task, ".range.json"), json.dumps(found).encode())
 
   def _write(self, task: Task, advance: Callable[[int], None]) -> None:
-    job = self._job
-    shape = self._disguiser.scheme.spec.disguised_shape
-    first, end = job.starts_of[task.split][task.index : task.index + 2]
-    images = np.empty((end - first, *shape), np.dtype(job.dtype).newbyteorder("<"))
-    labels = np.empty(end - first, np.int32)
+    job, facts = self._job, self._job.facts
+    count = len(job.rows(task.split, task.index))
+    images = np.empty((count, *facts.disguised_shape), np.dtype(facts.dtype).newbyteorder("<"))
+    labels = np.empty(count, np.int32)
     for places, exact, ids in self._chunks(task, advance):
       images[places] = disguiser.stored(
-        exact, job.dtype, task.quantiser, block_size=job.spec["block_size"]
+        exact, facts.dtype, task.quantiser, block_size=facts.block_size
       )
       labels[places] = ids
     temporary = _path(job, task, f".{os.getpid()}")
-    with records.writer(temporary, records.features(shape, job.dtype, job.classes)) as write:
+    features = records.features(facts.disguised_shape, facts.dtype, facts.classes)
+    with records.writer(temporary, features) as write:
       write(images, labels)
     name = job.shard_file(task.split, task.index)
-    facts = Shard(name, len(images), temporary.stat().st_size, directory.file_sha256(temporary))
-    manifest.replace(_path(job, task, ".json"), json.dumps(dataclasses.asdict(facts)).encode())
+    shard = Shard(name, count, temporary.stat().st_size, directory.file_sha256(temporary))
+    manifest.replace(_path(job, task, ".json"), json.dumps(dataclasses.asdict(shard)).encode())
     os.replace(temporary, job.out / name)
 
   def _chunks(
     self, task: Task, advance: Callable[[int], None]
   ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Yields places in a shard, the disguised images that belong there, and their label ids, a few MB at a time."""
-    first, end = self._job.starts_of[task.split][task.index : task.index + 2]
-    views = self._job.views_of(task.split)
-    held = self._order(task.split)[first:end]
+    rows = self._job.rows(task.split, task.index)
+    views = self._job.facts.splits[task.split].views
+    held = self._order(task.split)[rows.start : rows.stop]
     sources_first = np.argsort(held, kind="stable")  # the source is read forwards, once a shard
     rising = held[sources_first] // views
-    step = max(1, _CHUNK_BYTES // (4 * math.prod(self._disguiser.scheme.spec.disguised_shape)))
+    step = max(1, _CHUNK_BYTES // (4 * math.prod(self._job.facts.disguised_shape)))
     start = 0
     while start < len(held):
       stop = min(start + step, len(held))
@@ -151,9 +145,8 @@ class Worker:
   def _order(self, split: str) -> np.ndarray:
     """Returns which record of the source stands at each place of a split."""
     if split not in self._orders:
-      views = self._job.views_of(split)
-      count = self._job.starts_of[split][-1] // views
-      self._orders[split] = self._streams.order(split, count, views)
+      facts = self._job.facts.splits[split]
+      self._orders[split] = self._streams.order(split, facts.records // facts.views, facts.views)
     return self._orders[split]
 
   def _disguised(
@@ -162,12 +155,11 @@ class Worker:
     """Returns one view each of some originals, which rise, and their label ids."""
     rows, back = np.unique(originals, return_inverse=True)
     given = self._source(split).take(rows)
-    if given.labels.max() >= self._job.classes:
+    if given.labels.max() >= self._job.facts.classes:
       raise DataError(
-        f"labels must lie below the {self._job.classes} classes, got {given.labels.max()} "
+        f"labels must lie below the {self._job.facts.classes} classes, got {given.labels.max()} "
         f"among the records {rows[0]}..{rows[-1]} of {split}."
       )
-    shape = self._disguiser.scheme.spec.disguised_shape
     images: np.ndarray | None = None
     for view in np.unique(views).tolist():
       places = np.flatnonzero(views == view)
@@ -180,7 +172,7 @@ class Worker:
         flip=self._job.request.flip,
       )
       if images is None:
-        images = np.empty((len(originals), *shape), made.dtype)
+        images = np.empty((len(originals), *made.shape[1:]), made.dtype)
       images[places] = made
     assert images is not None
     return images, self._label_of[given.labels[back]]
