@@ -758,7 +758,7 @@ def test_a_label_outside_the_classes_stops_the_work(tmp_path, monkeypatch):
   monkeypatch.setattr(shards.sources, "open", lambda *a, **k: Wrong(real(*a, **k)))
   (tmp_path / "set" / manifest.UNFINISHED).mkdir(parents=True)
   with pytest.raises(DataError, match="below the 10 classes, got 10 among the records 0"):
-    secret = MASTER.data_set(ID, job.facts.spec)
+    secret = MASTER.data_set(ID, job.manifest.spec)
     shards.Worker(job, secret).run(shards.tasks(job)[0], lambda count: None)
   assert not list((tmp_path / "set").glob("*array_record*"))
 
@@ -838,7 +838,7 @@ def test_an_error_in_a_worker_arrives_as_it_is(tmp_path):
   (tmp_path / "set" / manifest.UNFINISHED).mkdir(parents=True)
   path.unlink()
   with pytest.raises(DataError, match="no such file"):
-    secret = MASTER.data_set(ID, job.facts.spec)
+    secret = MASTER.data_set(ID, job.manifest.spec)
     pool.run(job, secret, shards.tasks(job), workers=2, advance=lambda count: None)
   assert not children()
 
@@ -942,7 +942,7 @@ def test_a_compressed_source_is_read_once_a_shard_and_not_once_a_chunk(
   asked = Request(str(path), RMT, originals_per_shard=200, dataset_id=ID, **views)
   job, _, _ = plan.make(asked, tmp_path / "set", MASTER)
   (tmp_path / "set" / manifest.UNFINISHED).mkdir(parents=True)
-  worker = shards.Worker(job, MASTER.data_set(ID, job.facts.spec))
+  worker = shards.Worker(job, MASTER.data_set(ID, job.manifest.spec))
   opened, real = [], npz._Array._open
   monkeypatch.setattr(npz._Array, "_open", lambda array: (opened.append(array), real(array)))
   chunks = []

@@ -10,7 +10,8 @@ import numpy as np
 
 from djax import schemes
 from djax.cli.common import bits, bits_line, read_master, say, show
-from djax.disguised import directory, manifest
+from djax.disguised import directory
+from djax.disguised import manifest as manifest_lib
 from djax.disguised.directory import Disguised
 from djax.disguised.manifest import Manifest
 from djax.errors import ConfigError
@@ -32,77 +33,79 @@ _OLD = (
 def inspect(args: argparse.Namespace) -> None:
   """Shows a manifest in words."""
   with directory.open(args.data) as data:
-    facts = data.manifest
+    manifest = data.manifest
     if args.grid:
       _draw(restore.check_new(args.grid, data.path), data)
   if args.json:
-    print(json.dumps({**to_json(data.path, facts), "authenticated": False}))
+    print(json.dumps({**to_json(data.path, manifest), "authenticated": False}))
   else:
-    show(summary(data.path, facts))
+    show(summary(data.path, manifest))
   say(f"nothing was authenticated; for that: python -m djax verify {data.path} --key KEY")
 
 
 def _draw(path: Path, data: Disguised) -> None:
   """Writes a picture of the first images."""
-  facts = data.manifest
+  manifest = data.manifest
   split = next(iter(data.splits.values()))
   most = max(1, _GRID_BYTES // max(1, split.nbytes // len(split)))
   images, _ = split.read(np.arange(min(_GRID_IMAGES, len(split), most)))
-  title = f"{facts.spec['scheme']}, blocks of {facts.block_size}"
-  rows = {f"first images of {split.name}": restore.values(images, facts)}
+  title = f"{manifest.spec['scheme']}, blocks of {manifest.block_size}"
+  rows = {f"first images of {split.name}": restore.values(images, manifest)}
   with files.new_file(path) as file:
     picture.sheet(rows, title=title).save(file, "PNG")
 
 
-def summary(folder: Path, facts: Manifest) -> list[str]:
+def summary(folder: Path, manifest: Manifest) -> list[str]:
   """Returns a manifest in words."""
   options = ", ".join(
-    f"{k} {v}" for k, v in facts.spec.items() if k not in ("scheme", "image_shape")
+    f"{k} {v}" for k, v in manifest.spec.items() if k not in ("scheme", "image_shape")
   )
   shape, given = (
-    " x ".join(map(str, s)) for s in (facts.disguised_shape, facts.spec["image_shape"])
+    " x ".join(map(str, s)) for s in (manifest.disguised_shape, manifest.spec["image_shape"])
   )
   exact = (
-    "exact" if not facts.error.stored else f"at most {facts.error.stored:.3g} off the disguise"
+    "exact"
+    if not manifest.error.stored
+    else f"at most {manifest.error.stored:.3g} off the disguise"
   )
   names = {
     "permuted": "ids permuted, names sealed for the owner",
-    "plain": f"as in the source: {', '.join(facts.class_names or ())}",
-  }[facts.labels]
+    "plain": f"as in the source: {', '.join(manifest.class_names or ())}",
+  }[manifest.labels]
   lines = [
     f"directory    {folder}",
-    f"fingerprint  {facts.key_fingerprint}",
-    f"data set     {_identity(facts)}",
-    f"manifest     {facts.sha256}",
-    f"scheme       {facts.spec['scheme']}: {options}",
-    f"images       {shape}, of {given} {facts.source['dtype']} originals from {facts.source['name']}",
-    f"stored       {facts.dtype}, {exact}",
-    f"restored     {restored_error(facts)}",
-    f"labels       {facts.classes} classes, {names}",
+    f"fingerprint  {manifest.key_fingerprint}",
+    f"data set     {_identity(manifest)}",
+    f"manifest     {manifest.sha256}",
+    f"scheme       {manifest.spec['scheme']}: {options}",
+    f"images       {shape}, of {given} {manifest.source['dtype']} originals from {manifest.source['name']}",
+    f"stored       {manifest.dtype}, {exact}",
+    f"restored     {restored_error(manifest)}",
+    f"labels       {manifest.classes} classes, {names}",
   ]
-  if permutation := _permutation(facts):
+  if permutation := _permutation(manifest):
     lines.append(f"permutation  {bits_line(permutation)}")
-  for name, split in facts.splits.items():
+  for name, split in manifest.splits.items():
     views = f", {split.views} views of each original" if split.views > 1 else ""
     files = f"{len(split.shards)} shard{'s' * (len(split.shards) > 1)}"
     lines.append(f"{name:12} {split.records} records in {files}{views}")
-  return lines + [f"warning      {warning}" for warning in facts.warnings]
+  return lines + [f"warning      {warning}" for warning in manifest.warnings]
 
 
-def _identity(facts: Manifest) -> str:
+def _identity(manifest: Manifest) -> str:
   """Says which data set it is."""
-  if facts.version == 1:
+  if manifest.version == 1:
     return f"none: {_OLD}"
-  own = f", request {facts.request}" if facts.request else ""
-  return f"{facts.id}{own}"
+  own = f", request {manifest.request}" if manifest.request else ""
+  return f"{manifest.id}{own}"
 
 
-def restored_error(facts: Manifest) -> str:
+def restored_error(manifest: Manifest) -> str:
   """Says how far restored originals are from the true ones."""
-  error, is_bytes = facts.error, facts.source["dtype"] == "uint8"
+  error, is_bytes = manifest.error, manifest.source["dtype"] == "uint8"
   if error.restored is None:
     return "never: this disguise has no way back, not even with the key"
-  if words := schemes.kind_of(facts.spec).restored_as(facts.spec):
+  if words := schemes.kind_of(manifest.spec).restored_as(manifest.spec):
     return words
   worst = error.restored + error.noise
   worst = math.floor(worst + 0.5) if is_bytes else worst  # a restored byte is rounded
@@ -112,24 +115,24 @@ def restored_error(facts: Manifest) -> str:
   return f"at most {worst:.3g} grey levels off{noise}"
 
 
-def to_json(folder: Path, facts: Manifest) -> dict[str, Any]:
+def to_json(folder: Path, manifest: Manifest) -> dict[str, Any]:
   """Returns a manifest for programs, without what is long or sealed."""
-  chosen = facts.to_dict()
+  chosen = manifest.to_dict()
   for name in ("quantiser", "files", "sealed"):
     del chosen[name]
   return {
     "directory": str(folder),
     **chosen,
-    "manifest_sha256": facts.sha256,
-    "permutation": _permutation(facts),
+    "manifest_sha256": manifest.sha256,
+    "permutation": _permutation(manifest),
   }
 
 
-def _permutation(facts: Manifest) -> dict[str, Any] | None:
-  if not facts.spec.get("permute", True):
+def _permutation(manifest: Manifest) -> dict[str, Any] | None:
+  if not manifest.spec.get("permute", True):
     return None
-  height, width, _ = facts.disguised_shape
-  return bits(height * width // facts.block_size**2)
+  height, width, _ = manifest.disguised_shape
+  return bits(height * width // manifest.block_size**2)
 
 
 def verify(args: argparse.Namespace) -> None:
@@ -137,52 +140,52 @@ def verify(args: argparse.Namespace) -> None:
   if (args.passphrase_file or args.role) and not args.key:
     raise ConfigError("verify: --passphrase-file and --role are given with --key or not at all.")
   folder = Path(args.data).expanduser()
-  facts = manifest.read(folder)
+  manifest = manifest_lib.read(folder)
   if args.key:
-    role = args.role or facts.role
-    restore.authenticate(facts, folder, read_master(args), role=role, expect=args.expect or "")
+    role = args.role or manifest.role
+    restore.authenticate(manifest, folder, read_master(args), role=role, expect=args.expect or "")
   elif args.expect:
-    restore.check_expected(facts, folder, args.expect)
-  directory.verify(folder, manifest=facts)
-  count = len(directory.shards(facts)) + len(facts.files)
+    restore.check_expected(manifest, folder, args.expect)
+  directory.verify(folder, manifest=manifest)
+  count = len(directory.shards(manifest)) + len(manifest.files)
   lines = [
-    f"whole          {manifest.FILE}: its checksum holds",
+    f"whole          {manifest_lib.FILE}: its checksum holds",
     f"whole          {count} files: lengths and SHA-256 as it says, and nothing else is there",
   ]
   if args.key:
     lines.append(
-      f"authenticated  a {facts.role} written with the key {facts.key_fingerprint}, unchanged since"
+      f"authenticated  a {manifest.role} written with the key {manifest.key_fingerprint}, unchanged since"
     )
-    lines.append(_standing(args, facts))
+    lines.append(_standing(args, manifest))
   else:
     lines += [
       "not checked    who wrote it: someone who changes files can mend every checksum; give --key",
       "not checked    whether it is the newest: give --key, whose ledger knows",
     ]
   if args.expect:
-    lines.append(f"expected       its manifest is {facts.sha256}")
-  if facts.version == 1:
+    lines.append(f"expected       its manifest is {manifest.sha256}")
+  if manifest.version == 1:
     lines.append(f"note           {_OLD}")
   show(lines)
 
 
-def _standing(args: argparse.Namespace, facts: Manifest) -> str:
+def _standing(args: argparse.Namespace, manifest: Manifest) -> str:
   """Says what the ledger knows of a directory."""
-  if facts.role == manifest.REQUEST:
+  if manifest.role == manifest_lib.REQUEST:
     return "not checked    whether it is known: requests are not entered in the ledger"
-  standing = Ledger(ledger_lib.beside(args.key)).standing(facts)
+  standing = Ledger(ledger_lib.beside(args.key)).standing(manifest)
   if standing.known is None:
     return f"not checked    whether it is the newest: {standing.words}"
   known = standing.known and standing.newer is None
   return f"{'known' if known else 'WARNING':14} {standing.words}"
 
 
-def warn_of_standing(args: argparse.Namespace, facts: Manifest) -> None:
+def warn_of_standing(args: argparse.Namespace, manifest: Manifest) -> None:
   """Says it where a directory is authentic, but not known or not the newest."""
-  if facts.version == 1:
+  if manifest.version == 1:
     say(f"note: {_OLD}")
   if args.expect:
     return
-  standing = Ledger(ledger_lib.beside(args.key)).standing(facts)
+  standing = Ledger(ledger_lib.beside(args.key)).standing(manifest)
   if standing.known is False or standing.newer is not None:
-    say(f"warning: {standing.words}. Pin one with --expect {facts.sha256}")
+    say(f"warning: {standing.words}. Pin one with --expect {manifest.sha256}")

@@ -129,8 +129,8 @@ def _show(args: argparse.Namespace) -> None:
     permutation = _permutation(args.image_shape, args.block_size)
   info = keyfile.inspect(args.key)
   if args.json:
-    facts = dataclasses.asdict(info)
-    print(json.dumps(facts if permutation is None else {**facts, "permutation": permutation}))
+    content = dataclasses.asdict(info)
+    print(json.dumps(content if permutation is None else {**content, "permutation": permutation}))
     return
   print(f"fingerprint  {info.fingerprint}")
   print(f"expansion    {info.expansion}")

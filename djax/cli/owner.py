@@ -14,7 +14,8 @@ from djax import audit, schemes
 from djax.cli import query
 from djax.cli.common import read_master, say, show
 from djax.cli.inspect import inspect, restored_error, to_json, verify, warn_of_standing
-from djax.disguised import directory, manifest
+from djax.disguised import directory
+from djax.disguised import manifest as manifest_lib
 from djax.errors import ConfigError
 from djax.io import progress
 from djax.owner import export, plan, restore
@@ -46,11 +47,11 @@ def _disguise(args: argparse.Namespace) -> None:
   master = read_master(args)
   ledger = None if args.no_ledger else Ledger(ledger_lib.beside(args.key))
   out = Path(args.out).expanduser()
-  resumed = any((out / name).exists() for name in (manifest.UNFINISHED, manifest.FILE))
+  resumed = any((out / name).exists() for name in (manifest_lib.UNFINISHED, manifest_lib.FILE))
   start = time.monotonic()
   try:
     with _progress("disguising") as show_state:
-      facts = export.disguise(
+      manifest = export.disguise(
         request, out, master, ledger=ledger, workers=args.workers, say=say, progress=show_state
       )
   except KeyboardInterrupt:
@@ -58,23 +59,23 @@ def _disguise(args: argparse.Namespace) -> None:
       "interrupted. Re-run the command to resume; it writes the same bytes."
     ) from None
   seconds = time.monotonic() - start
-  count = sum(split.records // split.views for split in facts.splits.values())
+  count = sum(split.records // split.views for split in manifest.splits.values())
   # What an earlier run did would make this one seem fast.
   rate = "with what was done before" if resumed else f"{count / seconds:.0f} images/s"
   say(f"disguised {count} images in {seconds:.1f} s, {rate}")
-  for warning in facts.warnings:
+  for warning in manifest.warnings:
     say(f"warning: {warning}")
-  if known := audit.lookup(facts.spec):
+  if known := audit.lookup(manifest.spec):
     say(f"warning: {known}")
   if args.json:
-    print(json.dumps(to_json(out, facts)))
+    print(json.dumps(to_json(out, manifest)))
     return
   show(
     [
       f"directory    {out}",
-      f"fingerprint  {facts.key_fingerprint}",
-      f"data set     {facts.id}",
-      f"manifest     {facts.sha256}",
+      f"fingerprint  {manifest.key_fingerprint}",
+      f"data set     {manifest.id}",
+      f"manifest     {manifest.sha256}",
     ]
   )
 
@@ -108,9 +109,11 @@ def _restore(args: argparse.Namespace) -> None:
   master = read_master(args)
   restore.authenticate(data.manifest, data.path, master, expect=args.expect or "")
   with _progress("restoring") as show_state:
-    facts = restore.to_files(data, master, args.out, expect=args.expect or "", progress=show_state)
-  warn_of_standing(args, facts)
-  say(f"restored pixels: {restored_error(facts)}")
+    manifest = restore.to_files(
+      data, master, args.out, expect=args.expect or "", progress=show_state
+    )
+  warn_of_standing(args, manifest)
+  say(f"restored pixels: {restored_error(manifest)}")
   say("these are originals: keep them on this machine")
   print(args.out)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from djax.cli.common import read_master, say, show
 from djax.cli.inspect import to_json, warn_of_standing
-from djax.disguised import manifest
+from djax.disguised import manifest as manifest_lib
 from djax.errors import ConfigError, DataError
 from djax.keys import Master
 from djax.owner import canaries, query, restore, sealed_metadata
@@ -41,30 +41,30 @@ def run(args: argparse.Namespace) -> None:
 def _ask(args: argparse.Namespace, master: Master) -> None:
   logging.getLogger("absl").setLevel(logging.CRITICAL)  # of the reader of checkpoints
   run = Path(args.checkpoint).expanduser()
-  if not (run / manifest.FILE).exists():
+  if not (run / manifest_lib.FILE).exists():
     raise DataError(
-      f"{run} must be a run on a disguised data set, with a copy of {manifest.FILE}; it has none. "
+      f"{run} must be a run on a disguised data set, with a copy of {manifest_lib.FILE}; it has none. "
       "Train with --config.data.disguised_dir."
     )
-  facts = restore.authenticated(run, master, expect=args.expect or "")
-  images = query.read(args.images, facts, image_size=args.image_size)
-  answers = query.ask(images, run, facts, master)
-  warn_of_standing(args, facts)
+  manifest = restore.authenticated(run, master, expect=args.expect or "")
+  images = query.read(args.images, manifest, image_size=args.image_size)
+  answers = query.ask(images, run, manifest, master)
+  warn_of_standing(args, manifest)
   _say_cut(answers.cut)
   _print_answers(args, answers)
 
 
 def _request(args: argparse.Namespace, master: Master) -> None:
   data = Path(args.data).expanduser()
-  facts = restore.authenticated(data, master, expect=args.expect or "")
+  manifest = restore.authenticated(data, master, expect=args.expect or "")
   restore.check_new(args.request, data)
-  images = query.read(args.images, facts, image_size=args.image_size)
+  images = query.read(args.images, manifest, image_size=args.image_size)
   planted = None
   if args.canaries:
-    names = tuple(sealed_metadata.box_of(facts, master).unseal(facts.sealed)["class_names"])
-    planted = canaries.read(args.canaries, facts, names, image_size=args.image_size)
-  written, cut = query.request(images, facts, master, args.request, canaries=planted)
-  warn_of_standing(args, facts)
+    names = tuple(sealed_metadata.box_of(manifest, master).unseal(manifest.sealed)["class_names"])
+    planted = canaries.read(args.canaries, manifest, names, image_size=args.image_size)
+  written, cut = query.request(images, manifest, master, args.request, canaries=planted)
+  warn_of_standing(args, manifest)
   _say_cut(cut)
   if args.json:
     print(json.dumps(to_json(Path(args.request), written)))

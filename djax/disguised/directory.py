@@ -57,15 +57,15 @@ class Split:
     self.image_shape = manifest.disguised_shape
     self.dtype = np.dtype(manifest.dtype)
     self._classes = manifest.classes
-    self._facts = manifest.splits[name]
-    self._ends = np.cumsum([shard.records for shard in self._facts.shards])
+    self._split = manifest.splits[name]
+    self._ends = np.cumsum([shard.records for shard in self._split.shards])
     # A shard is hashed by one thread while others wait for it alone.
-    self._locks = [threading.Lock() for _ in self._facts.shards]
+    self._locks = [threading.Lock() for _ in self._split.shards]
     self._readers: dict[int, array_records.Reader] = {}
     self._parse = records.Parser(self.image_shape, self.dtype, manifest.classes)
 
   def __len__(self) -> int:
-    return self._facts.records
+    return self._split.records
 
   @property
   def nbytes(self) -> int:
@@ -91,7 +91,7 @@ class Split:
     shard_of = np.searchsorted(self._ends, rows, side="right")
     for shard in np.unique(shard_of).tolist():
       places = np.flatnonzero(shard_of == shard)
-      first = self._ends[shard] - self._facts.shards[shard].records
+      first = self._ends[shard] - self._split.shards[shard].records
       found = self._records(self._reader(shard), shard, rows[places] - first)
       images[places], labels[places] = found
     return images, labels
@@ -118,12 +118,12 @@ class Split:
     Raises:
       DataError: if it is missing, damaged or no regular file.
     """
-    facts = self._facts.shards[shard]
-    first = int(self._ends[shard]) - facts.records
+    entry = self._split.shards[shard]
+    first = int(self._ends[shard]) - entry.records
     with tempfile.TemporaryDirectory(prefix="djax-") as folder:
-      copy = Path(folder) / facts.file
-      foreign.copy_file(self.path, facts.file, Content(facts.bytes, facts.sha256), copy)
-      rows_of = range(first, first + facts.records)
+      copy = Path(folder) / entry.file
+      foreign.copy_file(self.path, entry.file, Content(entry.bytes, entry.sha256), copy)
+      rows_of = range(first, first + entry.records)
       with copy.open("rb", buffering=0) as file:
         reader = self._listed(file, shard)
       with reader:
@@ -135,7 +135,7 @@ class Split:
   @property
   def shards(self) -> int:
     """Number of shards."""
-    return len(self._facts.shards)
+    return len(self._split.shards)
 
   def close(self) -> None:
     """Closes the shards that ``read`` and ``check`` opened; another ``read`` opens them again.
@@ -190,18 +190,18 @@ class Split:
     with self._locks[shard]:
       reader = self._readers.get(shard)  # once: another thread may close them
       if reader is None:
-        facts = self._facts.shards[shard]
-        with foreign.opened(self.path, facts.file, limit=facts.bytes) as file:
-          if self._sha256(file, shard) != facts.sha256:
+        entry = self._split.shards[shard]
+        with foreign.opened(self.path, entry.file, limit=entry.bytes) as file:
+          if self._sha256(file, shard) != entry.sha256:
             raise ManifestError(
-              f"{self.path}: {facts.file} is damaged. Take the files from a good copy."
+              f"{self.path}: {entry.file} is damaged. Take the files from a good copy."
             )
           reader = self._readers[shard] = self._listed(file, shard)
       return reader
 
   def _sha256(self, file: IO[bytes], shard: int) -> str:
     """Hashes as many bytes as a shard has; one that grows meanwhile has no end."""
-    found, left = hashlib.sha256(), self._facts.shards[shard].bytes
+    found, left = hashlib.sha256(), self._split.shards[shard].bytes
     try:
       while left and (piece := file.read(min(left, _PIECE))):
         found.update(piece)
@@ -212,10 +212,10 @@ class Split:
 
   def _listed(self, file: IO[bytes], shard: int) -> array_records.Reader:
     """Lists the records of an open file."""
-    facts = self._facts.shards[shard]
+    entry = self._split.shards[shard]
     try:
       return array_records.Reader(
-        file, length=facts.bytes, records=facts.records, longest=self._parse.longest
+        file, length=entry.bytes, records=entry.records, longest=self._parse.longest
       )
     except (ValueError, OSError) as error:
       raise self._damaged(shard, error) from None
@@ -223,7 +223,7 @@ class Split:
   def _damaged(self, shard: int, error: Exception) -> DataError:
     line = escape.for_terminal(" ".join(str(error).split())[:200])
     return DataError(
-      f"{self.path}: a record of {self._facts.shards[shard].file} cannot be read ({line}). "
+      f"{self.path}: a record of {self._split.shards[shard].file} cannot be read ({line}). "
       f"See what is damaged: python -m djax verify {self.path}"
     )
 
@@ -291,15 +291,15 @@ def verify(
     ManifestError: naming every file that is missing, damaged or not in the manifest.
   """
   folder = Path(path).expanduser()
-  facts = manifest or manifest_lib.read(folder)
+  manifest = manifest or manifest_lib.read(folder)
   with concurrent.futures.ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-    faults = list(pool.map(lambda shard: _shard_fault(folder, shard), shards(facts)))
-  faults += [_small_fault(folder, *file) for file in facts.files.items()]
-  known = {*_EXTRA, *facts.files, *(shard.file for shard in shards(facts))}
+    faults = list(pool.map(lambda shard: _shard_fault(folder, shard), shards(manifest)))
+  faults += [_small_fault(folder, *file) for file in manifest.files.items()]
+  known = {*_EXTRA, *manifest.files, *(shard.file for shard in shards(manifest))}
   known |= {manifest_lib.UNFINISHED} if unfinished else set()
   faults += [_stranger(name) for name in foreign.names(folder) if name not in known]
   _refuse(folder, faults)
-  return facts
+  return manifest
 
 
 def shards(manifest: Manifest) -> list[Shard]:

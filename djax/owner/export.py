@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 
 from djax import keys
-from djax.disguised import datacard, directory, manifest, quantise, records
+from djax.disguised import datacard, directory, quantise, records
+from djax.disguised import manifest as manifest_lib
 from djax.disguised.manifest import UNFINISHED, Manifest, Shard
 from djax.errors import DataError, DjaxError, KeyMismatchError, UnsafeError
 from djax.io import files, foreign, form, locks
@@ -72,12 +73,12 @@ def disguise(
   begun = _begun_id(folder)
   request = dataclasses.replace(request, dataset_id=request.dataset_id or begun or keys.new_id())
   job, roots, hashes = plan.make(request, folder, master)
-  facts = job.facts
+  manifest = job.manifest
   _check_place(folder, roots)
-  whole = _already_whole(folder, facts, master)
+  whole = _already_whole(folder, manifest, master)
   entry = None
   if ledger is not None:
-    entry = ledger.planned(facts, hashes, master)
+    entry = ledger.planned(manifest, hashes, master)
     if begun is None:
       for line in ledger.warnings(entry):
         say(line)
@@ -93,8 +94,8 @@ def _begun_id(folder: Path) -> str | None:
   """Returns the id of what an earlier call left in the directory, unfinished or whole."""
   if not folder.is_dir():
     return None
-  if (folder / manifest.FILE).exists():
-    return manifest.read(folder).id
+  if (folder / manifest_lib.FILE).exists():
+    return manifest_lib.read(folder).id
   begun = _plan_of(folder)
   return None if begun is None else str(begun["asked"].get("id", ""))
 
@@ -103,7 +104,7 @@ def _plan_of(folder: Path) -> dict[str, Any] | None:
   """Reads the plan of an unfinished directory, if there is one."""
   try:
     found = foreign.parse_json(
-      foreign.read(folder / UNFINISHED, _PLAN, limit=2 * manifest.MOST_BYTES)
+      foreign.read(folder / UNFINISHED, _PLAN, limit=2 * manifest_lib.MOST_BYTES)
     )
     form.check(found, {"asked": {"key_fingerprint": str}, "starts": dict}, "plan")
     return found
@@ -125,18 +126,18 @@ def _check_place(folder: Path, roots: set[Path]) -> None:
     raise UnsafeError(f"{folder} exists and is no directory. Give another --out.")
   if target.is_dir() and not (target / UNFINISHED).is_dir():
     others = sorted(entry.name for entry in target.iterdir())
-    if others and manifest.FILE not in others:
+    if others and manifest_lib.FILE not in others:
       raise UnsafeError(f"{folder} is not empty (holds {others[0]}). Give a new --out.")
 
 
-def _already_whole(folder: Path, facts: Manifest, master: Master) -> Manifest | None:
+def _already_whole(folder: Path, manifest: Manifest, master: Master) -> Manifest | None:
   """Returns the manifest if the directory is whole and the same; refuses another one."""
-  if not (folder / manifest.FILE).exists():
+  if not (folder / manifest_lib.FILE).exists():
     return None
-  there = manifest.read(folder)
-  if _asked(there) != _asked(facts):
+  there = manifest_lib.read(folder)
+  if _asked(there) != _asked(manifest):
     raise UnsafeError(
-      f"{folder} holds a disguised data set already, made otherwise ({_difference(there, facts)}). "
+      f"{folder} holds a disguised data set already, made otherwise ({_difference(there, manifest)}). "
       "Nothing is overwritten: give another --out."
     )
   restore.authenticate(there, folder, master)
@@ -145,18 +146,18 @@ def _already_whole(folder: Path, facts: Manifest, master: Master) -> Manifest | 
   return there
 
 
-def _asked(facts: Manifest) -> dict[str, Any]:
+def _asked(manifest: Manifest) -> dict[str, Any]:
   """Returns what a call asks for: all of a manifest but what the work finds out, and the version that did it."""
-  wanted = facts.to_dict()
+  wanted = manifest.to_dict()
   for name in ("quantiser", "error", "files", "djax"):
     del wanted[name]
-  wanted["splits"] = {name: split.records for name, split in facts.splits.items()}
+  wanted["splits"] = {name: split.records for name, split in manifest.splits.items()}
   return json.loads(json.dumps(wanted))
 
 
-def _difference(there: Manifest, facts: Manifest) -> str:
+def _difference(there: Manifest, manifest: Manifest) -> str:
   """Names the facts in which two data sets differ."""
-  old, new = _asked(there), _asked(facts)
+  old, new = _asked(there), _asked(manifest)
   names = [name for name in new if old.get(name) != new[name] and name != "sealed"]
   return ", ".join(names) or "sealed"
 
@@ -170,17 +171,17 @@ def _unfinished(job: Job) -> Iterator[None]:
   place.mkdir(parents=True, exist_ok=True)
   busy = f"{folder} is being written by another process. Wait for it, or stop it."
   with locks.working_lock(place / "lock", busy=busy):
-    if (folder / manifest.FILE).exists():  # between our look and our lock
+    if (folder / manifest_lib.FILE).exists():  # between our look and our lock
       shutil.rmtree(place)
       raise UnsafeError(
         f"{folder} was finished by another process meanwhile. Re-run the command to check it."
       )
-    asked = json.loads(json.dumps({"asked": _asked(job.facts), "starts": dict(job.starts_of)}))
+    asked = json.loads(json.dumps({"asked": _asked(job.manifest), "starts": dict(job.starts_of)}))
     begun = _plan_of(folder)
     if begun is not None:
       _check_plan(folder, asked, begun)
     else:
-      manifest.replace(place / _PLAN, json.dumps(asked).encode())
+      manifest_lib.replace(place / _PLAN, json.dumps(asked).encode())
     for entry in place.iterdir():
       if entry.suffix[1:].isdigit() or entry.suffix == ".tmp":
         entry.unlink(missing_ok=True)  # what a killed process was writing
@@ -193,7 +194,7 @@ def _check_plan(folder: Path, new: dict[str, Any], old: dict[str, Any]) -> None:
   if new == old:
     return
   asked, before = new["asked"], old["asked"]
-  if before.get("version") != manifest.VERSION:
+  if before.get("version") != manifest_lib.VERSION:
     raise UnsafeError(
       f"{folder} was begun by an older djax, whose records have another order. Finish it with that one, or give "
       "another --out."
@@ -217,10 +218,10 @@ def _check_plan(folder: Path, new: dict[str, Any], old: dict[str, Any]) -> None:
 
 def _work(job: Job, master: Master, workers: int, progress: Callable[[int, int], None]) -> Manifest:
   """Has every shard scanned, if need be, and written; then finishes the directory."""
-  facts = job.facts
-  secret = master.data_set(facts.id, facts.spec)
-  count = sum(split.records for split in facts.splits.values())
-  scans = facts.has_floats and facts.dtype == "uint8"
+  manifest = job.manifest
+  secret = master.data_set(manifest.id, manifest.spec)
+  count = sum(split.records for split in manifest.splits.values())
+  scans = manifest.has_floats and manifest.dtype == "uint8"
   total, done = count * (2 if scans else 1), 0
 
   def advance(count: int) -> None:
@@ -233,7 +234,7 @@ def _work(job: Job, master: Master, workers: int, progress: Callable[[int, int],
     for task in outcomes:
       advance(len(job.rows(task.split, task.index)))
     if waiting := [task for task in tasks if task not in outcomes]:
-      pool.run(job, secret, waiting, workers=workers or _workers(facts), advance=advance)
+      pool.run(job, secret, waiting, workers=workers or _workers(manifest), advance=advance)
 
   quantiser = None
   if scans:
@@ -245,7 +246,7 @@ def _work(job: Job, master: Master, workers: int, progress: Callable[[int, int],
   tasks = shards.tasks(job, quantiser)
   whole = {task: shard for task in tasks if (shard := shards.written(job, task, check=True))}
   missing = [task for task in tasks if task not in whole]
-  needed = _size(facts, sum(len(job.rows(task.split, task.index)) for task in missing))
+  needed = _size(manifest, sum(len(job.rows(task.split, task.index)) for task in missing))
   needed += len(missing) * _SHARD_OVERHEAD
   files.check_room(job.out, needed, hint=", or store float16 or uint8")
   run(tasks, whole)
@@ -257,48 +258,50 @@ def _work(job: Job, master: Master, workers: int, progress: Callable[[int, int],
         f"{job.out} lost {job.shard_file(task.split, task.index)} while it was written."
       )
     by_split[task.split].append(shard)
-  facts = dataclasses.replace(
-    facts,
+  manifest = dataclasses.replace(
+    manifest,
     quantiser=quantiser,
-    error=quantise.bounds(facts.spec, facts.dtype, quantiser),
+    error=quantise.bounds(manifest.spec, manifest.dtype, quantiser),
     splits={
       name: dataclasses.replace(split, shards=tuple(by_split[name]))
-      for name, split in facts.splits.items()
+      for name, split in manifest.splits.items()
     },
   )
-  return finish(job.out, facts, master)
+  return finish(job.out, manifest, master)
 
 
-def finish(folder: Path, facts: Manifest, master: Master) -> Manifest:
+def finish(folder: Path, manifest: Manifest, master: Master) -> Manifest:
   """Writes what TFDS reads, the data card and, last, the manifest.
 
   Args:
     folder: the directory, with its shards and ``.unfinished``.
-    facts: all but the hashes of the files written here.
+    manifest: all but the hashes of the files written here.
     master: the owner's key.
   """
-  features = records.features(facts.disguised_shape, facts.dtype, facts.classes, facts.class_names)
+  features = records.features(
+    manifest.disguised_shape, manifest.dtype, manifest.classes, manifest.class_names
+  )
   place = folder / UNFINISHED / "features"
   place.mkdir(exist_ok=True)
   features.save_config(str(place))
   texts = {path.name: path.read_bytes() for path in sorted(place.iterdir())}
-  texts["dataset_info.json"] = json.dumps(records.tfds_info(facts.splits), indent=1).encode()
-  texts["README.md"] = datacard.text(facts).encode()
+  texts["dataset_info.json"] = json.dumps(records.tfds_info(manifest.splits), indent=1).encode()
+  texts["README.md"] = datacard.text(manifest).encode()
   for name, data in texts.items():
-    manifest.replace(folder / name, data)
+    manifest_lib.replace(folder / name, data)
   hashes = {name: hashlib.sha256(data).hexdigest() for name, data in texts.items()}
-  facts = dataclasses.replace(facts, files=hashes)
-  manifest.write(folder, facts, mac_key=restore.mac_key(facts, master))
-  return manifest.read(folder)
+  manifest = dataclasses.replace(manifest, files=hashes)
+  manifest_lib.write(folder, manifest, mac_key=restore.mac_key(manifest, master))
+  return manifest_lib.read(folder)
 
 
-def _size(facts: Manifest, records: int) -> int:
+def _size(manifest: Manifest, records: int) -> int:
   """Returns about how many bytes some records take."""
-  pixels = math.prod(facts.disguised_shape)
-  return records * (pixels * np.dtype(facts.dtype).itemsize + _RECORD_OVERHEAD)
+  pixels = math.prod(manifest.disguised_shape)
+  return records * (pixels * np.dtype(manifest.dtype).itemsize + _RECORD_OVERHEAD)
 
 
-def _workers(facts: Manifest) -> int:
+def _workers(manifest: Manifest) -> int:
   """Returns a process for each 64 MiB to write, at most one a core."""
-  records = sum(split.records for split in facts.splits.values())
-  return min(os.cpu_count() or 1, 1 + _size(facts, records) // _BYTES_OF_A_WORKER)
+  records = sum(split.records for split in manifest.splits.values())
+  return min(os.cpu_count() or 1, 1 + _size(manifest, records) // _BYTES_OF_A_WORKER)

@@ -141,11 +141,11 @@ class Ledger:
       found.append(_parsed(last))
     return found
 
-  def planned(self, facts: Manifest, hashes: Sequence[str], master: Master) -> Entry:
+  def planned(self, manifest: Manifest, hashes: Sequence[str], master: Master) -> Entry:
     """Returns the entry of a data set that is to be written, and makes sure that it can be entered.
 
     Args:
-      facts: the manifest as far as it is known.
+      manifest: the manifest as far as it is known.
       hashes: SHA-256 of each file of the source, in hex; none for a source without files.
       master: the owner's key.
 
@@ -156,13 +156,13 @@ class Ledger:
     """
     entry = Entry(
       date="",
-      fingerprint=facts.key_fingerprint,
-      id=facts.id,
+      fingerprint=manifest.key_fingerprint,
+      id=manifest.id,
       manifest_sha256="",
-      source=facts.source["name"],
-      sketch=_sketch(hashes or [f"name:{facts.source['name']}"], master),
-      spec=dict(facts.spec),
-      asked=_asked(facts),
+      source=manifest.source["name"],
+      sketch=_sketch(hashes or [f"name:{manifest.source['name']}"], master),
+      spec=dict(manifest.spec),
+      asked=_asked(manifest),
     )
     for other in self.entries():
       same = (other.fingerprint, other.id) == (entry.fingerprint, entry.id)
@@ -192,21 +192,21 @@ class Ledger:
           "average and to compare"
         )
 
-  def enter(self, planned: Entry, facts: Manifest) -> None:
+  def enter(self, planned: Entry, manifest: Manifest) -> None:
     """Enters a data set that is written, unless it stands there already.
 
     Args:
       planned: its entry, as ``planned`` returned it.
-      facts: its manifest.
+      manifest: its manifest.
 
     Raises:
       DataError: as ``entries``.
       DjaxError: if the ledger cannot be written; the data set is whole, and doing the same again enters it.
     """
     now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    entry = dataclasses.replace(planned, date=now, manifest_sha256=facts.sha256)
+    entry = dataclasses.replace(planned, date=now, manifest_sha256=manifest.sha256)
     with self._opened() as descriptor:
-      if any(other.manifest_sha256 == facts.sha256 for other in self.entries()):
+      if any(other.manifest_sha256 == manifest.sha256 for other in self.entries()):
         return
       try:
         _append(descriptor, json.dumps(dataclasses.asdict(entry)).encode())
@@ -214,11 +214,11 @@ class Ledger:
         self._refuse(error)
     files.sync_folder(self.path.parent)
 
-  def standing(self, facts: Manifest) -> Standing:
+  def standing(self, manifest: Manifest) -> Standing:
     """Says whether a directory is known, and the newest of its source.
 
     Args:
-      facts: its manifest, authenticated.
+      manifest: its manifest, authenticated.
 
     Raises:
       DataError: as ``entries``.
@@ -226,9 +226,9 @@ class Ledger:
     every = self.entries()
     if not every:
       return Standing(None)
-    entries = [entry for entry in every if entry.fingerprint == facts.key_fingerprint]
+    entries = [entry for entry in every if entry.fingerprint == manifest.key_fingerprint]
     place = next(
-      (i for i, entry in enumerate(entries) if entry.manifest_sha256 == facts.sha256), None
+      (i for i, entry in enumerate(entries) if entry.manifest_sha256 == manifest.sha256), None
     )
     if place is None:
       return Standing(False)
@@ -286,9 +286,9 @@ def _parsed(line: bytes) -> Entry:
   return Entry(**{**fields, "sketch": tuple(found["sketch"])})
 
 
-def _asked(facts: Manifest) -> str:
+def _asked(manifest: Manifest) -> str:
   """Returns the hash of what was asked for; the source's own hash covers its files, the splits and the spec."""
-  asked = [facts.spec, facts.dtype, facts.labels, facts.views, facts.source["hmac"]]
+  asked = [manifest.spec, manifest.dtype, manifest.labels, manifest.views, manifest.source["hmac"]]
   return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
 
 

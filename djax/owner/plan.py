@@ -14,7 +14,8 @@ import numpy as np
 
 import djax
 from djax import keys, schemes, sources
-from djax.disguised import datacard, directory, manifest, quantise
+from djax.disguised import datacard, directory, quantise
+from djax.disguised import manifest as manifest_lib
 from djax.disguised.manifest import Manifest, SplitFacts
 from djax.errors import ConfigError, DataError, UnsafeError
 from djax.keys import Master
@@ -72,13 +73,13 @@ class Job:
 
   Attributes:
     request: what was asked.
-    facts: the manifest as far as it is known before the work.
+    manifest: the manifest as far as it is known before the work.
     out: the directory.
     starts_of: by split name, the first record of each shard, and at the end the number of records.
   """
 
   request: Request
-  facts: Manifest
+  manifest: Manifest
   out: Path
   starts_of: Mapping[str, tuple[int, ...]]
 
@@ -140,7 +141,7 @@ def make(request: Request, out: Path, master: Master) -> Plan:
   views_of = {name: request.views if name == "train" else 1 for name in counts}
   secret = _secret(request, spec, master)
   hashes = tuple(directory.file_sha256(path) for _, path in files)
-  facts = Manifest(
+  manifest = Manifest(
     djax=djax.__version__,
     expansion=keys.DATA_SETS,
     key_fingerprint=master.fingerprint,
@@ -171,19 +172,19 @@ def make(request: Request, out: Path, master: Master) -> Plan:
     sealed="",
     id=request.dataset_id,
   )
-  box = sealed_metadata.box_of(facts, master)
-  facts = dataclasses.replace(facts, sealed=box.seal({"class_names": list(names)}))
+  box = sealed_metadata.box_of(manifest, master)
+  manifest = dataclasses.replace(manifest, sealed=box.seal({"class_names": list(names)}))
   try:
-    manifest.check(facts)
+    manifest_lib.check(manifest)
   except ValueError as error:
     raise ConfigError(f"disguise: what is asked cannot be written down: {error}.") from None
   record_bytes = math.prod(disguised_shape) * stored.itemsize
   step = request.originals_per_shard or max(1, _SHARD_BYTES // (record_bytes * request.views))
   starts_of = {
     name: (*range(0, split.records, step * split.views), split.records)
-    for name, split in facts.splits.items()
+    for name, split in manifest.splits.items()
   }
-  job = Job(request, facts, out, starts_of)
+  job = Job(request, manifest, out, starts_of)
   return Plan(job, _roots(request, first.name, files), hashes)
 
 

@@ -131,17 +131,17 @@ class Old(RecordStreams):
     return self._master.subkey(label(purpose, self._spec, split))
 
 
-def of(facts: Manifest, master: Master) -> RecordStreams:
+def of(manifest: Manifest, master: Master) -> RecordStreams:
   """Returns the streams of a data set or request.
 
   Args:
-    facts: its manifest.
+    manifest: its manifest.
     master: its key.
   """
-  if facts.version == 1:
-    return Old(facts.spec, master)
-  secret = master.data_set(facts.id, facts.spec)
-  return Current(secret, role=facts.role, views=facts.views, own_id=facts.request)
+  if manifest.version == 1:
+    return Old(manifest.spec, master)
+  secret = master.data_set(manifest.id, manifest.spec)
+  return Current(secret, role=manifest.role, views=manifest.views, own_id=manifest.request)
 
 
 def label(purpose: str, spec: Mapping[str, Any], split: str) -> str:

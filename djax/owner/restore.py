@@ -63,18 +63,18 @@ class Restored(NamedTuple):
   labels: np.ndarray
 
 
-def values(images: np.ndarray, facts: Manifest) -> np.ndarray:
+def values(images: np.ndarray, manifest: Manifest) -> np.ndarray:
   """Turns stored images into disguised ones, as far as storing them allows.
 
   Args:
     images: ``[B, H', W', C]`` as stored.
-    facts: the manifest.
+    manifest: the manifest.
 
   Returns:
     The same shape: uint8 where the disguise itself is, else float32.
   """
-  if facts.quantiser is not None:
-    return quantise.dequantise(images, facts.quantiser, block_size=facts.block_size)
+  if manifest.quantiser is not None:
+    return quantise.dequantise(images, manifest.quantiser, block_size=manifest.block_size)
   return images if images.dtype == np.uint8 else images.astype(np.float32)
 
 
@@ -93,28 +93,28 @@ def originals(data: Disguised, master: Master, split: str, *, chunk: int) -> Ite
     NotInvertibleError: if the disguise has no way back.
     DataError: while restoring, if a shard or a record is damaged.
   """
-  facts = data.manifest
-  authenticate(facts, data.path, master, role=facts.role)
-  drawn = record_noise.of(facts, master)
-  tool = Disguiser(facts.spec, drawn)
-  probe = np.zeros((1, *facts.disguised_shape), facts.dtype)
-  tool.restored(values(probe, facts))  # refused before the first record is read
-  classes = np.arange(facts.classes, dtype=np.int32)
-  if facts.labels == "permuted":
-    classes = np.argsort(drawn.labels(facts.classes)).astype(np.int32)
-  return _originals(data.splits[split], facts, drawn, tool, classes, chunk)
+  manifest = data.manifest
+  authenticate(manifest, data.path, master, role=manifest.role)
+  drawn = record_noise.of(manifest, master)
+  tool = Disguiser(manifest.spec, drawn)
+  probe = np.zeros((1, *manifest.disguised_shape), manifest.dtype)
+  tool.restored(values(probe, manifest))  # refused before the first record is read
+  classes = np.arange(manifest.classes, dtype=np.int32)
+  if manifest.labels == "permuted":
+    classes = np.argsort(drawn.labels(manifest.classes)).astype(np.int32)
+  return _originals(data.splits[split], manifest, drawn, tool, classes, chunk)
 
 
 def _originals(
   split: Split,
-  facts: Manifest,
+  manifest: Manifest,
   drawn: record_noise.RecordStreams,
   tool: Disguiser,
   classes: np.ndarray,
   chunk: int,
 ) -> Iterator[Restored]:
   """Reads view 0 of each original, shard by shard."""
-  views = facts.splits[split.name].views
+  views = manifest.splits[split.name].views
   order = drawn.order(split.name, len(split) // views, views)
   for shard in range(split.shards):
     with split.private_shard(shard) as (rows, read):
@@ -122,7 +122,9 @@ def _originals(
       for start in range(0, len(firsts), chunk):
         some = firsts[start : start + chunk]
         images, labels = read(some)
-        yield Restored(order[some] // views, tool.restored(values(images, facts)), classes[labels])
+        yield Restored(
+          order[some] // views, tool.restored(values(images, manifest)), classes[labels]
+        )
 
 
 def to_files(
@@ -158,21 +160,21 @@ def to_files(
     UnsafeError: if ``out`` exists, or lies in the data set.
     DjaxError: if the disk has too little room.
   """
-  target, facts = check_new(out, data.path), data.manifest
-  authenticate(facts, data.path, master, expect=expect)
+  target, manifest = check_new(out, data.path), data.manifest
+  authenticate(manifest, data.path, master, expect=expect)
   write = _write_archive if os.fspath(out).endswith(".npz") else _write_folder
   if write is _write_folder:
-    _check_fits_png(facts)
-  directory.verify(data.path, manifest=facts)
+    _check_fits_png(manifest)
+  directory.verify(data.path, manifest=manifest)
   originals(data, master, next(iter(data.splits)), chunk=1)  # refuses what has no way back
-  names = sealed_metadata.box_of(facts, master).unseal(facts.sealed)["class_names"]
-  write(target, facts, names, _Chunks(data, master, progress))
-  return facts
+  names = sealed_metadata.box_of(manifest, master).unseal(manifest.sealed)["class_names"]
+  write(target, manifest, names, _Chunks(data, master, progress))
+  return manifest
 
 
-def _check_fits_png(facts: Manifest) -> None:
+def _check_fits_png(manifest: Manifest) -> None:
   """Refuses originals that no PNG file holds."""
-  channels, dtype = facts.spec["image_shape"][2], facts.source["dtype"]
+  channels, dtype = manifest.spec["image_shape"][2], manifest.source["dtype"]
   if dtype != "uint8" or channels not in (1, 3):
     raise ConfigError(
       f"PNG files hold 8 bits in 1 or 3 channels, the originals are {dtype} with {channels}. "
@@ -180,15 +182,15 @@ def _check_fits_png(facts: Manifest) -> None:
     )
 
 
-def _write_archive(target: Path, facts: Manifest, names: list[str], chunks: "_Chunks") -> None:
+def _write_archive(target: Path, manifest: Manifest, names: list[str], chunks: "_Chunks") -> None:
   """Writes originals to an ``.npz`` archive."""
-  largest = max(split.records // split.views for split in facts.splits.values())
-  files.check_room(target, _pixels(facts) * (_count(facts) + largest))
+  largest = max(split.records // split.views for split in manifest.splits.values())
+  files.check_room(target, _pixels(manifest) * (_count(manifest) + largest))
   with files.new_file(target) as file, zipfile.ZipFile(file, "w") as archive:
-    for split, records in facts.splits.items():
+    for split, records in manifest.splits.items():
       count = records.records // records.views
       labels = np.empty(count, np.int32)
-      shape, dtype = (count, *facts.spec["image_shape"]), np.dtype(facts.source["dtype"])
+      shape, dtype = (count, *manifest.spec["image_shape"]), np.dtype(manifest.source["dtype"])
       # Records come in another order than the archive takes them; this file has no name for anyone to find.
       with tempfile.TemporaryFile(dir=target.parent) as scratch:
         for part in chunks.of(split):
@@ -204,12 +206,12 @@ def _write_archive(target: Path, facts: Manifest, names: list[str], chunks: "_Ch
     _add(archive, "class_names", np.array(names))
 
 
-def _write_folder(target: Path, facts: Manifest, names: list[str], chunks: "_Chunks") -> None:
+def _write_folder(target: Path, manifest: Manifest, names: list[str], chunks: "_Chunks") -> None:
   """Writes originals to PNG files, one folder a class."""
-  files.check_room(target, (_pixels(facts) + _FILE_BYTES) * _count(facts))
+  files.check_room(target, (_pixels(manifest) + _FILE_BYTES) * _count(manifest))
   folders = _file_names(names)
   with files.new_folder(target) as temporary:
-    for split, records in facts.splits.items():
+    for split, records in manifest.splits.items():
       for place in (temporary / split, *(temporary / split / name for name in folders)):
         place.mkdir(mode=_PRIVATE)
         place.chmod(_PRIVATE)  # the umask may have taken the owner's rights
@@ -225,29 +227,29 @@ class _Chunks:
   """The originals of a data set as they are written to files, in pieces of a few MB."""
 
   def __init__(self, data: Disguised, master: Master, progress: Progress):
-    self._data, self._master, self._facts = data, master, data.manifest
+    self._data, self._master, self._manifest = data, master, data.manifest
     self._progress, self._done = progress, 0
 
   def of(self, split: str) -> Iterator[Restored]:
     """Yields originals, cut to 0..255 and of the dtype of the source."""
-    chunk = max(1, _CHUNK_BYTES // (4 * math.prod(self._facts.disguised_shape)))
+    chunk = max(1, _CHUNK_BYTES // (4 * math.prod(self._manifest.disguised_shape)))
     for part in originals(self._data, self._master, split, chunk=chunk):
-      if self._facts.source["dtype"] == "uint8":
+      if self._manifest.source["dtype"] == "uint8":
         images = np.clip(np.rint(part.images), 0, 255).astype(np.uint8)
       else:
         images = np.clip(part.images, 0, 255).astype(np.float32)
       yield part._replace(images=images)
       self._done += len(images)
-      self._progress(self._done, _count(self._facts))
+      self._progress(self._done, _count(self._manifest))
 
 
-def _count(facts: Manifest) -> int:
-  return sum(split.records // split.views for split in facts.splits.values())
+def _count(manifest: Manifest) -> int:
+  return sum(split.records // split.views for split in manifest.splits.values())
 
 
-def _pixels(facts: Manifest) -> int:
+def _pixels(manifest: Manifest) -> int:
   """Returns the bytes of one original."""
-  return math.prod(facts.spec["image_shape"]) * np.dtype(facts.source["dtype"]).itemsize
+  return math.prod(manifest.spec["image_shape"]) * np.dtype(manifest.source["dtype"]).itemsize
 
 
 @contextlib.contextmanager
@@ -256,8 +258,8 @@ def _member(
 ) -> Iterator[IO[bytes]]:
   """Opens an array of an archive, its header written."""
   with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as member:
-    facts = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
-    np.lib.format.write_array_header_1_0(member, facts)
+    header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(member, header)
     yield member
 
 
