@@ -60,6 +60,7 @@ def write_folder(target):
 
 
 WRITERS = pytest.mark.parametrize("write", [write_file, write_folder])
+MAKER = {write_file: files.new_file, write_folder: files.new_folder}
 
 
 def written(target):
@@ -549,7 +550,7 @@ def holder():
 @WRITERS
 @pytest.mark.parametrize("end", ["done", "killed"])
 def test_a_target_that_another_process_writes_is_refused(tmp_path, holder, write, end):
-  process = holder("new_file" if write is write_file else "new_folder", tmp_path / "x")
+  process = holder(MAKER[write].__name__, tmp_path / "x")
   with pytest.raises(UnsafeError, match=r"is being written by another process\. Wait"):
     write(tmp_path / "x")
   assert names(tmp_path) == [".x.djax-partial"]
@@ -565,7 +566,7 @@ def test_a_target_that_another_process_writes_is_refused(tmp_path, holder, write
 
 @WRITERS
 def test_of_two_in_one_process_one_is_refused(tmp_path, write):
-  with (files.new_file if write is write_file else files.new_folder)(tmp_path / "x") as file:
+  with MAKER[write](tmp_path / "x") as file:
     if write is write_file:
       file.write(b"first")
     with pytest.raises(UnsafeError, match="is being written"):
@@ -664,8 +665,7 @@ def test_a_target_that_is_finished_while_the_lock_is_waited_for_is_refused_first
     return real(descriptor)
 
   first(monkeypatch, locks, "try_lock", finished)
-  maker = files.new_file if write is write_file else files.new_folder
-  with pytest.raises(UnsafeError, match="x exists"), maker(tmp_path / "x"):
+  with pytest.raises(UnsafeError, match="x exists"), MAKER[write](tmp_path / "x"):
     pytest.fail("work was done that is thrown away")
   assert names(tmp_path) == ["x"]
 
@@ -673,8 +673,7 @@ def test_a_target_that_is_finished_while_the_lock_is_waited_for_is_refused_first
 @WRITERS
 def test_on_a_disk_without_locks_the_later_one_is_left_alone(tmp_path, monkeypatch, write):
   monkeypatch.setattr(locks, "try_lock", lambda descriptor: True)
-  maker = files.new_file if write is write_file else files.new_folder
-  earlier, later = maker(tmp_path / "x"), maker(tmp_path / "x")
+  earlier, later = MAKER[write](tmp_path / "x"), MAKER[write](tmp_path / "x")
   earlier.__enter__()
   later.__enter__()
   with pytest.raises(UnsafeError, match="was taken away"):
@@ -691,7 +690,7 @@ def test_on_a_disk_without_locks_what_another_put_there_is_not_published(
   monkeypatch.setattr(locks, "try_lock", lambda descriptor: True)
   with (
     pytest.raises(UnsafeError, match="was taken away while it was written"),
-    (files.new_file if write is write_file else files.new_folder)(tmp_path / "x"),
+    MAKER[write](tmp_path / "x"),
   ):
     write(tmp_path / "x")
     assert names(tmp_path) == ["x"]

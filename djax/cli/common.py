@@ -26,14 +26,14 @@ def bits(blocks: int) -> dict[str, int | float | str]:
   return {"blocks": blocks, "bits": math.lgamma(blocks + 1) / math.log(2), "remark": _REMARK}
 
 
-def bits_line(found: dict[str, Any]) -> str:
+def bits_line(count: dict[str, Any]) -> str:
   """Says what ``bits`` found.
 
   Args:
-    found: its result.
+    count: its result.
   """
-  blocks = found["blocks"]
-  return f"{blocks} blocks, log2({blocks}!) = {found['bits']:.1f} bits: {found['remark']}"
+  blocks = count["blocks"]
+  return f"{blocks} blocks, log2({blocks}!) = {count['bits']:.1f} bits: {count['remark']}"
 
 
 def say(line: str) -> None:

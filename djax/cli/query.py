@@ -86,11 +86,11 @@ def _answers(args: argparse.Namespace, master: Master) -> None:
   if answers.canaries is None:
     say("nothing vouches for these numbers but the machine that gave them")
   else:
-    found = answers.canaries
+    outcome = answers.canaries
     say(
-      f"{'warning: ' if found.suspicious else ''}{found.right} of {found.count} planted images got their class; "
-      f"who knows no image gets as many with probability {found.chance:.2g}"
-      + (": do not rely on these answers" if found.suspicious else "")
+      f"{'warning: ' if outcome.suspicious else ''}{outcome.right} of {outcome.count} planted images got their class; "
+      f"who knows no image gets as many with probability {outcome.chance:.2g}"
+      + (": do not rely on these answers" if outcome.suspicious else "")
     )
   _print_answers(args, answers)
 

@@ -18,18 +18,18 @@ def warnings(spec: Mapping[str, Any], *, fingerprint: str) -> tuple[str, ...]:
     spec: ``SchemeSpec.to_dict()``.
     fingerprint: of the key.
   """
-  found = []
+  lines = []
   if fingerprint.startswith("experiment"):
-    found.append("EXPERIMENT: the key comes from a public seed and protects nothing.")
-  found += schemes.kind_of(spec).warnings(spec)
-  return tuple(found)
+    lines.append("EXPERIMENT: the key comes from a public seed and protects nothing.")
+  lines += schemes.kind_of(spec).warnings(spec)
+  return tuple(lines)
 
 
 def text(manifest: Manifest) -> str:
   """Returns the data card, Markdown; what stands in the manifest is shown as it is and never read as Markdown.
 
   Args:
-    manifest: the manifest.
+    manifest: of the data set.
   """
   shown = escape.for_markdown
   options = shown(

@@ -92,8 +92,8 @@ class Split:
     for shard in np.unique(shard_of).tolist():
       places = np.flatnonzero(shard_of == shard)
       first = self._ends[shard] - self._split.shards[shard].records
-      found = self._records(self._reader(shard), shard, rows[places] - first)
-      images[places], labels[places] = found
+      result = self._records(self._reader(shard), shard, rows[places] - first)
+      images[places], labels[places] = result
     return images, labels
 
   def check(self) -> None:
@@ -201,14 +201,14 @@ class Split:
 
   def _sha256(self, file: IO[bytes], shard: int) -> str:
     """Hashes as many bytes as a shard has; one that grows meanwhile has no end."""
-    found, left = hashlib.sha256(), self._split.shards[shard].bytes
+    sha256, left = hashlib.sha256(), self._split.shards[shard].bytes
     try:
       while left and (piece := file.read(min(left, _PIECE))):
-        found.update(piece)
+        sha256.update(piece)
         left -= len(piece)
     except OSError as error:
       raise self._damaged(shard, error) from None
-    return found.hexdigest()
+    return sha256.hexdigest()
 
   def _listed(self, file: IO[bytes], shard: int) -> array_records.Reader:
     """Lists the records of an open file."""
@@ -313,22 +313,20 @@ def shards(manifest: Manifest) -> list[Shard]:
 
 def _refuse(folder: Path, faults: list[str | None]) -> None:
   """Names everything that is wrong with a directory, the first few by name."""
-  found = [fault for fault in faults if fault]
-  if found:
-    shown = "; ".join(found[:_SHOWN])
-    more = f"; and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+  messages = [fault for fault in faults if fault]
+  if messages:
+    shown = "; ".join(messages[:_SHOWN])
+    more = f"; and {len(messages) - _SHOWN} more" if len(messages) > _SHOWN else ""
     raise ManifestError(f"{folder}: {shown}{more}. Take the files from a good copy.")
 
 
 def _size_fault(folder: Path, shard: Shard) -> str | None:
   """Returns what is wrong with a shard's length or kind, or None."""
   try:
-    found = foreign.size_of(folder, shard.file)
+    size = foreign.size_of(folder, shard.file)
   except ForeignFileError as error:
     return _without_folder(folder, error)
-  return (
-    None if shard.bytes == found else f"{shard.file} must have {shard.bytes} bytes, has {found}"
-  )
+  return None if shard.bytes == size else f"{shard.file} must have {shard.bytes} bytes, has {size}"
 
 
 def _shard_fault(folder: Path, shard: Shard) -> str | None:
@@ -336,10 +334,10 @@ def _shard_fault(folder: Path, shard: Shard) -> str | None:
   if fault := _size_fault(folder, shard):
     return fault
   try:
-    found = foreign.digest(folder, shard.file, limit=shard.bytes)
+    content = foreign.digest(folder, shard.file, limit=shard.bytes)
   except ForeignFileError as error:
     return _without_folder(folder, error)
-  return None if found == (shard.bytes, shard.sha256) else f"{shard.file} is damaged"
+  return None if content == (shard.bytes, shard.sha256) else f"{shard.file} is damaged"
 
 
 def _small_fault(folder: Path, name: str, sha256: str) -> str | None:

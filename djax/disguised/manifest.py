@@ -142,7 +142,7 @@ def mac_label(manifest: Manifest) -> str:
   """Returns the label of the MAC's subkey: with it a request never passes as a data set, nor the other way round.
 
   Args:
-    manifest: the manifest.
+    manifest: of a data set or a request.
   """
   return "manifest" if manifest.version == 1 else f"manifest|{manifest.role}"
 
@@ -157,10 +157,10 @@ def check(manifest: Manifest) -> None:
     ValueError: with what is out of form or range, or too large.
   """
   data = _encoded(manifest)
-  found = json.loads(data)
-  planned = any(not split["shards"] for split in found["splits"].values())
-  form.check(found, forms.FORMS[manifest.version], "manifest")
-  _parse(found, manifest.version, planned=planned)
+  content = json.loads(data)
+  planned = any(not split["shards"] for split in content["splits"].values())
+  form.check(content, forms.FORMS[manifest.version], "manifest")
+  _parse(content, manifest.version, planned=planned)
   positions = math.prod(manifest.disguised_shape[:2]) // manifest.block_size**2
   awaited = manifest.has_floats and manifest.dtype == "uint8" and manifest.quantiser is None
   _check_size(len(data) + 2 * positions * _NUMBER_BYTES * awaited)

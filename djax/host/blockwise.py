@@ -27,16 +27,16 @@ def arrays(function: str, **given: Any) -> list[np.ndarray]:
   Raises:
     TypeError: for what has no values to work on.
   """
-  found = []
+  result = []
   for name, value in given.items():
     try:
-      found.append(np.asarray(value))
+      result.append(np.asarray(value))
     except TypeError:
       raise TypeError(
         f"{function}: works on the host, in NumPy: {name} must be an array with values, got a {type(value).__name__}. "
         "Call it outside of jit, vmap and grad; what works inside is djax.ops."
       ) from None
-  return found
+  return result
 
 
 def check_permutation(function: str, perm: np.ndarray, positions: int) -> None:

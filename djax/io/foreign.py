@@ -113,12 +113,12 @@ def digest(folder: Path, name: str, *, limit: int) -> Content:
     MissingFileError: if it does not exist.
     ForeignFileError: as for ``read``.
   """
-  found, length = hashlib.sha256(), 0
+  sha256, length = hashlib.sha256(), 0
   with opened(folder, name, limit=limit) as file:
     for piece in _pieces(file, folder / name, limit):
-      found.update(piece)
+      sha256.update(piece)
       length += len(piece)
-  return Content(length, found.hexdigest())
+  return Content(length, sha256.hexdigest())
 
 
 @contextlib.contextmanager
@@ -157,7 +157,7 @@ def copy_file(folder: Path, name: str, content: Content, target: Path) -> None:
     ForeignFileError: if it is no regular file, cannot be read, or holds anything else.
     OSError: if the copy cannot be written.
   """
-  found = hashlib.sha256()
+  sha256 = hashlib.sha256()
   path = folder / name
   with opened(folder, name, limit=content.bytes) as source:
     size = os.fstat(source.fileno()).st_size
@@ -168,9 +168,9 @@ def copy_file(folder: Path, name: str, content: Content, target: Path) -> None:
     try:
       with copy:
         for piece in _pieces(source, path, content.bytes):
-          found.update(piece)
+          sha256.update(piece)
           copy.write(piece)
-      if found.hexdigest() != content.sha256:
+      if sha256.hexdigest() != content.sha256:
         raise ForeignFileError(f"{path} is damaged: its SHA-256 is not the recorded one.")
     except BaseException:
       target.unlink()
@@ -206,16 +206,16 @@ def names(folder: Path, *, most: int = 1 << 20) -> list[str]:
     MissingFileError: if it does not exist.
     ForeignFileError: if it is no folder, cannot be read, or holds more.
   """
-  found: list[str] = []
+  entry_names: list[str] = []
   try:
     with os.scandir(folder) as entries:
       for entry in entries:
-        found.append(entry.name)
-        if len(found) > most:
+        entry_names.append(entry.name)
+        if len(entry_names) > most:
           raise ForeignFileError(f"{folder} must hold at most {most} entries, has more.")
   except OSError as error:
     _refuse(folder, error)
-  return sorted(found)
+  return sorted(entry_names)
 
 
 def parse_json(data: bytes) -> Any:
@@ -263,10 +263,10 @@ def _whole(text: str) -> int:
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
   """Makes an object; of two fields of one name, another parser might take the other."""
-  found = dict(pairs)
-  if len(found) != len(pairs):
+  value = dict(pairs)
+  if len(value) != len(pairs):
     raise ValueError("a field stands twice in one object")
-  return found
+  return value
 
 
 def _parts(folder: Path, name: str) -> list[str]:

@@ -14,7 +14,7 @@ def mac_key(manifest: Manifest, master: Master) -> bytes:
   """Returns the subkey of a manifest's MAC.
 
   Args:
-    manifest: the manifest.
+    manifest: as ``manifest.read`` returned it.
     master: the owner's key.
   """
   streams_of_owner = master if manifest.version == 1 else master.owner()

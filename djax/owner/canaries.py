@@ -59,7 +59,7 @@ def read(
 
   Args:
     source: as ``sources.open`` takes it; its classes must have names of the data set's.
-    manifest: the data set's manifest.
+    manifest: of the data set.
     names: of its classes, unsealed.
     image_size: to which images of a folder are resized.
 

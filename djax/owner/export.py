@@ -103,11 +103,11 @@ def _begun_id(folder: Path) -> str | None:
 def _plan_of(folder: Path) -> dict[str, Any] | None:
   """Reads the plan of an unfinished directory, if there is one."""
   try:
-    found = foreign.parse_json(
+    content = foreign.parse_json(
       foreign.read(folder / UNFINISHED, _PLAN, limit=2 * manifest_lib.MOST_BYTES)
     )
-    form.check(found, {"asked": {"key_fingerprint": str}, "starts": dict}, "plan")
-    return found
+    form.check(content, {"asked": {"key_fingerprint": str}, "starts": dict}, "plan")
+    return content
   except foreign.MissingFileError:
     return None
   except ValueError as error:

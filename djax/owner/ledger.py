@@ -129,23 +129,23 @@ class Ledger:
     except foreign.ForeignFileError as error:
       raise DataError(f"the ledger cannot be read: {error} {_MOVE}") from None
     *lines, last = data.split(b"\n")
-    found = []
+    entries = []
     for number, line in enumerate(lines, 1):
       try:
-        found.append(_parsed(line))
+        entries.append(_parsed(line))
       except ValueError as error:
         raise DataError(
           f"{self.path} must hold one data set a line, line {number} is damaged ({error}). {_MOVE}"
         ) from None
     with contextlib.suppress(ValueError):
-      found.append(_parsed(last))
-    return found
+      entries.append(_parsed(last))
+    return entries
 
   def planned(self, manifest: Manifest, hashes: Sequence[str], master: Master) -> Entry:
     """Returns the entry of a data set that is to be written, and makes sure that it can be entered.
 
     Args:
-      manifest: the manifest as far as it is known.
+      manifest: as far as it is known.
       hashes: SHA-256 of each file of the source, in hex; none for a source without files.
       master: the owner's key.
 
@@ -197,7 +197,7 @@ class Ledger:
 
     Args:
       planned: its entry, as ``planned`` returned it.
-      manifest: its manifest.
+      manifest: of the data set.
 
     Raises:
       DataError: as ``entries``.
@@ -218,7 +218,7 @@ class Ledger:
     """Says whether a directory is known, and the newest of its source.
 
     Args:
-      manifest: its manifest, authenticated.
+      manifest: of the directory, authenticated.
 
     Raises:
       DataError: as ``entries``.
@@ -280,10 +280,10 @@ def _append(descriptor: int, line: bytes) -> None:
 
 def _parsed(line: bytes) -> Entry:
   """Reads a line."""
-  found = foreign.parse_json(line)
-  form.check(found, _FORM, "it")
-  fields = {field.name: found[field.name] for field in dataclasses.fields(Entry)}
-  return Entry(**{**fields, "sketch": tuple(found["sketch"])})
+  value = foreign.parse_json(line)
+  form.check(value, _FORM, "it")
+  fields = {field.name: value[field.name] for field in dataclasses.fields(Entry)}
+  return Entry(**{**fields, "sketch": tuple(value["sketch"])})
 
 
 def _asked(manifest: Manifest) -> str:

@@ -39,7 +39,7 @@ def read(paths: Sequence[str | os.PathLike], manifest: Manifest, *, image_size: 
   Args:
     paths: PNG and JPEG files, folders of them, ``.npy`` files of ``[N, H, W]`` or ``[N, H, W, C]``, and ``.npz`` files
       with such an array, named ``images`` or the only one. Grey files are taken where the data set has colours.
-    manifest: the data set's manifest.
+    manifest: of the data set.
     image_size: side in pixels to which image files are resized; 0 leaves them as they are.
 
   Raises:
@@ -55,9 +55,9 @@ def read(paths: Sequence[str | os.PathLike], manifest: Manifest, *, image_size: 
   names: list[str] = []
   for path in (Path(path).expanduser() for path in paths):
     if path.suffix.lower() in (".npy", ".npz"):
-      found = _array(path, shape, manifest.source["dtype"])
-      images.append(found)
-      names += [f"{path}[{index}]" for index in range(len(found))]
+      array = _array(path, shape, manifest.source["dtype"])
+      images.append(array)
+      names += [f"{path}[{index}]" for index in range(len(array))]
       continue
     for file in _listed(path):
       images.append(_picture(file, shape, image_size)[None])

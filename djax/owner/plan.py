@@ -73,7 +73,7 @@ class Job:
 
   Attributes:
     request: what was asked.
-    manifest: the manifest as far as it is known before the work.
+    manifest: as far as it is known before the work.
     out: the directory.
     starts_of: by split name, the first record of each shard, and at the end the number of records.
   """

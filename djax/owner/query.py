@@ -77,23 +77,23 @@ def disguised(query: Query, manifest: Manifest, master: Master) -> tuple[np.ndar
 
   Args:
     query: the images.
-    manifest: the data set's manifest.
+    manifest: of the data set.
     master: its key.
 
   Returns:
     Images as stored, ``[N, H', W', C]``, and the number of values that the range of its quantiser cut.
   """
   tool = Disguiser(manifest.spec, _streams(manifest, master))
-  found, cut = [], 0
+  parts, cut = [], 0
   for start in range(0, len(query.images), _CHUNK):
     part = query.images[start : start + _CHUNK]
     exact = tool.images(part, SPLIT, [0] * len(part))
-    found.append(
+    parts.append(
       disguiser.stored(exact, manifest.dtype, manifest.quantiser, block_size=manifest.block_size)
     )
     if manifest.quantiser is not None:
       cut += _outside(exact, manifest.quantiser, manifest.block_size)
-  return np.concatenate(found), cut
+  return np.concatenate(parts), cut
 
 
 def _streams(manifest: Manifest, master: Master) -> record_noise.RecordStreams:
@@ -118,7 +118,7 @@ def ask(query: Query, run: str | os.PathLike, manifest: Manifest, master: Master
   Args:
     query: the images.
     run: the run directory.
-    manifest: its manifest, as ``restore.authenticated`` returns it.
+    manifest: of the run, as ``restore.authenticated`` returns it.
     master: the key of its images.
 
   Raises:
@@ -135,8 +135,8 @@ def ask(query: Query, run: str | os.PathLike, manifest: Manifest, master: Master
     )
   stored, cut = disguised(query, manifest, master)
   images = restore.values(stored, manifest).astype(np.float32)
-  found = named(predictor.probabilities(images, _CHUNK), query.names, manifest, master)
-  return found._replace(cut=cut)
+  probabilities = predictor.probabilities(images, _CHUNK)
+  return named(probabilities, query.names, manifest, master)._replace(cut=cut)
 
 
 def request(
@@ -154,7 +154,7 @@ def request(
 
   Args:
     query: the images; names of files are sealed.
-    manifest: manifest of the data set that the network was trained on.
+    manifest: of the data set that the network was trained on.
     master: its key.
     out: the directory; must not exist.
     canaries: images of known classes to be planted among the others.
@@ -266,12 +266,12 @@ def answers(
   probabilities[order] = stored
   planted = opened.get("canaries", [])
   asked = count - len(planted)
-  found = named(probabilities, [*opened["names"], *([""] * len(planted))], manifest, master)
+  named_answers = named(probabilities, [*opened["names"], *([""] * len(planted))], manifest, master)
   outcome = None
   if planted:
-    given = [int(np.argmax(row.probabilities)) for row in found.rows[asked:]]
+    given = [int(np.argmax(row.probabilities)) for row in named_answers.rows[asked:]]
     outcome = canaries_lib.judge(planted, given)
-  return found._replace(rows=found.rows[:asked], canaries=outcome)
+  return named_answers._replace(rows=named_answers.rows[:asked], canaries=outcome)
 
 
 def _probabilities(
@@ -308,7 +308,7 @@ def named(
   Args:
     probabilities: ``[N, K]``.
     names: of the images.
-    manifest: manifest of the data set or the request.
+    manifest: of the data set or the request.
     master: its key.
   """
   classes = tuple(_opened(manifest, master)["class_names"])

@@ -135,7 +135,7 @@ def of(manifest: Manifest, master: Master) -> RecordStreams:
   """Returns the streams of a data set or request.
 
   Args:
-    manifest: its manifest.
+    manifest: of it.
     master: its key.
   """
   if manifest.version == 1:

@@ -68,7 +68,7 @@ def values(images: np.ndarray, manifest: Manifest) -> np.ndarray:
 
   Args:
     images: ``[B, H', W', C]`` as stored.
-    manifest: the manifest.
+    manifest: of the data set.
 
   Returns:
     The same shape: uint8 where the disguise itself is, else float32.
@@ -292,10 +292,10 @@ def check_new(out: str | os.PathLike, data: Path | None = None) -> Path:
 
 def _file_names(names: Sequence[Any]) -> list[str]:
   """Makes class names safe as names of folders, each its own even where case does not count."""
-  found: list[str] = []
+  safe_names: list[str] = []
   for label, name in enumerate(names):
     safe = re.sub(r'[\x00-\x1f\x7f/\\:*?"<>|]', "_", str(name)).strip(" .")[:_LONGEST_NAME]
-    while not safe or safe.lower() in {other.lower() for other in found}:
+    while not safe or safe.lower() in {other.lower() for other in safe_names}:
       safe = f"{safe}_{label}"
-    found.append(safe)
-  return found
+    safe_names.append(safe)
+  return safe_names

@@ -71,7 +71,7 @@ def box_of(manifest: Manifest, master: Master) -> Box:
   """Returns the box of a data set or a request.
 
   Args:
-    manifest: its manifest, ``sealed`` perhaps not filled yet.
+    manifest: of it, ``sealed`` perhaps not filled yet.
     master: its key.
   """
   if manifest.version == 1:

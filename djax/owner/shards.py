@@ -101,8 +101,8 @@ class Worker:
       grid = images.reshape(-1, height // b, b, width // b, b, channels)
       low.append(grid.min((0, 2, 4, 5)).ravel())
       high.append(grid.max((0, 2, 4, 5)).ravel())
-    found = {"low": np.min(low, 0).tolist(), "high": np.max(high, 0).tolist()}
-    manifest_lib.replace(_path(self._job, task, ".range.json"), json.dumps(found).encode())
+    values_range = {"low": np.min(low, 0).tolist(), "high": np.max(high, 0).tolist()}
+    manifest_lib.replace(_path(self._job, task, ".range.json"), json.dumps(values_range).encode())
 
   def _write(self, task: Task, advance: Callable[[int], None]) -> None:
     job, manifest = self._job, self._job.manifest
@@ -171,7 +171,7 @@ class Worker:
     images: np.ndarray | None = None
     for view in np.unique(views).tolist():
       places = np.flatnonzero(views == view)
-      made = self._disguiser.images(
+      disguised = self._disguiser.images(
         given.images[back[places]],
         split,
         originals[places].tolist(),
@@ -180,8 +180,8 @@ class Worker:
         flip=self._job.request.flip,
       )
       if images is None:
-        images = np.empty((len(originals), *made.shape[1:]), made.dtype)
-      images[places] = made
+        images = np.empty((len(originals), *disguised.shape[1:]), disguised.dtype)
+      images[places] = disguised
     assert images is not None
     return images, self._label_of[given.labels[back]]
 
@@ -205,8 +205,8 @@ def scanned(job: Job, task: Task) -> tuple[list[float], list[float]] | None:
     job: the job.
     task: the shard's task.
   """
-  found = _outcome(job, task, ".range.json")
-  return (found["low"], found["high"]) if found else None
+  outcome = _outcome(job, task, ".range.json")
+  return (outcome["low"], outcome["high"]) if outcome else None
 
 
 def written(job: Job, task: Task, *, check: bool = False) -> Shard | None:
