@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 from helpers import twins
 from helpers.disks import tiny_disk
+from helpers.fresh import run_code, succeeded
 from helpers.leaks import leaks, secrets_of
 
 from djax import keys, schemes, sources
@@ -264,14 +265,8 @@ print("djax" in sys.modules, "tensorflow" in sys.modules)
 )
 def test_code_that_knows_nothing_of_djax_learns_from_it(tmp_path, disguise, least):
   export.disguise(Request("digits", disguise), tmp_path / "set", MASTER)
-  done = subprocess.run(
-    [sys.executable, "-c", STRANGER, str(tmp_path / "set")],
-    capture_output=True,
-    check=True,
-    text=True,
-    cwd=tmp_path,
-  )
-  accuracy, loaded = done.stdout.split("\n")[:2]
+  printed = succeeded(run_code(STRANGER, tmp_path / "set", cwd=tmp_path))
+  accuracy, loaded = printed.split("\n")[:2]
   assert float(accuracy) > least and loaded == "False False"
 
 
@@ -917,13 +912,7 @@ def test_memory_does_not_grow_with_the_data_set(tmp_path):
       test_labels=labels[:10_000],
     )
     out = tmp_path / str(copies)
-    done = subprocess.run(
-      [sys.executable, "-c", MEMORY, str(path), str(out), "float16"],
-      capture_output=True,
-      check=True,
-      text=True,
-    )
-    peaks[copies] = int(done.stdout)
+    peaks[copies] = int(succeeded(run_code(MEMORY, path, out, "float16")))
     shutil.rmtree(out)
     path.unlink()
   assert peaks[4] <= 1.1 * peaks[1], peaks

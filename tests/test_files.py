@@ -12,15 +12,13 @@ import time
 
 import pytest
 from helpers.alarm import alarm
+from helpers.fresh import ROOT, run_code
 
-import djax
 from djax import keys
 from djax.errors import DjaxError, UnsafeError
 from djax.io import files, locks
 from djax.keys import keyfile
 from djax.owner import ledger
-
-ROOT = pathlib.Path(djax.__file__).parent.parent
 
 
 @pytest.fixture(autouse=True)
@@ -30,23 +28,16 @@ def no_waiting():
     yield
 
 
-def child(code, *arguments):
-  """Runs code in a process of its own, which may be killed."""
-  return subprocess.run(
-    [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)],
-    cwd=ROOT,
-    capture_output=True,
-    text=True,
-    timeout=60,
-  )
-
-
 def names(folder):
   return sorted(entry.name for entry in folder.iterdir())
 
 
 def mode(path):
   return stat.S_IMODE(os.lstat(path).st_mode)
+
+
+def fail(*args, **kwargs):
+  raise OSError(errno.EIO, "failed")
 
 
 def write_file(target):
@@ -133,7 +124,7 @@ def test_under_a_umask_that_takes_everything_an_ordinary_user_can_still_write(tm
   place = pathlib.Path(f"/tmp/djax-test-{os.getpid()}")
   place.chmod(0o777)
   try:
-    done = child(code, place / "x")
+    done = run_code(code, place / "x")
     assert done.returncode == 0, done.stderr
     assert names(place) == ["x", "x.file"]
   finally:
@@ -381,9 +372,6 @@ def test_a_step_that_fails_leaves_nothing_half(tmp_path, monkeypatch, write, ste
 
 
 def test_a_second_name_that_stays_is_no_failure(tmp_path, monkeypatch):
-  def fail(*args, **kwargs):
-    raise OSError(errno.EIO, "failed")
-
   with monkeypatch.context() as patch:
     patch.setattr(os, "unlink", fail)
     write_file(tmp_path / "x")
@@ -395,9 +383,6 @@ def test_a_second_name_that_stays_is_no_failure(tmp_path, monkeypatch):
 
 
 def test_a_file_that_cannot_be_wrapped_leaves_nothing(tmp_path, monkeypatch):
-  def fail(*args, **kwargs):
-    raise OSError(errno.ENOMEM, "failed")
-
   before = len(os.listdir("/proc/self/fd"))
   with monkeypatch.context() as patch:
     patch.setattr(os, "fdopen", fail)
@@ -481,7 +466,7 @@ def test_what_a_killed_process_left_is_cleared_by_the_next_call(tmp_path, write,
   (tmp_path / "kept").mkdir()
   (tmp_path / "kept" / "mine").write_text("mine")
   kind = "file" if write is write_file else "folder"
-  assert child(KILLED, kind, how, tmp_path / "x").returncode == (1 if how == "exit" else -9)
+  assert run_code(KILLED, kind, how, tmp_path / "x").returncode == (1 if how == "exit" else -9)
   assert names(tmp_path) == [".x.djax-partial", "kept"]
   write(tmp_path / "x")
   assert names(tmp_path) == ["kept", "x"]
@@ -492,7 +477,7 @@ def test_what_a_killed_process_left_is_cleared_by_the_next_call(tmp_path, write,
 
 
 def test_a_kill_between_link_and_unlink_leaves_a_whole_file(tmp_path):
-  assert child(KILLED, "published", "kill", tmp_path / "x").returncode == -9
+  assert run_code(KILLED, "published", "kill", tmp_path / "x").returncode == -9
   assert names(tmp_path) == [".x.djax-partial", "x"]
   assert written(tmp_path / "x") == b"new"
   with pytest.raises(UnsafeError, match="x exists"):
@@ -502,10 +487,7 @@ def test_a_kill_between_link_and_unlink_leaves_a_whole_file(tmp_path):
 
 
 def test_what_cannot_be_cleared_is_not_published(tmp_path, monkeypatch):
-  child(KILLED, "folder", "kill", tmp_path / "x")
-
-  def fail(*args, **kwargs):
-    raise OSError(errno.EIO, "failed")
+  run_code(KILLED, "folder", "kill", tmp_path / "x")
 
   monkeypatch.setattr(os, "rmdir", fail)
   with pytest.raises(OSError, match="failed"):
@@ -774,9 +756,6 @@ def test_a_tree_that_cannot_be_read_is_not_called_synced(tmp_path, monkeypatch):
   with pytest.raises(FileNotFoundError):
     files.sync_tree(tmp_path / "missing")
 
-  def fail(descriptor):
-    raise OSError(errno.EIO, "failed")
-
   (tmp_path / "a").write_text("a")
   monkeypatch.setattr(os, "fsync", fail)
   with pytest.raises(OSError, match="failed"):
@@ -831,9 +810,6 @@ def test_replace_with_its_temporary_file_elsewhere(tmp_path, monkeypatch):
 def test_a_failed_replace_keeps_the_old_file(tmp_path, monkeypatch, step):
   files.replace(tmp_path / "x", b"old")
 
-  def fail(*args, **kwargs):
-    raise OSError(errno.EIO, "failed")
-
   with monkeypatch.context() as patch:
     patch.setattr(os, step, fail)
     with pytest.raises(OSError, match="failed"):
@@ -850,7 +826,7 @@ def test_a_killed_replace_is_cleared_by_the_next(tmp_path):
     files.replace(pathlib.Path(sys.argv[1]), b"half")
   """
   files.replace(tmp_path / "x", b"old")
-  assert child(code, tmp_path / "x").returncode == -9
+  assert run_code(code, tmp_path / "x").returncode == -9
   assert names(tmp_path) == [".x.tmp", "x"]
   assert (tmp_path / "x").read_bytes() == b"old"
   files.replace(tmp_path / "x", b"new")
@@ -964,7 +940,7 @@ NO_FCNTL = """
 
 
 def test_without_fcntl_everything_is_imported():
-  done = child(
+  done = run_code(
     NO_FCNTL
     + """
   import djax, djax.__main__, djax.keys.keyfile, djax.ops.blocks, djax.ops.rmt, djax.owner.export, djax.owner.ledger
@@ -987,7 +963,7 @@ def test_without_fcntl_everything_is_imported():
 )
 def test_without_fcntl_what_needs_a_lock_ends_in_a_line_and_writes_nothing(tmp_path, work):
   keyfile.write(tmp_path / "key", keys.Master(bytes(32)), passphrase=None)
-  done = child(
+  done = run_code(
     NO_FCNTL
     + f"""
   import djax.__main__, train.__main__

@@ -5,14 +5,13 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import zipfile
 
 import numpy as np
 import pytest
 from helpers.directories import mend
 from helpers.disks import tiny_disk
+from helpers.fresh import run_code
 
 from djax import keys, sources
 from djax.disguised import directory, manifest
@@ -515,7 +514,7 @@ restore.to_files(directory.open(sys.argv[1]), keys.Master(bytes(range(90, 122)))
 @NAMES
 def test_what_a_killed_restore_leaves_is_private_and_the_next_call_clears_it(noisy, tmp_path, name):
   target = tmp_path / name
-  done = subprocess.run([sys.executable, "-c", KILLED, str(noisy.path), str(target)])
+  done = run_code(KILLED, noisy.path, target)
   assert done.returncode == -signal.SIGKILL
   (left,) = tmp_path.iterdir()
   assert left == files.temporary_of(target)

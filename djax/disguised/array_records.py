@@ -13,6 +13,7 @@ Source: https://github.com/google/riegeli/blob/master/doc/riegeli_records_file_f
 """
 
 import array
+import contextlib
 import functools
 import os
 import struct
@@ -31,7 +32,7 @@ _SIGNATURE = ord("s")
 _RECORDS = ord("r")  # and, from the second byte on, how many
 
 
-class Reader:
+class Reader(contextlib.AbstractContextManager["Reader"]):
   """The records of a file by their number; may be used from several threads.
 
   It holds a descriptor until ``close``, the end of a ``with`` statement, or until nothing refers to it.
@@ -58,9 +59,6 @@ class Reader:
 
   def __len__(self) -> int:
     return len(self._starts)
-
-  def __enter__(self) -> "Reader":
-    return self
 
   def __exit__(self, *error: object) -> None:
     self.close()

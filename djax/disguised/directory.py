@@ -40,7 +40,7 @@ _MOST_NAMES = manifest_lib.MOST_BYTES  # of label.labels.txt, whose names stand 
 Read = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
-class Split:
+class Split(contextlib.AbstractContextManager["Split"]):
   """The records of one split, in any order, from several threads.
 
   Rows are integers in ``[0, len)``; none counts from the end. What was read from stays open until ``close``.
@@ -144,9 +144,6 @@ class Split:
     """
     self._readers.clear()
 
-  def __enter__(self) -> "Split":
-    return self
-
   def __exit__(self, *error: object) -> None:
     self.close()
 
@@ -229,7 +226,7 @@ class Split:
 
 
 @dataclasses.dataclass(frozen=True)
-class Disguised:
+class Disguised(contextlib.AbstractContextManager["Disguised"]):
   """A disguised data set: where it lies, its manifest, its splits by name.
 
   Close it, or use it in a ``with`` statement: shards that were read from are open until then.
@@ -243,9 +240,6 @@ class Disguised:
     """Closes the shards of all splits; what is read later opens them again."""
     for split in self.splits.values():
       split.close()
-
-  def __enter__(self) -> "Disguised":
-    return self
 
   def __exit__(self, *error: object) -> None:
     self.close()

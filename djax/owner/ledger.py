@@ -30,16 +30,6 @@ _MOST_BYTES = 64 << 20
 _SKETCH = 256
 _HASH_DIGITS = 16
 _MOVE = "Move it away to start a new one, or give disguise --no-ledger: nothing is lost but what it knows."
-_FORM = {
-  "date": str,
-  "fingerprint": str,
-  "id": str,
-  "manifest_sha256": str,
-  "source": str,
-  "sketch": [str],
-  "spec": dict,
-  "asked": str,
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +55,10 @@ class Entry:
   sketch: tuple[str, ...]
   spec: dict[str, Any]
   asked: str
+
+
+# What a line must hold, in the words of ``djax.io.form``.
+_FORM = {field.name: str for field in dataclasses.fields(Entry)} | {"sketch": [str], "spec": dict}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -282,8 +276,8 @@ def _parsed(line: bytes) -> Entry:
   """Reads a line."""
   value = foreign.parse_json(line)
   form.check(value, _FORM, "it")
-  fields = {field.name: value[field.name] for field in dataclasses.fields(Entry)}
-  return Entry(**{**fields, "sketch": tuple(value["sketch"])})
+  fields = {name: value[name] for name in _FORM}
+  return Entry(**{**fields, "sketch": tuple(fields["sketch"])})
 
 
 def _asked(manifest: Manifest) -> str:
