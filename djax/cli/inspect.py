@@ -31,7 +31,15 @@ _OLD = (
 
 
 def inspect(args: argparse.Namespace) -> None:
-  """Shows a manifest in words."""
+  """Shows a manifest in words.
+
+  Args:
+    args: of the verb.
+
+  Raises:
+    ManifestError: if the directory is damaged.
+    UnsafeError: if the file of ``--grid`` exists, or lies in the directory.
+  """
   with directory.open(args.data) as data:
     manifest = data.manifest
     if args.grid:
@@ -56,7 +64,12 @@ def _draw(path: Path, data: Disguised) -> None:
 
 
 def summary(folder: Path, manifest: Manifest) -> list[str]:
-  """Returns a manifest in words."""
+  """Returns a manifest in words, one fact a line.
+
+  Args:
+    folder: the directory.
+    manifest: of it.
+  """
   options = ", ".join(
     f"{k} {v}" for k, v in manifest.spec.items() if k not in ("scheme", "image_shape")
   )
@@ -101,7 +114,11 @@ def _identity(manifest: Manifest) -> str:
 
 
 def restored_error(manifest: Manifest) -> str:
-  """Says how far restored originals are from the true ones."""
+  """Returns how far restored originals are from the true ones, in words.
+
+  Args:
+    manifest: of the data set.
+  """
   error, is_bytes = manifest.error, manifest.source["dtype"] == "uint8"
   if error.restored is None:
     return "never: this disguise has no way back, not even with the key"
@@ -116,7 +133,12 @@ def restored_error(manifest: Manifest) -> str:
 
 
 def to_json(folder: Path, manifest: Manifest) -> dict[str, Any]:
-  """Returns a manifest for programs, without what is long or sealed."""
+  """Returns a manifest for programs, without what is long or sealed.
+
+  Args:
+    folder: the directory.
+    manifest: of it.
+  """
   chosen = manifest.to_dict()
   for name in ("quantiser", "files", "sealed"):
     del chosen[name]
@@ -136,7 +158,16 @@ def _permutation(manifest: Manifest) -> dict[str, Any] | None:
 
 
 def verify(args: argparse.Namespace) -> None:
-  """Says what was checked, and what was not."""
+  """Checks a directory; prints what was checked, and what was not.
+
+  Args:
+    args: of the verb.
+
+  Raises:
+    ConfigError: for flags that need ``--key``.
+    KeyMismatchError: if it was made with another key.
+    ManifestError: if it is damaged, tampered with or not the one expected.
+  """
   if (args.passphrase_file or args.role) and not args.key:
     raise ConfigError("verify: --passphrase-file and --role are given with --key or not at all.")
   folder = Path(args.data).expanduser()
@@ -181,7 +212,12 @@ def _standing(args: argparse.Namespace, manifest: Manifest) -> str:
 
 
 def warn_of_standing(args: argparse.Namespace, manifest: Manifest) -> None:
-  """Says it where a directory is authentic, but not known or not the newest."""
+  """Warns of a directory that is authentic, but not known or not the newest.
+
+  Args:
+    args: of a verb with ``--key`` and ``--expect``.
+    manifest: of the directory, authenticated.
+  """
   if manifest.version == 1:
     say(f"note: {_OLD}")
   if args.expect:

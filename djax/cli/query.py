@@ -16,7 +16,14 @@ __all__ = ["run"]
 
 
 def run(args: argparse.Namespace) -> None:
-  """Finds out which of its three forms is meant."""
+  """Asks a network, writes a request or reads the answer, as the flags say.
+
+  Args:
+    args: of the verb.
+
+  Raises:
+    DjaxError: for flags, images, directories or answers that cannot be used.
+  """
   given = {n for n in ("checkpoint", "data", "request", "answers") if getattr(args, n)}
   forms = {
     frozenset({"checkpoint"}): _ask,

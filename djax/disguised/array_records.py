@@ -1,7 +1,7 @@
 """A strict reader of ArrayRecord files: of those that ``records.writer`` writes, and of no others.
 
 The library's own reader believes what a file says of itself: it allocates, divides and looks up by these numbers, so a
-file that nobody vouches for can end the process or fill the memory. Here every number is compared with the length of
+file from an untrusted machine can end the process or fill the memory. Here every number is compared with the length of
 the file, and with the longest record there can be, before it is used.
 
 A file is a row of blocks of 64 KiB, each behind a header of 24 bytes that helps to find the way in damaged files. What

@@ -1,6 +1,6 @@
 """Reads a disguised data set: what the rented machine needs, and the owner too. Holds no key and loads no key code.
 
-Nobody vouches for such a directory until its manifest is authenticated: every file goes through ``djax.io.foreign``,
+Such a directory is untrusted until its manifest is authenticated: every file goes through ``djax.io.foreign``,
 what the manifest names is hashed before it is used, and what the images are is taken from the manifest, never from the
 files that lie there for TFDS. The directory is specified in docs/format.md.
 """
@@ -271,7 +271,7 @@ def verify(
 ) -> Manifest:
   """Checks every byte of a disguised data set against its manifest.
 
-  Someone who changes files can mend every checksum: that is told by ``manifest.authenticate`` alone.
+  Someone who changes files can mend every checksum; only ``manifest.authenticate`` detects that.
 
   Args:
     path: the directory.

@@ -1,6 +1,6 @@
 """MANIFEST.json and MANIFEST.mac: what a disguised data set is, checked against damage and, with the key, tampering.
 
-Both files come from a machine that nobody vouches for. They are read once, and what was read is what is authenticated;
+Both files come from an untrusted machine. They are read once, and what was read is what is authenticated;
 every number is bounded, and tied to the bytes that are there, before anything is allocated by it. Holds no key and
 loads no key code: who has the MAC's subkey gives it. Specified in docs/format.md.
 """

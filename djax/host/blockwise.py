@@ -21,7 +21,7 @@ def arrays(function: str, **given: Any) -> list[np.ndarray]:
   """Returns arguments as NumPy arrays, or refuses those that JAX is tracing.
 
   Args:
-    function: who asks.
+    function: the caller's name, for the message.
     **given: arguments by name.
 
   Raises:
@@ -43,7 +43,7 @@ def check_permutation(function: str, perm: np.ndarray, positions: int) -> None:
   """Refuses what is not a permutation of the block positions: blocks would be doubled and lost.
 
   Args:
-    function: who asks.
+    function: the caller's name, for the message.
     perm: secret, to be ``[P]`` integers, each of ``0..P-1`` once.
     positions: how many there are.
 

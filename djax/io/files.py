@@ -1,7 +1,7 @@
 """Writing files of the owner: whole or not at all, readable by the owner alone where they hold originals, and durable.
 
 What is written goes under a temporary name first. That name is always the same one for a target, is locked while
-somebody writes, and is cleared by the next call: a process that was killed leaves nothing behind for ever. A rename
+somebody writes, and is cleared by the next call: what a killed process left does not stay. A rename
 gives the final name; file and folder are synced, so that it survives a power cut. Whatever else lies under a temporary
 name, such as a link, a pipe or a file of another user, is neither written to nor taken away.
 """
@@ -212,7 +212,7 @@ def temporary_of(target: Path) -> Path:
 
 
 def sync_folder(folder: Path) -> None:
-  """Makes names in a folder survive a power cut, on file systems that can; nothing is said where it fails.
+  """Makes names in a folder survive a power cut, on file systems that can; a failure is ignored.
 
   Args:
     folder: the folder.

@@ -219,7 +219,7 @@ def names(folder: Path, *, most: int = 1 << 20) -> list[str]:
 
 
 def parse_json(data: bytes) -> Any:
-  """Parses JSON that nobody vouches for.
+  """Parses JSON from an untrusted source.
 
   Strings may hold any character, also one half of a surrogate pair, which cannot be written as UTF-8.
 
@@ -356,7 +356,7 @@ def _pieces(file: IO[bytes], path: Path, limit: int) -> Iterator[bytes]:
 
 
 def _refuse(path: Path, error: OSError) -> NoReturn:
-  """Says why a file cannot be opened."""
+  """Raises the error that says why a file cannot be opened."""
   if isinstance(error, FileNotFoundError):
     raise MissingFileError(f"{path} must exist, it does not.") from None
   if error.errno in (errno.ENOTDIR, errno.ELOOP):

@@ -55,8 +55,8 @@ def disguise(
     master: the owner's key.
     ledger: the owner's list of data sets, in which this one is entered; None for none.
     workers: processes; 0: as many as the size of the work and the machine call for.
-    say: told, before the work, what the ledger knows of the same source.
-    progress: told how many records are done, and of how many.
+    say: called, before the work, with each line that the ledger has on the same source.
+    progress: called with how many records are done, and of how many.
 
   Returns:
     The manifest of the whole directory.

@@ -241,7 +241,7 @@ def answers(
 ) -> Answers:
   """Reads the answer of the rented machine to a request.
 
-  Nothing vouches for its numbers but the machine itself, and planted images where the request has them.
+  Its numbers are not authenticated; planted images show whether they were invented, where the request has them.
 
   Args:
     folder: the request's directory.

@@ -147,7 +147,7 @@ def to_files(
     master: its key.
     out: the file or folder; must not exist.
     expect: SHA-256 of the manifest, in hex; empty: any.
-    progress: told how many originals are done, and of how many.
+    progress: called with how many originals are done, and of how many.
 
   Returns:
     The manifest.

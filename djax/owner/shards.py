@@ -81,7 +81,7 @@ class Worker:
 
     Args:
       task: what to do.
-      advance: told the number of records done, now and then.
+      advance: called now and then with the number of records that were done since.
 
     Raises:
       DjaxError: if the source is damaged or the disk full.
