@@ -32,7 +32,7 @@ from djax.audit import (
   verdicts,
 )
 from djax.audit.scenario import Sizes
-from djax.cli import common
+from djax.cli import parsers
 from djax.keys import keyfile
 from train import verbs as training
 
@@ -459,7 +459,7 @@ def test_a_flag_is_used_or_refused_in_every_mode(felt, mode):
 
 def test_the_flags_of_the_verb_are_all_in_the_table():
   verbs = argparse.ArgumentParser().add_subparsers()
-  common.add(verbs, "audit")
+  parsers.add(verbs, "audit")
   known = {flag for action in verbs.choices["audit"]._actions for flag in action.option_strings}
   assert known - {"-h", "--help"} == set(FLAGS)
   assert {*SPLITS[::2]} <= known  # the check can fail

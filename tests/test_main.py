@@ -2,6 +2,7 @@ import base64
 import json
 import math
 import os
+import pathlib
 import pty
 import re
 import select
@@ -304,17 +305,8 @@ def test_selftest_runs_every_group():
   done = run("selftest", python=("-m", "djax"))
   assert done.returncode == 0, done.stderr
   lines = done.stdout.splitlines()
-  assert [line.split()[0] for line in lines] == [
-    "djx1",
-    "djx2",
-    "export-v1",
-    "keyfile-v1",
-    "record-streams",
-    "rfc5869",
-    "rfc8439",
-    "rfc9106",
-    "sp800-38a",
-  ]
+  vectors = (pathlib.Path(__file__).parent / "vectors").glob("*.json")
+  assert [line.split()[0] for line in lines] == sorted(path.stem for path in vectors)
   assert all(re.search(r" [1-9]\d* vectors ok$", line) for line in lines)
   assert done.stderr == ""
   groups = json.loads(run("selftest", "--json", python=("-m", "djax")).stdout)

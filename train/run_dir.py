@@ -21,7 +21,7 @@ from tensorboardX.record_writer import masked_crc32c
 
 import djax
 from djax.errors import ConfigError, DataError, DjaxError, KeyMismatchError
-from djax.io import files, foreign, form
+from djax.io import files, foreign, form, locks
 from djax.io.foreign import Content
 from djax.models import checksums
 from train import config as config_lib
@@ -49,12 +49,12 @@ def locked(workdir: Path) -> Iterator[None]:
     UnsafeError: if another process trains there.
     DjaxError: if the directory cannot be written, or this platform has no locks.
   """
-  files.require_locks(workdir)
+  locks.require_locks(workdir)
   with contextlib.ExitStack() as stack:
     with _writable(workdir):
       workdir.mkdir(parents=True, exist_ok=True)
       busy = f"another process trains in {workdir}. Wait for it, or give another --workdir."
-      stack.enter_context(files.working_lock(workdir / _LOCK, busy=busy))
+      stack.enter_context(locks.working_lock(workdir / _LOCK, busy=busy))
     yield
 
 

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from djax import keys
-from djax.cli import common, program
+from djax.cli import common, parsers, program
 from djax.cli.common import say
 from djax.errors import ConfigError, DataError, DjaxError, nearest
 from djax.io import escape
@@ -22,7 +22,7 @@ from djax.keys import keyfile
 
 __all__ = ["main"]
 
-_VERBS = ("keygen", "show", "selftest", "prepare", *common.VERBS)
+_VERBS = ("keygen", "show", "selftest", "prepare", *parsers.VERBS)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -105,7 +105,7 @@ def _parser(asked: str) -> argparse.ArgumentParser:
   prepare.add_argument("--data-dir", metavar="D", default="", help="where prepared data sets live")
   prepare.add_argument("--from-dir", metavar="D", default="", help="folder with the original files")
   prepare.set_defaults(run=_prepare)
-  common.add(verbs, asked)
+  parsers.add(verbs, asked)
   return parser
 
 
@@ -129,8 +129,8 @@ def _show(args: argparse.Namespace) -> None:
     permutation = _permutation(args.image_shape, args.block_size)
   info = keyfile.inspect(args.key)
   if args.json:
-    facts = dataclasses.asdict(info)
-    print(json.dumps(facts if permutation is None else {**facts, "permutation": permutation}))
+    content = dataclasses.asdict(info)
+    print(json.dumps(content if permutation is None else {**content, "permutation": permutation}))
     return
   print(f"fingerprint  {info.fingerprint}")
   print(f"expansion    {info.expansion}")

@@ -40,20 +40,20 @@ def find_passphrase(passphrase_file: _Path | None, *, new: bool = False) -> Call
   def find() -> str:
     if passphrase_file is not None:
       name = f"passphrase file {os.fspath(passphrase_file)}"
-      found = read_private(passphrase_file, name).decode("utf-8", "surrogateescape")
-      found = found.removesuffix("\n").removesuffix("\r")
+      passphrase = read_private(passphrase_file, name).decode("utf-8", "surrogateescape")
+      passphrase = passphrase.removesuffix("\n").removesuffix("\r")
     elif (held := _take_from_environment()) is not None:
-      name, found = f"environment variable {ENVIRONMENT}", held
+      name, passphrase = f"environment variable {ENVIRONMENT}", held
     elif sys.stdin is not None and sys.stdin.isatty():
-      name, found = "passphrase", _prompt(new)
+      name, passphrase = "passphrase", _prompt(new)
     else:
       raise KeyFileError(
         f"a passphrase is needed: give --passphrase-file, or set {ENVIRONMENT}, "
         "or run on a terminal to be asked."
       )
-    if not found:
+    if not passphrase:
       raise KeyFileError(f"{name}: must not be empty.")
-    return found
+    return passphrase
 
   return find
 
@@ -69,12 +69,12 @@ def _take_from_environment() -> str | None:
 def _prompt(new: bool) -> str:
   """Asks on the terminal, twice for a new passphrase."""
   try:
-    found = getpass.getpass("New passphrase: " if new else "Passphrase: ")
-    if new and found and getpass.getpass("The same again: ") != found:
+    passphrase = getpass.getpass("New passphrase: " if new else "Passphrase: ")
+    if new and passphrase and getpass.getpass("The same again: ") != passphrase:
       raise KeyFileError("passphrase: the two entries differ. Nothing was written; start again.")
   except EOFError:
     raise KeyFileError("passphrase: none was entered.") from None
-  return found
+  return passphrase
 
 
 def read_private(path: _Path, name: str) -> bytes:
