@@ -11,37 +11,27 @@ def get_config() -> ConfigDict:
   config.seed = 0  # initial parameters, order of the records, dropout and owned noise
 
   config.data = ConfigDict()
-  config.data.source = (
-    "digits"  # digits, a prepared TFDS name, a folder of images (./dir), or a .npz file
-  )
-  config.data.data_dir = (
-    ""  # where TFDS sets are prepared; empty: TFDS_DATA_DIR, then ~/tensorflow_datasets
-  )
+  config.data.source = "digits"  # or a prepared TFDS name, a folder of images (./dir), a .npz file
+  config.data.data_dir = ""  # of TFDS sets; empty: TFDS_DATA_DIR, then ~/tensorflow_datasets
   config.data.image_size = 0  # folders: resize to this side; 0 refuses mixed sizes
-  config.data.disguised_dir = (
-    ""  # what `djax disguise` wrote; the fields above and a key serve only where this is empty
-  )
+  config.data.scale = 0  # the value of white, 1 or 255; 0: 255, and asked for where it looks like 1
+  config.data.disguised_dir = ""  # of `djax disguise`; then no field above and no key is used
   config.data.memory_gb = 4.0  # a disguised set whose images take more is read from disk as needed
   config.data.train_split = "train"  # slices such as train[:1000] work for every source
   config.data.test_split = "test"
 
   config.disguise = ConfigDict()
-  config.disguise.scheme = (
-    "plain"  # a name in djax.schemes.SCHEMES; the fields below serve those that take them
-  )
-  for name, own in schemes.options().items():  # said where each scheme is: djax/schemes
+  config.disguise.scheme = "plain"  # a name in djax.schemes.SCHEMES, which take different fields
+  for name, own in schemes.options().items():  # documented where each scheme is: djax/schemes
     config.disguise[name] = own.option.config if own.default is None else own.default
   config.disguise.public_source = ""  # instahide: where these come from, as data.source
-  config.disguise.experiment_seed = (
-    0  # the public key of an experiment, where --key gives no real one
-  )
-  config.disguise.dataset_id = (
-    ""  # with --key: 32 hex digits, public; runs with one id share matrices. Else the run's own
-  )
-  config.disguise.acknowledge = False  # true: what is known to break the disguise is not said
+  config.disguise.experiment_seed = 0  # of the public key of an experiment, without --key
+  # With --key: 32 hex digits, public; runs with the same id share matrices. Empty: one for this run.
+  config.disguise.dataset_id = ""
+  config.disguise.acknowledge = False  # true: no warning of what is known to break the disguise
 
   config.augment = ConfigDict()
-  # Of instahide, views are encodings. Else the first view is the original, the others are
+  # Of instahide, views are encodings. Otherwise the first view is the original; the others are changed as follows.
   config.augment.views = 1  # of a training record, fixed
   config.augment.test_views = 1  # of a test record, over which log-probabilities are averaged
   config.augment.crop = 0  # shifted by up to so many pixels
@@ -49,9 +39,7 @@ def get_config() -> ConfigDict:
   config.augment.rotate = 0.0  # by up to so many degrees
   config.augment.scale = 0.0  # each axis by up to exp(+-this)
   config.augment.shear = 0.0  # by up to so many pixels a row
-  config.augment.mixup = (
-    0.0  # after the disguise: Beta(this, this) mixes images of a batch; 0: none
-  )
+  config.augment.mixup = 0.0  # after the disguise: Beta(this, this) mixes images of a batch; 0: off
   config.augment.cutout = 0.0  # after the disguise: the share of blocks that are blanked in a step
 
   config.model = ConfigDict()
@@ -59,9 +47,7 @@ def get_config() -> ConfigDict:
   config.model.width = 16  # channels of the first layer, or of the hidden ones
   config.model.depth = 2  # hidden layers of mlp and unit_mlp, blocks of vit and mixer
   config.model.patch = 0  # side of a token of vit and mixer; 0: the disguise's block size
-  config.model.stem = (
-    "none"  # before the network: position, aligned or magnitude, see djax/models/stems.py
-  )
+  config.model.stem = "none"  # or position, aligned, magnitude, see djax/models/stems.py
   config.model.stem_rank = 0  # position: of each position's own part; 0: a whole map of its own
   config.model.stem_mixing = False  # position: then a learned mixing of positions
   config.model.stem_frozen = False  # aligned: what was estimated is not trained further

@@ -1,8 +1,6 @@
-"""CIFAR-10 under AES: 4x4 blocks, units of 16 pixels, one key, permuted. For a GPU.
+"""CIFAR-10 under AES: 4x4 blocks, units of 16 pixels, one key, permuted. For a GPU; not run yet.
 
 python -m djax prepare cifar10 && python -m train --config=cifar10_aes
-
-Not run yet: no GPU was at hand.
 """
 
 from ml_collections import ConfigDict

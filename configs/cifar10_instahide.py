@@ -1,8 +1,6 @@
-"""CIFAR-10 under InstaHide, k = 4, mixed inside the set. For a GPU.
+"""CIFAR-10 under InstaHide, k = 4, mixed inside the set. For a GPU; not run yet.
 
 python -m djax prepare cifar10 && python -m train --config=cifar10_instahide
-
-Not run yet: no GPU was at hand.
 """
 
 from ml_collections import ConfigDict

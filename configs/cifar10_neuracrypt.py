@@ -1,8 +1,6 @@
-"""CIFAR-10 under NeuraCrypt: patches of 4 pixels, 256 channels. For a GPU.
+"""CIFAR-10 under NeuraCrypt: patches of 4 pixels, 256 channels. For a GPU; not run yet.
 
 python -m djax prepare cifar10 && python -m train --config=cifar10_neuracrypt
-
-Not run yet: no GPU was at hand.
 """
 
 from ml_collections import ConfigDict

@@ -1,8 +1,6 @@
-"""CIFAR-10 as it is: the plain twin of ``cifar10_rmt``, same model and budget. For a GPU.
+"""CIFAR-10 as it is: the plain twin of ``cifar10_rmt``, same model and budget. For a GPU; not run yet.
 
 python -m djax prepare cifar10 && python -m train --config=cifar10_plain
-
-Not run yet: no GPU was at hand.
 """
 
 from ml_collections import ConfigDict

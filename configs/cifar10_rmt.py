@@ -1,8 +1,8 @@
-"""CIFAR-10 under the paper's gentlest RMT setting: 2x2 blocks, not permuted, N = 25. For a GPU.
+"""CIFAR-10 under the paper's gentlest RMT setting: 2x2 blocks, not permuted, N = 25. For a GPU; not run yet.
 
 python -m djax prepare cifar10 && python -m train --config=cifar10_rmt
 
-Not run yet: no GPU was at hand. A ResNet-18 epoch takes hours on two CPU cores.
+A ResNet-18 epoch takes hours on two CPU cores.
 """
 
 from ml_collections import ConfigDict

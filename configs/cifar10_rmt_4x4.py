@@ -1,8 +1,6 @@
-"""CIFAR-10 under RMT with 4x4 blocks, not permuted, N = 25. For a GPU.
+"""CIFAR-10 under RMT with 4x4 blocks, not permuted, N = 25. For a GPU; not run yet.
 
 python -m djax prepare cifar10 && python -m train --config=cifar10_rmt_4x4
-
-Not run yet: no GPU was at hand.
 """
 
 from ml_collections import ConfigDict

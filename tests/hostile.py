@@ -68,22 +68,6 @@ def tree(*places):
   return found
 
 
-@contextlib.contextmanager
-def alarm(seconds):
-  """Fails what takes longer, also if it waits for a pipe."""
-
-  def late(*args):
-    raise TimeoutError(f"took more than {seconds} s")
-
-  before = signal.signal(signal.SIGALRM, late)
-  signal.alarm(seconds)
-  try:
-    yield
-  finally:
-    signal.alarm(0)
-    signal.signal(signal.SIGALRM, before)
-
-
 # Processes.
 
 

@@ -18,10 +18,7 @@ K = 4
 ENCODINGS = 40
 
 
-@pytest.fixture
-def short(monkeypatch):
-  """Less training: enough for digits."""
-  monkeypatch.setattr(clusters, "_STEPS", 400)
+SHORT = clusters.Settings(steps=400)  # enough for digits
 
 
 @pytest.fixture(scope="module")
@@ -56,21 +53,23 @@ def right(originals, found, least=0.95):
 
 
 def recover(digits, x, y, seed=0):
-  return clusters.recover(x, y, digits.images[IMAGES:], images=IMAGES, k=K, cap=0.65, seed=seed)
+  return clusters.recover(
+    x, y, digits.images[IMAGES:], images=IMAGES, k=K, cap=0.65, seed=seed, settings=SHORT
+  )
 
 
-def test_noise_gives_nothing_back(digits, short):
+def test_noise_gives_nothing_back(digits):
   _, x, y, _ = encoded(digits, 20)
   noise = np.random.default_rng(0).uniform(-1, 1, x.shape).astype(np.float32)
   lost = recover(digits, noise, y)
   assert right(digits.images[:IMAGES], lost.images) == 0 and lost.residual > 0.1
 
 
-def test_many_encodings_give_the_images_back_each_to_its_target(digits, short):
+def test_many_encodings_give_the_images_back_each_to_its_target(digits):
   spec, x, y, own = encoded(digits, ENCODINGS)
   rows = np.random.default_rng(1).permutation(len(x))[:60]
   known = base.Known(spec, x, x[rows], public=digits.images[IMAGES:], labels=y, encodings=ENCODINGS)
-  result = base.run(clusters.ATTACK, known, seed=0)
+  result = base.run(clusters.ATTACK, known, seed=0, settings=SHORT)
   originals = digits.images[own[rows]].astype(np.float32)
   alike = metrics.ssim(originals, result.images, filter_size=metrics.window(originals.shape))
   assert np.median(np.asarray(alike)) > 0.8
@@ -88,11 +87,11 @@ def test_many_encodings_give_the_images_back_each_to_its_target(digits, short):
       base.run(clusters.ATTACK, dataclasses.replace(known, encodings=count), seed=0)
 
 
-def test_public_images_mixed_in_do_not_help(digits, short):
+def test_public_images_mixed_in_do_not_help(digits):
   _, x, y, _ = encoded(digits, ENCODINGS, public_k=2)
   held = digits.images[IMAGES:-300]  # none of those mixed in
   options = {"images": IMAGES, "k": K, "cap": 0.65, "seed": 0, "public_k": 2}
-  found = clusters.recover(x, y, held, **options)
+  found = clusters.recover(x, y, held, **options, settings=SHORT)
   assert right(digits.images[:IMAGES], found.images, 0.9) >= 0.8
   others = digits.images[IMAGES : 2 * IMAGES].astype(np.float32)
   assert right(digits.images[:IMAGES], others, 0.9) <= 0.2
@@ -120,7 +119,7 @@ def test_it_looks_for_as_many_images_as_the_setting_has(digits, monkeypatch, enc
   def recover(seen, shares, public, *, images, **_):
     looked_for.append(images)
     shape = (images, *seen.shape[1:])
-    return clusters.Found(
+    return clusters.Recovered(
       np.zeros(shape, np.float32), np.zeros(images), np.zeros(len(seen), int), 0
     )
 
@@ -130,8 +129,8 @@ def test_it_looks_for_as_many_images_as_the_setting_has(digits, monkeypatch, enc
 
 
 def test_what_it_refuses():
-  assert "mixes none" in clusters.refuses({"scheme": "rmt"})
-  assert clusters.refuses({"scheme": "instahide"}) is None
+  assert "mixes none" in clusters.ATTACK.refuses({"scheme": "rmt"})
+  assert clusters.ATTACK.refuses({"scheme": "instahide"}) is None
 
 
 @pytest.mark.slow

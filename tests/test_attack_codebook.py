@@ -5,8 +5,9 @@ import math
 
 import numpy as np
 import pytest
+from helpers.attacked import disguise
 
-from djax import keys, schemes, sources
+from djax import schemes, sources
 from djax.attacks import base
 from djax.attacks.aes import codebook as codebook_lib
 from djax.attacks.aes.codebook import CODEBOOK, FREQUENCY, units_of
@@ -17,14 +18,6 @@ from djax.ops import metrics
 def spec_of(shape, block_size=4, **options):
   spec = {"scheme": "aes", "image_shape": list(shape), "block_size": block_size, **options}
   return schemes.from_spec(spec).spec.to_dict()
-
-
-def disguise(spec, images, seed=0, draw=0):
-  scheme = schemes.from_spec(spec)
-  key = scheme.make_key(keys.experiment(seed).read)
-  rng = np.random.default_rng(draw)
-  shape = (len(images), *scheme.spec.disguised_shape)
-  return scheme.export(key, images, lambda: rng.random(shape, np.float32)), key
 
 
 def figures(count, shape=(16, 16, 1), seed=0):
@@ -248,11 +241,10 @@ def test_salt_and_pepper_spoils_the_codebook():
   assert seen[0] > seen[1] + 5 and seen[1] > seen[2] + 1
 
 
-def test_chunks_of_targets_change_nothing(monkeypatch):
+def test_chunks_of_targets_change_nothing():
   known, _, _ = world(figures(40), 20, unit_pixels=2)
   whole = base.run(CODEBOOK, known, seed=0)
-  monkeypatch.setattr(codebook_lib, "_PIXELS", 3 * 256)
-  parts = base.run(CODEBOOK, known, seed=0)
+  parts = base.run(CODEBOOK, known, seed=0, settings=codebook_lib.Settings(pixels=3 * 256))
   np.testing.assert_allclose(parts.images, whole.images, atol=1e-3)
   assert parts.diagnostics["found"] == pytest.approx(whole.diagnostics["found"])
 

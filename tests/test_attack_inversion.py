@@ -1,68 +1,19 @@
-import json
+import functools
 
 import numpy as np
 import pytest
-from scipy import ndimage
+from helpers import attacked
+from helpers.attacked import chance, fields, pictures, quality, world
 
-from djax import keys, schemes, sources
+from djax import sources
 from djax.attacks import base
 from djax.attacks.generic import inversion
 from djax.errors import ConfigError
-from djax.ops import metrics
 
-
-def pictures(count, shape=(8, 12, 1), seed=0):
-  """Smooth images that fill 0..255, each with its own mean."""
-  rng = np.random.default_rng(seed)
-  rough = rng.normal(size=(count, *shape))
-  smooth = ndimage.gaussian_filter(rough, (0, 1.5, 1.5, 0)) * 300
-  return np.clip(smooth + rng.uniform(60, 190, (count, 1, 1, 1)), 0, 255).astype(np.uint8)
-
-
-def disguise(spec, images, seed, draw):
-  scheme = schemes.from_spec(spec)
-  key = scheme.make_key(keys.experiment(seed).read)
-  rng = np.random.default_rng(draw)
-  shape = (len(images), *scheme.spec.disguised_shape)
-  return scheme.export(key, images, lambda: rng.random(shape, np.float32)), key
-
-
-def world(originals, pairs, seed=0, other=None, **options):
-  """The first ``pairs`` images are known, the rest are targets, perhaps under the key of another seed."""
-  spec = {"scheme": "rmt", "image_shape": list(originals.shape[1:]), "block_size": 4, **options}
-  spec = schemes.from_spec(spec).spec.to_dict()
-  shown, key = disguise(spec, originals[:pairs], seed, 1)
-  hidden, _ = disguise(spec, originals[pairs:], seed if other is None else other, 2)
-  known = base.Known(spec, hidden, hidden, None, (originals[:pairs], shown))
-  return known, originals[pairs:], key
-
-
-def quality(estimates, originals):
-  return float(np.mean(metrics.psnr(originals, np.asarray(estimates, np.float32))))
-
-
-def chance(known, originals):
-  """The constant guess: the mean of the known originals, for every target."""
-  return quality(np.broadcast_to(known.pairs[0].mean(0), originals.shape), originals)
-
-
-def wins(known, originals, decibel):
-  result = base.run(inversion.ATTACK, known, seed=0)
-  json.dumps(result.diagnostics)
-  assert quality(result.images, originals) > decibel
-  return result
-
-
-def loses(known, originals):
-  result = base.run(inversion.ATTACK, known, seed=0)
-  assert quality(result.images, originals) < chance(known, originals) + 0.5
-  return result
-
-
-@pytest.fixture
-def no_network(monkeypatch):
-  """Linear maps alone, for speed."""
-  monkeypatch.setattr(inversion, "_NETWORK_PAIRS", 1 << 20)
+wins = functools.partial(attacked.wins, inversion.ATTACK)
+loses = functools.partial(attacked.loses, inversion.ATTACK)
+LINEAR = inversion.Settings(network_pairs=1 << 20)  # no network, for speed
+SHORT = inversion.Settings(steps=64)
 
 
 OPTIONS = [
@@ -79,26 +30,26 @@ OPTIONS = [
 
 
 @pytest.mark.parametrize("options,shape,size", OPTIONS)
-def test_pairs_are_enough_where_nothing_is_assumed(no_network, options, shape, size):
+def test_pairs_are_enough_where_nothing_is_assumed(options, shape, size):
   known, originals, key = world(pictures(260, shape), 200, **options)
-  result = wins(known, originals, 40)
+  result = wins(known, originals, 40, LINEAR)
   assert chance(known, originals) < 17
   assert result.diagnostics["chosen"] == size
   assert result.diagnostics["positions"] == (None if key.perm is None else key.perm.tolist())
   assert result.diagnostics["pairs"] == 200
 
 
-def test_the_whole_image_is_one_map_if_blocks_do_not_help(no_network, monkeypatch):
+def test_the_whole_image_is_one_map_if_blocks_do_not_help(monkeypatch):
   known, originals, _ = world(pictures(400, (8, 8, 1)), 350, mix="block")
   monkeypatch.setattr(inversion, "_match", lambda originals, disguised: np.arange(4))
-  result = wins(known, originals, 35)
+  result = wins(known, originals, 35, LINEAR)
   assert result.diagnostics["chosen"] == "image"
 
 
-def test_the_embedded_digits_come_back(no_network):
+def test_the_embedded_digits_come_back():
   images = sources.load("digits", "train").images
   known, originals, _ = world(images[:500], 300, block_size=2, noise_level=25.0)
-  wins(known, originals, chance(known, originals) + 8)
+  wins(known, originals, chance(known, originals) + 8, LINEAR)
 
 
 def shapes():
@@ -118,16 +69,16 @@ def test_the_network_takes_noise_away_that_linear_maps_leave():
   assert set(result.diagnostics["seconds"]) == {"row", "block", "image", "network"}
 
 
-def test_encrypted_flat_blocks_are_learnt(no_network):
+def test_encrypted_flat_blocks_are_learnt():
   level = np.random.default_rng(0).integers(0, 3, (300, 2, 3))  # three units of the code book
   images = (level * 85).repeat(4, 1).repeat(4, 2)[..., None].astype(np.uint8)
   known, originals, _ = world(images, 200, scheme="aes")
-  wins(known, originals, chance(known, originals) + 20)
+  wins(known, originals, chance(known, originals) + 20, LINEAR)
 
 
-def test_validation_says_what_targets_will_show(no_network):
+def test_validation_says_what_targets_will_show():
   known, originals, _ = world(pictures(260), 200, noise_level=50.0)
-  result = base.run(inversion.ATTACK, known, seed=0)
+  result = base.run(inversion.ATTACK, known, seed=0, settings=LINEAR)
   found = result.diagnostics["validation"][result.diagnostics["chosen"]]
   assert abs(found - quality(result.images, originals)) < 1
   assert abs(result.diagnostics["validation"]["mean"] - chance(known, originals)) < 1
@@ -137,36 +88,30 @@ def test_validation_says_what_targets_will_show(no_network):
 # Negative controls.
 
 
-@pytest.fixture
-def short(monkeypatch):
-  """A network that is trained for a moment."""
-  monkeypatch.setattr(inversion, "_STEPS", 64)
-
-
 @pytest.mark.parametrize("pairs", [20, 120])
-def test_pairs_of_another_key_do_not_beat_chance(short, pairs):
+def test_pairs_of_another_key_do_not_beat_chance(pairs):
   known, originals, _ = world(pictures(pairs + 60), pairs, other=1)
-  loses(known, originals)
+  loses(known, originals, SHORT)
 
 
-def test_originals_of_other_images_do_not_beat_chance(no_network):
+def test_originals_of_other_images_do_not_beat_chance():
   known, originals, _ = world(pictures(180), 120)
   shuffled = known.pairs[0][np.random.default_rng(0).permutation(120)]
   known = base.Known(known.spec, known.targets, known.targets, None, (shuffled, known.pairs[1]))
-  result = loses(known, originals)
+  result = loses(known, originals, LINEAR)
   assert "nothing learnt" in result.diagnostics["warnings"][-1]
 
 
-def test_noise_instead_of_disguised_images_does_not_beat_chance(no_network):
+def test_noise_instead_of_disguised_images_does_not_beat_chance():
   known, originals, _ = world(pictures(180), 120)
   noise = np.random.default_rng(0).normal(0, 150, known.targets.shape).astype(np.float32)
-  loses(base.Known(known.spec, noise, noise, None, known.pairs), originals)
+  loses(base.Known(known.spec, noise, noise, None, known.pairs), originals, LINEAR)
 
 
 @pytest.mark.parametrize("pairs", [5, 120])
-def test_encryption_stands(short, pairs):
+def test_encryption_stands(pairs):
   known, originals, _ = world(pictures(pairs + 60), pairs, scheme="aes")
-  result = loses(known, originals)
+  result = loses(known, originals, SHORT)
   assert "nothing learnt" in result.diagnostics["warnings"][-1]
 
 
@@ -176,7 +121,7 @@ def test_encryption_stands(short, pairs):
 @pytest.mark.parametrize(
   "name,broken",
   [
-    ("_match", lambda originals, disguised: np.arange(originals.shape[1])),
+    ("_match", lambda originals, disguised: np.arange(len(originals))),
     ("_placed", lambda images, places, block_size: images),
     ("_vectors", lambda *a, good=inversion._vectors: good(*a)[:, ::-1]),
     (
@@ -185,28 +130,29 @@ def test_encryption_stands(short, pairs):
     ),
   ],
 )
-def test_a_broken_step_is_noticed(no_network, monkeypatch, name, broken):
+def test_a_broken_step_is_noticed(monkeypatch, name, broken):
   known, originals, _ = world(pictures(80, (16, 16, 3)), 50)
-  wins(known, originals, 40)
+  wins(known, originals, 40, LINEAR)
   monkeypatch.setattr(inversion, name, broken)
   with pytest.raises(AssertionError):
-    wins(known, originals, 40)
+    wins(known, originals, 40, LINEAR)
 
 
-def test_an_untrained_network_is_noticed(monkeypatch):
+def test_an_untrained_network_is_noticed():
   known, originals, _ = shapes()
-  monkeypatch.setattr(inversion, "_RATE", 0.0)
   with pytest.raises(AssertionError):
-    wins(known, originals, 25)
+    wins(known, originals, 25, inversion.Settings(rate=0.0))
 
 
 # What is held out, and slow twins.
 
 
-def test_targets_decide_nothing(short):
+def test_targets_decide_nothing():
   known, _, _ = world(pictures(70), 60, noise_level=50.0)
   other = base.Known(known.spec, known.targets, known.targets[:3] * 0, None, known.pairs)
-  first, second = (base.run(inversion.ATTACK, k, seed=0).diagnostics for k in (known, other))
+  first, second = (
+    base.run(inversion.ATTACK, k, seed=0, settings=SHORT).diagnostics for k in (known, other)
+  )
   first.pop("seconds"), second.pop("seconds")
   assert first == second
 
@@ -254,8 +200,8 @@ def test_linear_maps_equal_ridge_regression_written_out(size, count):
 @pytest.mark.parametrize("pairs", [4, 40])
 def test_blocks_are_brought_together_by_what_is_alike(pairs):
   known, _, key = world(pictures(pairs + 1, (16, 16, 3)), pairs, matrix="orthogonal")
-  cut = [inversion._cut(np.asarray(a, np.float32), 4) for a in known.pairs]
-  np.testing.assert_array_equal(inversion._match(*cut), key.perm)
+  blocks = [inversion._vectors("block", images, 4) for images in known.pairs]
+  np.testing.assert_array_equal(inversion._match(*blocks), key.perm)
 
 
 # Few pairs and odd inputs.
@@ -287,33 +233,29 @@ def test_few_pairs_do_not_mislead(pairs):
 
 @pytest.mark.parametrize("pairs", [1, 2, 7, 60])
 @pytest.mark.parametrize("value", [0, 255])
-def test_constant_images_do_not_crash_and_are_right(short, value, pairs):
+def test_constant_images_do_not_crash_and_are_right(value, pairs):
   known, originals, _ = world(np.full((pairs + 3, 10, 13, 1), value, np.uint8), pairs)
-  result = base.run(inversion.ATTACK, known, seed=0)
+  result = base.run(inversion.ATTACK, known, seed=0, settings=SHORT)
   np.testing.assert_allclose(result.images, originals, atol=1)
 
 
-def test_at_most_so_many_pairs_are_used(no_network, monkeypatch):
-  monkeypatch.setattr(inversion, "_PAIRS", 30)
+def test_at_most_so_many_pairs_are_used():
   known, _, _ = world(pictures(60), 50)
-  assert base.run(inversion.ATTACK, known, seed=0).diagnostics["pairs"] == 30
+  few = inversion.Settings(pairs=30)
+  assert base.run(inversion.ATTACK, known, seed=0, settings=few).diagnostics["pairs"] == 30
 
 
 def test_refusals():
   known, _, _ = world(pictures(4), 2)
-  plain = base.Known({"scheme": "plain", "image_shape": [8, 12, 1]}, *known_fields(known))
+  plain = base.Known({"scheme": "plain", "image_shape": [8, 12, 1]}, *fields(known))
   with pytest.raises(ConfigError, match="nothing to invert"):
     base.run(inversion.ATTACK, plain, seed=0)
   with pytest.raises(ConfigError, match="needs pairs"):
     base.run(inversion.ATTACK, base.Known(known.spec, known.targets, known.targets), seed=0)
   for scheme in ("permutation", "rmt", "aes"):
-    assert inversion.refuses({"scheme": scheme, "block_size": 4}) is None
-  assert "instahide has no blocks" in inversion.refuses({"scheme": "instahide", "k": 4})
+    assert inversion.ATTACK.refuses({"scheme": scheme, "block_size": 4}) is None
+  assert "instahide has no blocks" in inversion.ATTACK.refuses({"scheme": "instahide", "k": 4})
   assert (inversion.ATTACK.level, inversion.ATTACK.needs) == (2, ("pairs",))
-
-
-def known_fields(known):
-  return known.disguised, known.targets, known.public, known.pairs
 
 
 @pytest.mark.slow

@@ -2,21 +2,17 @@ import json
 
 import numpy as np
 import pytest
-from scipy import ndimage
+from helpers import attacked
 
-from djax import keys, schemes, sources
+from djax import sources
 from djax.attacks import base
 from djax.attacks.permutation import jigsaw
 from djax.errors import ConfigError
 from djax.ops import metrics
 
 
-def pictures(count, shape=(16, 20, 3), seed=0):
-  """Smooth images that fill 0..255, each with its own mean."""
-  rng = np.random.default_rng(seed)
-  rough = rng.normal(size=(count, *shape))
-  smooth = ndimage.gaussian_filter(rough, (0, 2.5, 2.5, 0)) * 500
-  return np.clip(smooth + rng.uniform(60, 190, (count, 1, 1, 1)), 0, 255).astype(np.uint8)
+def pictures(count, shape=(16, 20, 3)):
+  return attacked.pictures(count, shape, sigma=2.5, contrast=500)
 
 
 def disguise(originals, block_size, seed=0):
@@ -25,9 +21,7 @@ def disguise(originals, block_size, seed=0):
     "image_shape": list(originals.shape[1:]),
     "block_size": block_size,
   }
-  scheme = schemes.from_spec(spec)
-  key = scheme.make_key(keys.experiment(seed).read)
-  disguised = scheme.export(key, originals, None)
+  disguised, key = attacked.disguise(spec, originals, seed)
   grid = tuple(side // block_size for side in disguised.shape[1:3])
   return base.Known(spec, disguised, disguised), np.asarray(key.perm), grid
 
@@ -141,9 +135,7 @@ def test_the_arrangement_of_another_key_does_not_fit():
 def test_encrypted_blocks_have_no_borders():
   originals = pictures(200, (24, 24, 1))
   spec = {"scheme": "aes", "image_shape": [24, 24, 1], "block_size": 4}
-  scheme = schemes.from_spec(spec)
-  key = scheme.make_key(keys.experiment(0).read)
-  encrypted = scheme.export(key, originals, None)
+  encrypted, key = attacked.disguise(spec, originals)
   known, _, grid = disguise(originals, 4)
   by_chance(base.Known(known.spec, encrypted, encrypted), np.asarray(key.perm), grid)
 
@@ -304,8 +296,8 @@ def test_the_seed_decides():
 
 def test_refusals():
   shape = {"image_shape": [8, 8, 1], "block_size": 4}
-  assert jigsaw.refuses({"scheme": "permutation", **shape}) is None
-  assert "one pixel" in jigsaw.refuses({"scheme": "permutation", **shape, "block_size": 1})
+  assert jigsaw.ATTACK.refuses({"scheme": "permutation", **shape}) is None
+  assert "one pixel" in jigsaw.ATTACK.refuses({"scheme": "permutation", **shape, "block_size": 1})
   known, _, _ = disguise(pictures(2, (8, 8, 1)), 4)
   for scheme in ("rmt", "aes", "plain"):
     other = base.Known({"scheme": scheme, **shape}, known.disguised, known.targets)

@@ -1,69 +1,18 @@
-import json
-
 import numpy as np
 import pytest
-from scipy import linalg, ndimage, optimize
+from helpers import attacked
+from helpers.attacked import chance, disguise, fields, loses, quality, wins, world
+from scipy import linalg, optimize
 
-from djax import keys, schemes, sources
+from djax import sources
 from djax.attacks import base
 from djax.attacks.generic import known_pairs
 from djax.attacks.generic.known_pairs import PROCRUSTES, REGRESSION
 from djax.errors import ConfigError
-from djax.ops import metrics
 
 
-def pictures(count, shape=(10, 13, 3), seed=0):
-  """Smooth images that fill 0..255, each with its own mean."""
-  rng = np.random.default_rng(seed)
-  rough = rng.normal(size=(count, *shape))
-  smooth = ndimage.gaussian_filter(rough, (0, 1.5, 1.5, 0)) * 300 + rng.uniform(
-    60, 190, (count, 1, 1, 1)
-  )
-  return np.clip(smooth, 0, 255).astype(np.uint8)
-
-
-def disguise(spec, images, seed, draw):
-  scheme = schemes.from_spec(spec)
-  key = scheme.make_key(keys.experiment(seed).read)
-  rng = np.random.default_rng(draw)
-  shape = (len(images), *scheme.spec.disguised_shape)
-  return scheme.export(key, images, lambda: rng.random(shape, np.float32)), key
-
-
-def world(originals, pairs, seed=0, block_size=4, other=None, **options):
-  """The first ``pairs`` images are known, the rest are targets, perhaps under the key of another seed."""
-  spec = {
-    "scheme": "rmt",
-    "image_shape": list(originals.shape[1:]),
-    "block_size": block_size,
-    **options,
-  }
-  spec = schemes.from_spec(spec).spec.to_dict()
-  shown, key = disguise(spec, originals[:pairs], seed, 1)
-  hidden, _ = disguise(spec, originals[pairs:], seed if other is None else other, 2)
-  known = base.Known(spec, hidden, hidden, None, (originals[:pairs], shown))
-  return known, originals[pairs:], key
-
-
-def quality(estimates, originals):
-  return float(np.mean(metrics.psnr(originals, np.asarray(estimates, np.float32))))
-
-
-def chance(known, originals):
-  """The constant guess: the mean of the known originals, for every target."""
-  return quality(np.broadcast_to(known.pairs[0].mean(0), originals.shape), originals)
-
-
-def wins(attack, known, originals, decibel):
-  result = base.run(attack, known, seed=0)
-  json.dumps(result.diagnostics)
-  assert quality(result.images, originals) > decibel
-  return result
-
-
-def loses(attack, known, originals):
-  result = base.run(attack, known, seed=0)
-  assert quality(result.images, originals) < chance(known, originals) + 0.5
+def pictures(count, shape=(10, 13, 3)):
+  return attacked.pictures(count, shape)
 
 
 OPTIONS = [
@@ -171,17 +120,14 @@ def test_transposed_matrices_are_noticed(monkeypatch, attack):
 def test_forgetting_the_mean_of_the_noise_is_noticed(monkeypatch, place):
   known, originals, _ = world(pictures(60), 10, noise_level=50.0, noise_place=place, permute=False)
   wins(PROCRUSTES, known, originals, 24)
-  layout = known_pairs._layout
-  monkeypatch.setattr(
-    known_pairs, "_layout", lambda spec: layout(spec)._replace(noise_before=0, noise_after=0)
-  )
+  monkeypatch.setattr(known_pairs, "_noise_means", lambda spec: (0.0, 0.0))
   with pytest.raises(AssertionError):
     wins(PROCRUSTES, known, originals, 24)
 
 
 def test_unplaced_blocks_are_noticed(monkeypatch):
   known, originals, _ = world(pictures(60), 40)
-  monkeypatch.setattr(known_pairs, "_match", lambda x, y, orthogonal: np.arange(len(x)))
+  monkeypatch.setattr(known_pairs, "_match", lambda x, *_: np.arange(len(x)))
   for attack in (REGRESSION, PROCRUSTES):
     with pytest.raises(AssertionError):
       wins(attack, known, originals, 45)
@@ -203,14 +149,14 @@ def test_blocks_are_placed_by_the_least_total_residual(rows, orthogonal):
   )  # [original, moved]
   original, moved = optimize.linear_sum_assignment(cost)
   expected = original[np.argsort(moved)]
-  np.testing.assert_array_equal(known_pairs._match(x, y, orthogonal), expected)
+  np.testing.assert_array_equal(known_pairs._match(x, y, orthogonal, 1 << 24), expected)
 
 
-def test_memory_bounds_change_nothing(monkeypatch):
+@pytest.mark.parametrize("attack", [REGRESSION, PROCRUSTES])
+def test_memory_bounds_change_nothing(attack):
   known, _, _ = world(pictures(30), 10, noise_level=25.0)
-  whole = [base.run(attack, known, seed=0).images for attack in (REGRESSION, PROCRUSTES)]
-  monkeypatch.setattr(known_pairs, "_NUMBERS", 1)
-  parts = [base.run(attack, known, seed=0).images for attack in (REGRESSION, PROCRUSTES)]
+  one_by_one = known_pairs.Settings(numbers=1)
+  whole, parts = (base.run(attack, known, seed=0, settings=s).images for s in (None, one_by_one))
   np.testing.assert_allclose(parts, whole, atol=1e-3)
 
 
@@ -255,7 +201,7 @@ def test_attacks_say_what_they_cannot_handle():
   known, _, _ = world(pictures(4), 2)
   aes = {"scheme": "aes", "image_shape": [10, 13, 3], "block_size": 4}
   with pytest.raises(ConfigError, match="codebook"):
-    base.run(REGRESSION, base.Known(aes, *known_fields(known)), seed=0)
+    base.run(REGRESSION, base.Known(aes, *fields(known)), seed=0)
   projection = {**known.spec, "matrix": "projection"}
   assert "regression" in PROCRUSTES.refuses(projection)
   assert REGRESSION.refuses(projection) is None
@@ -263,10 +209,6 @@ def test_attacks_say_what_they_cannot_handle():
   for attack in (REGRESSION, PROCRUSTES):
     assert attack.refuses({"scheme": "plain", "image_shape": [8, 8, 1]})
     assert (attack.level, attack.needs) == (2, ("pairs",))
-
-
-def known_fields(known):
-  return known.disguised, known.targets, known.public, known.pairs
 
 
 @pytest.mark.slow

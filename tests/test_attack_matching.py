@@ -3,6 +3,7 @@ import json
 import jax
 import numpy as np
 import pytest
+from helpers.attacked import chance, quality
 from scipy import ndimage
 
 from djax import keys, schemes, sources
@@ -53,19 +54,9 @@ def challenge(images, encodings, count, patch, wanted=None, seed=0):
   return int((order[found] == np.arange(count)).sum()), facts
 
 
-def quality(estimates, originals):
-  return float(np.mean(metrics.psnr(originals, np.asarray(estimates, np.float32))))
-
-
 def likeness(estimates, originals):
   images = np.asarray(estimates, np.float32)
   return float(np.median(metrics.ssim(originals.astype(np.float32), images, filter_size=7)))
-
-
-def chance(known, originals):
-  """The mean of the images that the attacker has, for every target."""
-  mine = known.public if known.pairs is None else known.pairs[0]
-  return quality(np.broadcast_to(mine.mean(0), originals.shape), originals)
 
 
 # The matching challenge.
@@ -260,7 +251,7 @@ def test_refusals():
     base.run(matching.ATTACK, base.Known(rmt, known.disguised, known.targets), seed=0)
   with pytest.raises(ConfigError, match="needs public"):
     base.run(matching.ATTACK, base.Known(known.spec, known.disguised, known.targets), seed=0)
-  assert matching.refuses(known.spec) is None
+  assert matching.ATTACK.refuses(known.spec) is None
   assert (matching.ATTACK.name, matching.ATTACK.level) == ("matching", 1)
   assert (matching.ATTACK_PAIRS.name, matching.ATTACK_PAIRS.level) == ("cloning", 2)
 
@@ -325,30 +316,9 @@ def test_norms_and_inner_products_written_out():
       np.testing.assert_allclose(norms[p, q], np.linalg.norm(a.T @ b / 20), atol=1e-12)
 
 
-def test_the_climb_finds_a_hidden_order():
-  rng = np.random.default_rng(0)
-  layers = rng.normal(size=(4, 12, 12)).astype(np.float32)
-  layers = layers + layers.swapaxes(1, 2)
-  order = rng.permutation(12)
-  hidden = layers[:, order][:, :, order]
-  found, score = tokens.climb(hidden, layers, np.full((12, 12), 1 / 12, np.float32))
-  np.testing.assert_array_equal(found, order)
-  np.testing.assert_allclose(score, np.square(layers).sum(), rtol=1e-5)
-
-
 def test_patches_are_cut_like_blocks_and_put_back():
   images = pictures(3, (8, 12, 3))
   cut = tokens.cut(images, 4)
   blockwise = np.asarray(blocks.blockify(images, block_size=4))
   np.testing.assert_array_equal(cut, blockwise.reshape(3, 6, -1))
   np.testing.assert_array_equal(tokens.uncut(cut.swapaxes(0, 1), (8, 12, 3), 4), images)
-
-
-@pytest.mark.parametrize("count", [6, 40])
-def test_ridge_regression_written_out(count):
-  rng = np.random.default_rng(0)
-  x, y, new = rng.normal(size=(count, 8)), rng.normal(size=(count, 3)), rng.normal(size=(5, 8))
-  a, b = x - x.mean(0), y - y.mean(0)
-  weights = np.linalg.solve(a.T @ a + 0.1 * (a**2).sum() / 8 * np.eye(8), a.T @ b)
-  expected = (new - x.mean(0)) @ weights + y.mean(0)
-  np.testing.assert_allclose(matching._ridge(x, y)(new, 0.1), expected, atol=1e-9)

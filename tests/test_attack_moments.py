@@ -22,6 +22,8 @@ from djax.attacks.common import statistics
 from djax.attacks.rmt import moments
 from djax.ops import blocks
 
+ROUGH, NO_SWEEPS = moments.Settings(smooth=False), moments.Settings(sweeps=0)
+
 
 def case(noise_level=0.0, public=PUBLIC, **options):
   scheme, key = scheme_and_key(permute=False, noise_level=noise_level, **options)
@@ -58,12 +60,11 @@ def test_wins_without_public_images():
 
 
 @pytest.mark.parametrize("place", ["before", "after"])
-def test_noise_is_the_only_limit_and_smoothing_helps(place, monkeypatch):
+def test_noise_is_the_only_limit_and_smoothing_helps(place):
   scheme, key, known = case(25.0, noise_place=place)
   floor = psnr(TARGETS, np.asarray(scheme.restore(key, known.targets)))
   assert psnr(TARGETS, run(known).images) > floor + 1
-  monkeypatch.setattr(moments, "_smooth", lambda x, *_: x)
-  assert floor - 2 < psnr(TARGETS, run(known).images) < floor + 0.2
+  assert floor - 2 < psnr(TARGETS, run(known, settings=ROUGH).images) < floor + 0.2
 
 
 def test_gives_nothing_on_random_pixels():
@@ -92,23 +93,22 @@ def test_gives_nothing_on_aes(plain_case):
 
 
 def test_fails_with_a_wrong_sign_rule(plain_case, monkeypatch):
-  monkeypatch.setattr(moments, "_signs", lambda x, y: np.ones(x.mean.shape[::2]))
-  monkeypatch.setattr(moments, "_SWEEPS", 0)
-  assert not psnr(TARGETS, run(plain_case).images) > WINS
+  monkeypatch.setattr(moments, "_signs", lambda x, *_: np.ones(x.mean.shape[::2]))
+  assert not psnr(TARGETS, run(plain_case, settings=NO_SWEEPS).images) > WINS
 
 
 def test_fails_with_transposed_matrices(plain_case, monkeypatch):
   align = moments.align
 
-  def transposed(x, y):
-    found, facts = align(x, y)
-    return found.swapaxes(1, 2), facts
+  def transposed(x, y, **options):
+    matrices, diagnostics = align(x, y, **options)
+    return matrices.swapaxes(1, 2), diagnostics
 
   monkeypatch.setattr(moments, "align", transposed)
   assert not psnr(TARGETS, run(plain_case).images) > WINS
 
 
-def test_close_eigenvalues_need_the_sweeps(monkeypatch):
+def test_close_eigenvalues_need_the_sweeps():
   """Digits have many still pixels at the edge: eigenvectors of equal eigenvalues are arbitrary."""
   from djax import sources
 
@@ -118,8 +118,7 @@ def test_close_eigenvalues_need_the_sweeps(monkeypatch):
   known = known_of(scheme, key, private, targets, public)
   result = psnr(targets, run(known).images)
   assert result > chance(targets) + 3
-  monkeypatch.setattr(moments, "_SWEEPS", 0)
-  assert psnr(targets, run(known).images) < result - 1
+  assert psnr(targets, run(known, settings=NO_SWEEPS).images) < result - 1
 
 
 def test_statistics_of_another_kind_give_a_warning(plain_case):
@@ -137,14 +136,13 @@ def test_estimated_matrices_are_the_keys(plain_case):
   )
 
 
-def test_large_images_are_taken_in_windows(plain_case, monkeypatch):
-  monkeypatch.setattr(statistics, "_VALUES", 128)
-  result = run(plain_case)
+def test_large_images_are_taken_in_windows(plain_case):
+  result = run(plain_case, settings=moments.Settings(window=128))
   assert len(result.diagnostics["windows"]) == 4
   assert psnr(TARGETS, result.images) > chance(TARGETS) + 10
 
 
-def test_padded_images(monkeypatch):
+def test_padded_images():
   shape = (10, 11, 1)
   private, targets, public = (fields(s, n, shape) for s, n in ((1, 3000), (2, 20), (3, 3000)))
   scheme, key = scheme_and_key(shape=shape, permute=False)
@@ -208,12 +206,11 @@ def test_units_are_what_the_matrices_multiply(layout):
 def two_moments(layout):
   rng = np.random.default_rng(1)
   a, b = (200 + rng.normal(size=(40, 4, 6, 3)).cumsum(1) for _ in range(2))
-  return [statistics.measure(layout, x.astype(np.float32)) for x in (a, b)], a
+  return [statistics.measure(layout, x.astype(np.float32), chunk=7) for x in (a, b)], a
 
 
 @pytest.mark.parametrize("layout", LAYOUTS[:3], ids=lambda layout: layout.groups)
-def test_moments_and_their_products_agree_with_loops(layout, monkeypatch):
-  monkeypatch.setattr(statistics, "_CHUNK", 7)
+def test_moments_and_their_products_agree_with_loops(layout):
   (x, y), images = two_moments(layout)
   flat = layout.units(images).reshape(40, -1)
   np.testing.assert_allclose(x.mean.ravel(), flat.mean(0), rtol=1e-6)
@@ -249,12 +246,11 @@ CIFAR = [
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("count", "public", "block_size", "noise_level", "least"), CIFAR)
-def test_cifar10(tfds_dir, monkeypatch, count, public, block_size, noise_level, least):
+def test_cifar10(tfds_dir, count, public, block_size, noise_level, least):
   from djax import sources
 
   images = sources.load("cifar10", "train", data_dir=str(tfds_dir)).images
   targets = sources.load("cifar10", "test[:200]", data_dir=str(tfds_dir)).images
-  monkeypatch.setattr(moments, "_smooth", lambda x, *_: x)
   scores = []
   for seed in range(3):
     scheme, key = scheme_and_key(
@@ -262,5 +258,5 @@ def test_cifar10(tfds_dir, monkeypatch, count, public, block_size, noise_level, 
     )
     others = images[30000 : 30000 + public] if public else None
     known = known_of(scheme, key, images[:count], targets, others)
-    scores.append(psnr(targets, run(known).images))
+    scores.append(psnr(targets, run(known, settings=ROUGH).images))
   assert np.median(scores) > least

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import numpy as np
@@ -38,12 +39,16 @@ def blank(public, count):
   return np.broadcast_to(public.mean(0), (count, *public.shape[1:]))
 
 
-@pytest.fixture
-def short(monkeypatch):
-  """Smaller, and trained for a moment."""
-  monkeypatch.setattr(unpaired, "_STEPS", 100)
-  monkeypatch.setattr(unpaired, "_HIDDEN", 128)
-  monkeypatch.setattr(unpaired, "_ROWS", 2000)
+# Smaller, and trained for a moment.
+SHORT = unpaired.Settings(steps=100, hidden=128, images=2000)
+
+
+def learn(spec, public, settings=SHORT, **options):
+  return unpaired.learn(spec, public, seed=0, settings=settings, **options)
+
+
+def run(known):
+  return base.run(unpaired.ATTACK, known, seed=0, settings=SHORT)
 
 
 # Keys of the data set's own matter: the inverse of a key that is public works, and fails under a fresh one.
@@ -52,35 +57,35 @@ def short(monkeypatch):
 @pytest.mark.parametrize(
   "options", [{}, {"noise_level": 25.0}, {"matrix": "projection"}, {"scheme": "permutation"}]
 )
-def test_a_public_key_is_learnt_and_a_fresh_one_is_not(short, options):
+def test_a_public_key_is_learnt_and_a_fresh_one_is_not(options):
   images = digits()
   public, held = images[:900], images[900:1000]
   spec = spec_of(images, **options)
-  inverse = unpaired.learn(spec, public, key_seeds=[3], seed=0)
+  inverse = learn(spec, public, key_seeds=[3])
   same, fresh = (unpaired.disguise(spec, held, key_seed=key, seed=9) for key in (3, 4))
   nothing = ssim(held, blank(public, 100))
   assert ssim(held, inverse(same)) > 0.9
   assert ssim(held, inverse(fresh)) < nothing + 0.05
 
 
-def test_encrypted_units_that_recur_are_learnt_under_one_key(short):
+def test_encrypted_units_that_recur_are_learnt_under_one_key():
   level = np.random.default_rng(0).integers(0, 3, (600, 2, 2))
   images = (level * 85).repeat(4, 1).repeat(4, 2)[..., None].astype(np.uint8)
   spec = spec_of(images, scheme="aes")
-  inverse = unpaired.learn(spec, images[:500], key_seeds=[3], seed=0)
+  inverse = learn(spec, images[:500], key_seeds=[3])
   same, fresh = (unpaired.disguise(spec, images[500:], key_seed=key, seed=9) for key in (3, 4))
   error = [float(np.mean((inverse(seen) - images[500:]) ** 2)) for seen in (same, fresh)]
   assert error[0] < 0.1 * images.var() < images.var() < error[1]
 
 
-def test_many_keys_teach_what_no_key_hides(short):
+def test_many_keys_teach_what_no_key_hides():
   """Rows keep their energy where blocks stay in place."""
   images = digits()
   public, held = images[:900], images[900:1000]
   nothing = ssim(held, blank(public, 100))
   for permute, margin in ((False, (0.1, 1)), (True, (-1, 0.05))):
     spec = spec_of(images, permute=permute, block_size=2)
-    inverse = unpaired.learn(spec, public, key_seeds=range(40), seed=0)
+    inverse = learn(spec, public, key_seeds=range(40))
     fresh = unpaired.disguise(spec, held, key_seed=THEIRS, seed=9)
     assert margin[0] < ssim(held, inverse(fresh)) - nothing < margin[1]
 
@@ -89,9 +94,9 @@ def test_many_keys_teach_what_no_key_hides(short):
 
 
 @pytest.mark.parametrize("permute", [True, False])
-def test_the_report_says_what_to_expect(short, permute):
+def test_the_report_says_what_to_expect(permute):
   known, originals = world(digits()[:1200], 1000, permute=permute, block_size=2)
-  result = base.run(unpaired.ATTACK, known, seed=0)
+  result = run(known)
   json.dumps(result.diagnostics)
   found = result.diagnostics
   assert found["own_key"]["ssim"] > 0.9
@@ -106,29 +111,29 @@ def test_the_report_says_what_to_expect(short, permute):
     assert not found["warnings"]
 
 
-def test_a_control_that_fails_is_told(short):
+def test_a_control_that_fails_is_told():
   """Noise is not learnt even under the attacker's own key."""
   images = np.random.default_rng(0).integers(0, 256, (300, 8, 8, 1), np.uint8)
   known, _ = world(images, 250, scheme="aes")
-  found = base.run(unpaired.ATTACK, known, seed=0).diagnostics
+  found = run(known).diagnostics
   assert found["own_key"]["psnr"] < found["mean"]["psnr"] + unpaired._MARGIN
   assert "even under the attacker's own key" in found["warnings"][0]
 
 
-def test_targets_decide_nothing(short):
+def test_targets_decide_nothing():
   known, _ = world(digits()[:300], 250)
   other = base.Known(known.spec, known.disguised, known.targets[:3] * 0, known.public)
-  first, second = (base.run(unpaired.ATTACK, k, seed=0).diagnostics for k in (known, other))
+  first, second = (run(k).diagnostics for k in (known, other))
   assert first == second
 
 
 @pytest.mark.parametrize("name,broken", [("_linear", None), ("_Features", None)])
-def test_a_broken_step_is_noticed(short, monkeypatch, name, broken):
+def test_a_broken_step_is_noticed(monkeypatch, name, broken):
   images = digits()
   public, held = images[:500], images[500:560]
   spec = spec_of(images)
   seen = unpaired.disguise(spec, held, key_seed=3, seed=9)
-  assert ssim(held, unpaired.learn(spec, public, key_seeds=[3], seed=0)(seen)) > 0.9
+  assert ssim(held, learn(spec, public, key_seeds=[3])(seen)) > 0.9
   if name == "_linear":
     good = unpaired._linear
     broken = lambda seen, wanted, *a: good(seen, wanted[::-1], *a)  # noqa: E731
@@ -139,8 +144,8 @@ def test_a_broken_step_is_noticed(short, monkeypatch, name, broken):
         return np.sort(super().flat(y), 1)
 
   monkeypatch.setattr(unpaired, name, broken)
-  monkeypatch.setattr(unpaired, "_RATE", 0.0)
-  assert ssim(held, unpaired.learn(spec, public, key_seeds=[3], seed=0)(seen)) < 0.7
+  untrained = dataclasses.replace(SHORT, rate=0.0)
+  assert ssim(held, learn(spec, public, untrained, key_seeds=[3])(seen)) < 0.7
 
 
 # Keys of the attacker's own, slow twins, odd inputs.
@@ -166,7 +171,7 @@ def test_the_linear_part_is_ridge_regression():
     x, y = rng.normal(size=(count, features)), rng.normal(size=(count, 3))
     out = np.arange(count) % 4 == 0
     a, b = x[~out] - x[~out].mean(0), y[~out] - y[~out].mean(0)
-    energy = (a**2).sum() / min(a.shape)
+    energy = (a**2).sum() / features
     found = []
     for ridge in unpaired._RIDGES:
       weights = np.linalg.solve(a.T @ a + ridge * energy * np.eye(features), a.T @ b)
@@ -186,27 +191,27 @@ def test_energies_are_those_of_rows_of_blocks():
   np.testing.assert_allclose(features._energy(y), expected, rtol=1e-5)
 
 
-def test_edges_are_padded_and_colours_kept(short):
+def test_edges_are_padded_and_colours_kept():
   images = np.random.default_rng(0).integers(0, 256, (60, 10, 13, 3), np.uint8)
   spec = spec_of(images)
-  inverse = unpaired.learn(spec, images, key_seeds=[1, 2], seed=0)
+  inverse = learn(spec, images, key_seeds=[1, 2])
   estimates = inverse(unpaired.disguise(spec, images[:5], key_seed=1, seed=0))
   assert estimates.shape == (5, 10, 13, 3) and estimates.dtype == np.float32
   assert inverse(np.zeros((0, 12, 16, 3), np.float32)).shape == (0, 10, 13, 3)
 
 
 @pytest.mark.parametrize("value", [0, 255])
-def test_constant_images_are_right(short, value):
+def test_constant_images_are_right(value):
   known, originals = world(np.full((60, 8, 8, 1), value, np.uint8), 50)
-  np.testing.assert_allclose(base.run(unpaired.ATTACK, known, seed=0).images, originals, atol=1)
+  np.testing.assert_allclose(run(known).images, originals, atol=1)
 
 
 def test_refusals():
   images = digits()[:60]
   with pytest.raises(ValueError, match="learn: needs 10"):
-    unpaired.learn(spec_of(images), images[:9], key_seeds=[1], seed=0)
+    learn(spec_of(images), images[:9], key_seeds=[1])
   with pytest.raises(ValueError, match="0 keys"):
-    unpaired.learn(spec_of(images), images, key_seeds=[], seed=0)
+    learn(spec_of(images), images, key_seeds=[])
   known, _ = world(images, 50)
   for scheme, reason in (
     ("plain", "nothing to invert"),

@@ -21,9 +21,18 @@ from helpers.audits import (
 from djax import keys, sources
 from djax.__main__ import main
 from djax.attacks import ATTACKS
-from djax.audit import build_known_breaks, evaluator, report, runner, scenario, sweep, verdicts
+from djax.audit import (
+  build_known_breaks,
+  evaluator,
+  exported,
+  report,
+  runner,
+  scenario,
+  sweep,
+  verdicts,
+)
 from djax.audit.scenario import Sizes
-from djax.cli import common
+from djax.cli import parsers
 from djax.keys import keyfile
 from train import verbs as training
 
@@ -212,7 +221,7 @@ def test_a_directory_is_attacked(tmp_path, call, directory, monkeypatch):
 
 def test_view_0_of_each_original_is_taken(directory):
   master = keys.Master(bytes(range(32)))
-  made = scenario.from_directory(
+  made = exported.from_directory(
     directory,
     "digits",
     master,
@@ -409,7 +418,7 @@ def felt(call, fakes, monkeypatch, tmp_path):
   outcome = runner.Outcome({"attacks": [], "levels": {}, "setting": {"warnings": []}}, {})
   for module, name, gives in (
     (scenario, "from_source", "made"),
-    (scenario, "from_directory", "made"),
+    (exported, "from_directory", "made"),
     (runner, "audit", outcome),
     (report, "write", None),
     (sweep, "run", {"cells": []}),
@@ -450,7 +459,7 @@ def test_a_flag_is_used_or_refused_in_every_mode(felt, mode):
 
 def test_the_flags_of_the_verb_are_all_in_the_table():
   verbs = argparse.ArgumentParser().add_subparsers()
-  common.add(verbs, "audit")
+  parsers.add(verbs, "audit")
   known = {flag for action in verbs.choices["audit"]._actions for flag in action.option_strings}
   assert known - {"-h", "--help"} == set(FLAGS)
   assert {*SPLITS[::2]} <= known  # the check can fail
@@ -463,5 +472,5 @@ def test_a_report_that_cannot_be_written_leaves_nothing(tmp_path, call, fakes, m
 
   monkeypatch.setattr(report, "write", full)
   code, out, err = call("audit", "--source", "digits", *RMT, "--out", tmp_path / "o")
-  assert (code, out) == (1, "") and "No space left" in err[-1]
+  assert (code, out) == (1, "") and "audit.json: no space left" in err[-1]
   assert list(tmp_path.iterdir()) == []

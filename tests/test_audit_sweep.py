@@ -6,16 +6,7 @@ import shutil
 
 import pytest
 from helpers import audits, verbs
-from helpers.audits import (
-  PAIRED,
-  PERFECT,
-  SIZES,
-  USELESS,
-  fall,
-  nearest_mean,
-  refused,
-  takes_all,
-)
+from helpers.audits import PAIRED, PERFECT, SIZES, USELESS, fall, nearest_mean, refused, takes_all
 from helpers.fresh import loaded_by
 from PIL import Image
 
@@ -69,12 +60,7 @@ def test_a_sweep_has_a_cell_for_each_setting_and_a_plot(tmp_path, quick):
   ]
   assert set(cells(out)) == {f"block{b}-noise{n}.json" for b in (2, 4) for n in (0, 200)}
   clean, noisy = facts["cells"][:2]
-  assert [run["pairs"] for run in clean["attacks"][1]["runs"]] == [
-    1,
-    5,
-    15,
-    35,
-  ]
+  assert [run["pairs"] for run in clean["attacks"][1]["runs"]] == [1, 5, 15, 35]
   assert sweep.leakage(clean, None) == pytest.approx(1, abs=1e-3)
   assert sweep.leakage(clean, 1) < 0.5 < sweep.leakage(clean, 5)
   assert sweep.leakage(noisy, None) < sweep.leakage(clean, None)
@@ -105,9 +91,8 @@ def test_a_stopped_sweep_goes_on_and_ends_the_same(tmp_path, quick):
     sweep.run(PLAN, out, counted)
   done = cells(out)
   assert len(done) == 2 and not (out / "sweep.json").exists()
-  (out / sweep.CELLS / "block2-noise0.json").write_text(
-    '{"half'
-  )  # as no kill leaves it, but a full disk may
+  broken = out / sweep.CELLS / "block2-noise0.json"
+  broken.write_text('{"half')  # as no kill leaves it, but a full disk may
   again = sweep.run(PLAN, out, counted)
   assert calls == [2, 2, 4, 2, 4, 4]
 
@@ -173,7 +158,7 @@ def spec(**more):
 
 
 def test_classes_of_settings():
-  said = {
+  classes = {
     "rmt with blocks of 4-7 pixels, no noise, orthogonal matrices that mix rows, permuted "
     "among 17-64 places": spec(scheme="rmt"),
     "rmt with blocks of 2-3 pixels, 25-50 noise after the projection, projection matrices that mix block, "
@@ -197,7 +182,7 @@ def test_classes_of_settings():
       scheme="permutation", block_size=28
     ),
   }
-  for words, given in said.items():
+  for words, given in classes.items():
     assert known_breaks.classify(given) == words
   assert known_breaks.classify(spec(scheme="rmt", noise_level=25.0)) == known_breaks.classify(
     spec(scheme="rmt", noise_level=3.0, block_size=5)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from djax import keys, schemes
-from djax.bench import clock, disguises, guard, page, twin
+from djax.bench import clock, disguises, guard, page, reference
 from djax.cli import main as cli
 from djax.errors import DataError
 from djax.ops import rmt
@@ -40,15 +40,8 @@ STEP = {
 }
 RESULTS = {
   "machine": {
-    "platform": "cpu",
-    "device": "a processor",
-    "devices": 1,
-    "cores": 2,
-    "python": "3.11",
-    "jax": "0.10",
-    "flax": "0.12",
-    "numpy": "2.4",
-    "djax": "0",
+    **{"platform": "cpu", "device": "a processor", "devices": 1, "cores": 2, "python": "3.11"},
+    **{"jax": "0.10", "flax": "0.12", "numpy": "2.4", "djax": "0"},
   },
   "rounds": 5,
   "copy_gigabytes_per_second": SPREAD,
@@ -63,7 +56,7 @@ def test_the_plain_loop_gives_what_the_scheme_gives(disguise):
   scheme = schemes.from_spec({**disguise, "image_shape": SHAPE})
   key = scheme.make_key(keys.experiment(3).read)
   images = np.random.default_rng(0).integers(0, 256, (3, *SHAPE), np.uint8)
-  slow = twin.disguise(scheme.spec.to_dict(), key, images)
+  slow = reference.disguise(scheme.spec.to_dict(), key, images)
   fast, _ = scheme.disguise(key, images, None, rng=jax.random.key(0))
   assert slow.dtype == fast.dtype
   np.testing.assert_allclose(slow, fast, rtol=1e-6, atol=1e-4)

@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.images import assert_same, pixels
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -34,20 +35,10 @@ def slow_pad(images, b):
   return padded
 
 
-def pixels(seed, shape, dtype):
-  values = np.random.default_rng(seed).uniform(0, 256, shape)
-  return values.astype(dtype)  # floats keep their fractions
-
-
 def on_every_image(function, images):
   flat = images.reshape(-1, *images.shape[-3:])
   results = np.stack([function(image) for image in flat])
   return results.reshape(*images.shape[:-3], *results.shape[1:])
-
-
-def assert_same(result, expected):
-  assert result.dtype == expected.dtype
-  np.testing.assert_array_equal(np.asarray(result), expected)
 
 
 @st.composite

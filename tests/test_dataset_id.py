@@ -8,7 +8,7 @@ import pytest
 import train
 from djax import keys
 from train import config as config_lib
-from train.data import inputs
+from train.data import owned
 
 MASTER = keys.Master(bytes(range(32)))
 
@@ -26,30 +26,30 @@ def matrices(given):
 
 
 def test_each_run_with_a_key_has_an_id_and_matrices_of_its_own():
-  first, second = (inputs.owned(small(), MASTER) for _ in range(2))
+  first, second = (owned.inputs(small(), MASTER) for _ in range(2))
   assert first.dataset_id != second.dataset_id and len(first.dataset_id) == 32
-  assert first.facts["dataset_id"] == first.dataset_id
+  assert first.summary["dataset_id"] == first.dataset_id
   assert not np.isclose(matrices(first), matrices(second)).all((1, 2)).any()
-  again = inputs.owned(small(), MASTER, dataset_id=first.dataset_id)
+  again = owned.inputs(small(), MASTER, dataset_id=first.dataset_id)
   np.testing.assert_array_equal(matrices(again), matrices(first))
 
 
 def test_an_id_of_the_config_is_that_of_a_data_set():
-  given = inputs.owned(small(**{"disguise.dataset_id": "ab" * 16}), MASTER)
+  given = owned.inputs(small(**{"disguise.dataset_id": "ab" * 16}), MASTER)
   spec = given.spec
   from djax import schemes
 
   key = schemes.from_spec(spec).make_key(MASTER.data_set("ab" * 16, spec).read)
   np.testing.assert_array_equal(matrices(given), key.matrices)
-  other = inputs.owned(
+  other = owned.inputs(
     small(**{"disguise.dataset_id": "ab" * 16, "disguise.noise_level": 1.0}), MASTER
   )
   assert not np.isclose(matrices(other), matrices(given)).all((1, 2)).any()
 
 
 def test_an_experiment_has_none_and_is_the_same_every_time():
-  first, second = (inputs.owned(small(), None) for _ in range(2))
-  assert first.dataset_id is None and "dataset_id" not in first.facts
+  first, second = (owned.inputs(small(), None) for _ in range(2))
+  assert first.dataset_id is None and "dataset_id" not in first.summary
   np.testing.assert_array_equal(matrices(first), matrices(second))
 
 

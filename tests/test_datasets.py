@@ -6,8 +6,6 @@ import os
 import pathlib
 import re
 import shutil
-import subprocess
-import sys
 import tarfile
 import threading
 
@@ -15,6 +13,7 @@ import numpy as np
 import pytest
 from helpers.descriptors import opened
 from helpers.directories import CLASSES, KEY, SHAPE, SPEC, build, images_of
+from helpers.fresh import run_code, succeeded
 
 from djax import keys
 from djax.disguised import directory, manifest, records
@@ -626,15 +625,7 @@ def test_forged_shards_pass_without_the_key_and_fail_with_it(tmp_path):
 
 
 def fresh(script, *arguments):
-  done = subprocess.run(
-    [sys.executable, "-c", script, *map(str, arguments)],
-    capture_output=True,
-    text=True,
-    timeout=120,
-    cwd=ROOT,
-  )
-  assert done.returncode == 0, done.stderr
-  return done.stdout
+  return succeeded(run_code(script, *arguments))
 
 
 def test_tfds_alone_reads_the_directory_without_tensorflow(whole):

@@ -16,7 +16,7 @@ from djax.disguised import directory
 from djax.keys import keyfile
 from djax.owner import shards
 from train import answer
-from train.data import inputs
+from train.data import outsourced as outsourced_lib
 
 
 @contextlib.contextmanager
@@ -48,7 +48,7 @@ def kept(monkeypatch):
 
   keeps(directory, "open")
   keeps(sources, "open")
-  keeps(inputs, "outsourced")
+  keeps(outsourced_lib, "inputs")
   keeps(shards, "Worker")
   return kept
 

@@ -10,19 +10,19 @@ import numpy as np
 import pytest
 
 from djax.attacks.rmt import placement
-from djax.audit import scenario as audited
+from djax.audit import scenario
 from djax.ops import augment, metrics
-from train.experiments import views as page_of
+from train.experiments import multi_view, views
 
 DOCS = pathlib.Path(__file__).parents[1] / "docs"
 SIDE, NOISE = 8, 20.0
-DIGITS = page_of.Setting(
+DIGITS = views.Setting(
   "digits",
   "digits",
   {"scheme": "rmt", "block_size": 4, "noise_level": 50.0, "permute": True},
   {"crop": 1},
 )
-SMALL = page_of.Plan(audited.Sizes(1000, 500, 40, ()), (1, 4), (0,))
+SMALL = views.Plan(scenario.Sizes(1000, 500, 40, ()), (1, 4), (0,))
 
 
 def smooth_images(count, seed=0):
@@ -49,7 +49,7 @@ def noisy(images, number, seed=1):
 def flat_prior(deviation=1e4):
   """Knows nothing: every image is as likely, so that nothing is smoothed."""
   size = SIDE * SIDE * 2
-  return page_of.Prior(
+  return multi_view.Prior(
     np.full(size, 128, np.float32),
     np.full(size, deviation, np.float32),
     np.eye(size, dtype=np.float32),
@@ -64,8 +64,8 @@ def db(images, estimates):
 def test_aligned_copies_gain_what_statistics_says(number):
   images = smooth_images(60)
   copies = noisy(images, number)
-  one = page_of.combine(copies[:, :1], still(60, 1), flat_prior(), NOISE**2)
-  all_ = page_of.combine(copies, still(60, number), flat_prior(), NOISE**2)
+  one = multi_view.combine(copies[:, :1], still(60, 1), flat_prior(), NOISE**2)
+  all_ = multi_view.combine(copies, still(60, number), flat_prior(), NOISE**2)
   assert db(images, one) == pytest.approx(20 * np.log10(255 / NOISE), abs=0.3)
   assert db(images, all_) - db(images, one) == pytest.approx(10 * np.log10(number), abs=0.3)
   np.testing.assert_allclose(all_, np.clip(copies.mean(1), 0, 255), atol=0.05)
@@ -74,23 +74,23 @@ def test_aligned_copies_gain_what_statistics_says(number):
 def test_views_of_different_images_gain_nothing():
   images = smooth_images(60)
   copies = noisy(images, 4)
-  kind = page_of.prior(smooth_images(500, seed=2))
-  one = page_of.combine(copies[:, :1], still(60, 1), kind, NOISE**2)
+  kind = multi_view.prior(smooth_images(500, seed=2))
+  one = multi_view.combine(copies[:, :1], still(60, 1), kind, NOISE**2)
   strangers = np.concatenate([copies[:, :1], np.roll(copies, 7, axis=0)[:, 1:]], axis=1)
-  found = page_of.register(strangers[:, 0], strangers[:, 1:], {"crop": 1, "flip": True})
+  found = multi_view.register(strangers[:, 0], strangers[:, 1:], {"crop": 1, "flip": True})
   places = np.concatenate([still(60, 1), found], axis=1)
-  mixed = page_of.combine(strangers, places, kind, NOISE**2)
+  mixed = multi_view.combine(strangers, places, kind, NOISE**2)
   assert db(images, mixed) < db(images, one) - 1
-  own = page_of.combine(copies, still(60, 4), kind, NOISE**2)
+  own = multi_view.combine(copies, still(60, 4), kind, NOISE**2)
   assert db(images, own) > db(images, one) + 2
 
 
 def test_register_finds_shifts_mirrors_and_warps():
   images = smooth_images(20)
   moves = [(-1, 1, False), (2, 0, True), (0, -2, True), (1, 1, False)]
-  maps = np.stack([page_of._moved(SIDE, SIDE, *move) for move in moves])
+  maps = np.stack([multi_view._moved(SIDE, SIDE, *move) for move in moves])
   shifted = np.stack([images[:, m[..., 0], m[..., 1]] for m in maps], axis=1)
-  found = page_of.register(images, shifted, {"crop": 2, "flip": True})
+  found = multi_view.register(images, shifted, {"crop": 2, "flip": True})
   again = np.stack(
     [
       [image[p[..., 0].astype(int), p[..., 1].astype(int)] for p in places]
@@ -99,14 +99,14 @@ def test_register_finds_shifts_mirrors_and_warps():
   )
   np.testing.assert_array_equal(again, shifted)
   assert (found == maps).mean() > 0.95
-  assert (page_of.register(images, shifted, {"crop": 1}) == maps).mean() < 0.9
+  assert (multi_view.register(images, shifted, {"crop": 1}) == maps).mean() < 0.9
 
 
 def test_of_one_view_it_is_the_attack_itself_and_more_views_help():
-  made = audited.from_source(DIGITS.source, DIGITS.disguise, seed=0, sizes=SMALL.sizes)
-  alone = placement.attack(made.known(0), seed=0, progress=lambda *_: None).images
-  wanted = db(made.private[: made.targets].astype(np.float32), np.clip(alone, 0, 255))
-  one, four = page_of.measure(SMALL, [DIGITS])["runs"]
+  attacked = scenario.from_source(DIGITS.source, DIGITS.disguise, seed=0, sizes=SMALL.sizes)
+  alone = placement.attack(attacked.known(0), seed=0, progress=lambda *_: None).images
+  wanted = db(attacked.private[: attacked.targets].astype(np.float32), np.clip(alone, 0, 255))
+  one, four = views.measure(SMALL, [DIGITS])["runs"]
   assert one["psnr"] == pytest.approx(wanted, abs=0.02)
   assert one["registered"] is None
   assert four["registered"] > 0.9
@@ -131,9 +131,9 @@ def test_register_finds_warps_that_no_shift_makes():
     seen = others[..., 0] > 20  # what lies in the dark cannot be placed
     return np.linalg.norm(found - truth, axis=-1)[seen].mean()
 
-  fitted = missed(page_of.register(images, others, options))
+  fitted = missed(multi_view.register(images, others, options))
   assert fitted < 0.1
-  assert missed(page_of.register(images, others, {"crop": 1})) > 5 * fitted
+  assert missed(multi_view.register(images, others, {"crop": 1})) > 5 * fitted
 
 
 def made_up(title, seed, count, psnr):
@@ -149,7 +149,7 @@ def test_the_page_shows_medians_over_keys():
     for count, psnr in ((1, single), (4, single + 3 + seed))
   ]
   sizes = {"private": 11, "public": 12, "targets": 13, "pairs": []}
-  text = page_of.page({"sizes": sizes, "runs": runs})
+  text = views.page({"sizes": sizes, "runs": runs})
   assert "| some | 1 | 22.0 | +0.0 | 0.900 |  |" in text
   assert "|  | 4 | 26.0 | +4.0 | 0.900 | 50% |" in text
   assert "3 keys; 11 disguised images and 12 public ones" in text
@@ -157,4 +157,4 @@ def test_the_page_shows_medians_over_keys():
 
 def test_the_stored_page_is_that_of_the_stored_figures():
   measured = json.loads((DOCS / "views.json").read_text())
-  assert (DOCS / "views.md").read_text() == page_of.page(measured)
+  assert (DOCS / "views.md").read_text() == views.page(measured)

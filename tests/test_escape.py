@@ -276,7 +276,10 @@ def test_also_errors_of_the_system_and_of_the_arguments(capsys, monkeypatch):
 
   monkeypatch.setattr(keyfile, "inspect", full)
   assert main(["show", "x"]) == 1
-  assert capsys.readouterr().err == "djax: error: \\x1b[1A/d/x: No space left\\x1b[2K\n"
+  assert (
+    capsys.readouterr().err
+    == "djax: error: \\x1b[1A/d/x: no space left on the disk. Make room and re-run the command.\n"
+  )
   assert main(["show", "x", f"--{FALSE_LINE}"]) == 2
   assert "\x1b" not in capsys.readouterr().err
   assert main([FALSE_LINE]) == 2

@@ -4,37 +4,32 @@ import json
 import jax
 import numpy as np
 import pytest
+from helpers.audits import nearest_mean
 
 import train
 from djax import schemes
 from djax.audit import evaluator
 from djax.errors import ConfigError, KeyMismatchError, NotInvertibleError
 from train import config as config_lib
-from train import examine
-from train.data import inputs
+from train import examine, inversion
+from train import material as material_lib
+from train.data import inputs, owned
 from train.data.input_pipeline import Feed
 
 SMALL = {"shadows": 8, "records": 200}
 CLASSES = 7  # left out, so that with the model of all there are 8 here as well: one program
 
 
-def nearest_mean(images, labels, *, classes, seed):
-  """An examiner in no time."""
-  del seed
-  means = np.stack([images[labels == c].mean(0) for c in range(classes)])
-
-  def classify(images):
-    return np.square(images[:, None] - means).sum((2, 3, 4)).argmin(1)
-
-  return evaluator.Examiner(classify)
-
-
-@pytest.fixture(autouse=True)
-def small(monkeypatch):
+@pytest.fixture(autouse=True, scope="module")
+def small():
   """Less of everything that costs time."""
-  monkeypatch.setattr(examine, "_RECIPE", examine.shadows_lib.Recipe(steps=200))
-  monkeypatch.setattr(examine, "_CLASSES", CLASSES)
-  monkeypatch.setattr(examine.evaluator, "train_examiner", nearest_mean)
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(examine, "_RECIPE", examine.shadows_lib.Recipe(steps=200))
+    patch.setattr(examine, "_CLASSES", CLASSES)
+    patch.setattr(
+      evaluator, "train_examiner", lambda images, labels, **_: nearest_mean(images, labels)
+    )
+    yield
 
 
 def config_of(**disguise):
@@ -55,14 +50,10 @@ def run(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def facts(run):
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(examine, "_RECIPE", examine.shadows_lib.Recipe(steps=200))
-    patch.setattr(examine, "_CLASSES", CLASSES)
-    patch.setattr(examine.evaluator, "train_examiner", nearest_mean)
-    told = []
-    found = examine.examine(run, **SMALL, progress=lambda fraction, word: told.append(fraction))
-  assert told == sorted(told) and told[0] == 0 and told[-1] == 1
-  return found
+  fractions = []
+  result = examine.examine(run, **SMALL, progress=lambda fraction, word: fractions.append(fraction))
+  assert fractions == sorted(fractions) and fractions[0] == 0 and fractions[-1] == 1
+  return result
 
 
 def test_facts_are_json_and_say_what_they_are_of(facts, run):
@@ -141,7 +132,7 @@ def test_a_config_alone_has_no_checkpoint_and_encrypted_images_stay_what_they_ar
 def test_a_baseline_of_another_shape_with_mixed_labels(monkeypatch):
   """What a patch encoder gives: tokens, no way back, labels that are no class numbers."""
   config = config_of(scheme="plain")
-  given = inputs.owned(config, None)
+  given = owned.inputs(config, None)
 
   def tokens_of(images):
     return images.reshape(*images.shape[:-3], 16, 1, 4).astype(np.float32)
@@ -152,7 +143,7 @@ def test_a_baseline_of_another_shape_with_mixed_labels(monkeypatch):
   def feed(images):
     soft = np.full((len(images), 10), 0.1, np.float32)
     tokens = tokens_of(images)[:, ::-1]
-    return Feed(inputs.Arrays(tokens, soft), inputs._widened)
+    return Feed(inputs.Arrays(tokens, soft), inputs.widened)
 
   def restore(key, images):
     raise NotInvertibleError("no way back")
@@ -164,7 +155,7 @@ def test_a_baseline_of_another_shape_with_mixed_labels(monkeypatch):
     spec={"scheme": "tokens", "image_shape": [8, 8, 1]},
     disguised_shape=(16, 1, 4),
   )
-  monkeypatch.setattr(inputs, "owned", lambda config, master: other)
+  monkeypatch.setattr(owned, "inputs", lambda config, master: other)
   scheme = schemes.plain_scheme((8, 8, 1))._replace(disguise=disguise, restore=restore)
   monkeypatch.setattr(schemes, "from_spec", lambda spec: scheme)
   kind = schemes.Kind("tokens", lambda image_shape: scheme)
@@ -204,17 +195,14 @@ def test_a_run_with_a_real_key_is_refused(run, tmp_path):
 def test_a_run_without_a_checkpoint_is_refused(run, tmp_path):
   for name in ("config.json", "disguise.json"):
     (tmp_path / name).write_text((run / name).read_text())
-  config, folder = examine._config(tmp_path)
-  given = examine.inputs_lib.owned(config, None)
   with pytest.raises(ConfigError, match="must hold a checkpoint"):
-    examine._network(config, folder, given)
+    inversion._network(tmp_path)
 
 
 def test_the_networks_of_a_run_are_its_own(run):
   """Its accuracy on disguised test images is that of its result."""
-  config, folder = examine._config(run)
-  material = examine._material(config, folder, 100)
-  logits = np.asarray(examine._network(config, folder, material.given)(material.asked))
+  material = material_lib.load(*material_lib.config_of(run), 100)
+  logits = np.asarray(inversion._network(run)(material.asked))
   result = json.loads((run / "result.json").read_text())
   accuracy = np.mean(logits.argmax(-1) == material.asked_labels)
   assert accuracy == pytest.approx(result["test_accuracy"], abs=0.003)

@@ -19,6 +19,8 @@ import jax
 import numpy as np
 import pytest
 from helpers import twins
+from helpers.disks import tiny_disk
+from helpers.fresh import run_code, succeeded
 from helpers.leaks import leaks, secrets_of
 
 from djax import keys, schemes, sources
@@ -30,6 +32,7 @@ from djax.errors import (
   KeyMismatchError,
   UnsafeError,
 )
+from djax.io import files
 from djax.owner import disguiser, export, plan, pool, record_noise, shards
 from djax.owner.ledger import Ledger
 from djax.owner.plan import Request
@@ -262,14 +265,8 @@ print("djax" in sys.modules, "tensorflow" in sys.modules)
 )
 def test_code_that_knows_nothing_of_djax_learns_from_it(tmp_path, disguise, least):
   export.disguise(Request("digits", disguise), tmp_path / "set", MASTER)
-  done = subprocess.run(
-    [sys.executable, "-c", STRANGER, str(tmp_path / "set")],
-    capture_output=True,
-    check=True,
-    text=True,
-    cwd=tmp_path,
-  )
-  accuracy, loaded = done.stdout.split("\n")[:2]
+  printed = succeeded(run_code(STRANGER, tmp_path / "set", cwd=tmp_path))
+  accuracy, loaded = printed.split("\n")[:2]
   assert float(accuracy) > least and loaded == "False False"
 
 
@@ -755,11 +752,11 @@ def test_a_label_outside_the_classes_stops_the_work(tmp_path, monkeypatch):
       found = self._records.take(rows)
       return dataclasses.replace(found, labels=np.full_like(found.labels, 10))
 
-  job, facts, *_ = plan.make(request(dataset_id=ID), tmp_path / "set", MASTER)
+  job, *_ = plan.make(request(dataset_id=ID), tmp_path / "set", MASTER)
   monkeypatch.setattr(shards.sources, "open", lambda *a, **k: Wrong(real(*a, **k)))
   (tmp_path / "set" / manifest.UNFINISHED).mkdir(parents=True)
   with pytest.raises(DataError, match="below the 10 classes, got 10 among the records 0"):
-    secret = MASTER.data_set(ID, facts.spec)
+    secret = MASTER.data_set(ID, job.manifest.spec)
     shards.Worker(job, secret).run(shards.tasks(job)[0], lambda count: None)
   assert not list((tmp_path / "set").glob("*array_record*"))
 
@@ -775,22 +772,6 @@ def test_too_little_room_is_seen_first(tmp_path, monkeypatch):
   directory.verify(tmp_path / "set")
 
 
-@contextlib.contextmanager
-def tiny_disk(folder, megabytes):
-  folder.mkdir()
-  mounted = subprocess.run(
-    ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(folder)],
-    capture_output=True,
-    check=False,
-  )
-  if mounted.returncode:
-    pytest.skip("needs the right to mount a tmpfs")
-  try:
-    yield
-  finally:
-    subprocess.run(["umount", "-l", str(folder)], check=True)
-
-
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_disk_that_fills_up_loses_nothing(tmp_path, monkeypatch, workers):
   asked = Request("digits", RMT, originals_per_shard=100, dataset_id=ID)
@@ -799,7 +780,7 @@ def test_a_disk_that_fills_up_loses_nothing(tmp_path, monkeypatch, workers):
     folder = tmp_path / "disk" / "set"
     ballast = tmp_path / "disk" / "ballast"
     ballast.write_bytes(bytes(3_200_000))
-    monkeypatch.setattr(export, "_check_room", lambda *_: None)
+    monkeypatch.setattr(files, "check_room", lambda *_, **__: None)
     with pytest.raises((DjaxError, OSError)) as caught:
       export.disguise(asked, folder, MASTER, workers=workers)
     assert "space" in str(caught.value).lower() and "\n" not in str(caught.value)
@@ -851,11 +832,11 @@ def test_an_error_in_a_worker_arrives_as_it_is(tmp_path):
   path = tmp_path / "a.npz"
   np.savez(path, train_images=images, train_labels=labels, test_images=images, test_labels=labels)
   asked = Request(str(path), RMT, originals_per_shard=10, dataset_id=ID)
-  job, facts, *_ = plan.make(asked, tmp_path / "set", MASTER)
+  job, *_ = plan.make(asked, tmp_path / "set", MASTER)
   (tmp_path / "set" / manifest.UNFINISHED).mkdir(parents=True)
   path.unlink()
   with pytest.raises(DataError, match="no such file"):
-    secret = MASTER.data_set(ID, facts.spec)
+    secret = MASTER.data_set(ID, job.manifest.spec)
     pool.run(job, secret, shards.tasks(job), workers=2, advance=lambda count: None)
   assert not children()
 
@@ -934,13 +915,7 @@ def test_memory_does_not_grow_with_the_data_set(tmp_path):
       test_labels=labels[:10_000],
     )
     out = tmp_path / str(copies)
-    done = subprocess.run(
-      [sys.executable, "-c", MEMORY, str(path), str(out), "float16"],
-      capture_output=True,
-      check=True,
-      text=True,
-    )
-    peaks[copies] = int(done.stdout)
+    peaks[copies] = int(succeeded(run_code(MEMORY, path, out, "float16")))
     shutil.rmtree(out)
     path.unlink()
   assert peaks[4] <= 1.1 * peaks[1], peaks
@@ -957,9 +932,9 @@ def test_a_compressed_source_is_read_once_a_shard_and_not_once_a_chunk(
   np.savez_compressed(path, **given, test_images=images[:8], test_labels=labels[:8])
   monkeypatch.setattr(shards, "_CHUNK_BYTES", 20 * 4 * 64)  # 20 records
   asked = Request(str(path), RMT, originals_per_shard=200, dataset_id=ID, **views)
-  job, facts, *_ = plan.make(asked, tmp_path / "set", MASTER)
+  job, *_ = plan.make(asked, tmp_path / "set", MASTER)
   (tmp_path / "set" / manifest.UNFINISHED).mkdir(parents=True)
-  worker = shards.Worker(job, MASTER.data_set(ID, facts.spec))
+  worker = shards.Worker(job, MASTER.data_set(ID, job.manifest.spec))
   opened, real = [], npz._Array._open
   monkeypatch.setattr(npz._Array, "_open", lambda array: (opened.append(array), real(array)))
   chunks = []

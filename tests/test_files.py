@@ -2,7 +2,6 @@ import errno
 import fcntl
 import os
 import pathlib
-import signal
 import socket
 import stat
 import subprocess
@@ -12,44 +11,21 @@ import threading
 import time
 
 import pytest
+from helpers.alarm import alarm
+from helpers.fresh import ROOT, run_code
 
-import djax
 from djax import keys
 from djax.errors import DjaxError, UnsafeError
-from djax.io import files
+from djax.io import files, locks
 from djax.keys import keyfile
 from djax.owner import ledger
-
-ROOT = pathlib.Path(djax.__file__).parent.parent
-
-
-class Held(BaseException):
-  """No OSError, which would be taken for a file that cannot be opened."""
 
 
 @pytest.fixture(autouse=True)
 def no_waiting():
   """A pipe must not hold us: what waits ends after a minute."""
-
-  def late(*args):
-    raise Held
-
-  before = signal.signal(signal.SIGALRM, late)
-  signal.alarm(60)
-  yield
-  signal.alarm(0)
-  signal.signal(signal.SIGALRM, before)
-
-
-def child(code, *arguments):
-  """Runs code in a process of its own, which may be killed."""
-  return subprocess.run(
-    [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)],
-    cwd=ROOT,
-    capture_output=True,
-    text=True,
-    timeout=60,
-  )
+  with alarm(60):
+    yield
 
 
 def names(folder):
@@ -58,6 +34,10 @@ def names(folder):
 
 def mode(path):
   return stat.S_IMODE(os.lstat(path).st_mode)
+
+
+def fail(*args, **kwargs):
+  raise OSError(errno.EIO, "failed")
 
 
 def write_file(target):
@@ -71,6 +51,7 @@ def write_folder(target):
 
 
 WRITERS = pytest.mark.parametrize("write", [write_file, write_folder])
+MAKER = {write_file: files.new_file, write_folder: files.new_folder}
 
 
 def written(target):
@@ -143,7 +124,7 @@ def test_under_a_umask_that_takes_everything_an_ordinary_user_can_still_write(tm
   place = pathlib.Path(f"/tmp/djax-test-{os.getpid()}")
   place.chmod(0o777)
   try:
-    done = child(code, place / "x")
+    done = run_code(code, place / "x")
     assert done.returncode == 0, done.stderr
     assert names(place) == ["x", "x.file"]
   finally:
@@ -391,9 +372,6 @@ def test_a_step_that_fails_leaves_nothing_half(tmp_path, monkeypatch, write, ste
 
 
 def test_a_second_name_that_stays_is_no_failure(tmp_path, monkeypatch):
-  def fail(*args, **kwargs):
-    raise OSError(errno.EIO, "failed")
-
   with monkeypatch.context() as patch:
     patch.setattr(os, "unlink", fail)
     write_file(tmp_path / "x")
@@ -405,9 +383,6 @@ def test_a_second_name_that_stays_is_no_failure(tmp_path, monkeypatch):
 
 
 def test_a_file_that_cannot_be_wrapped_leaves_nothing(tmp_path, monkeypatch):
-  def fail(*args, **kwargs):
-    raise OSError(errno.ENOMEM, "failed")
-
   before = len(os.listdir("/proc/self/fd"))
   with monkeypatch.context() as patch:
     patch.setattr(os, "fdopen", fail)
@@ -491,7 +466,7 @@ def test_what_a_killed_process_left_is_cleared_by_the_next_call(tmp_path, write,
   (tmp_path / "kept").mkdir()
   (tmp_path / "kept" / "mine").write_text("mine")
   kind = "file" if write is write_file else "folder"
-  assert child(KILLED, kind, how, tmp_path / "x").returncode == (1 if how == "exit" else -9)
+  assert run_code(KILLED, kind, how, tmp_path / "x").returncode == (1 if how == "exit" else -9)
   assert names(tmp_path) == [".x.djax-partial", "kept"]
   write(tmp_path / "x")
   assert names(tmp_path) == ["kept", "x"]
@@ -502,7 +477,7 @@ def test_what_a_killed_process_left_is_cleared_by_the_next_call(tmp_path, write,
 
 
 def test_a_kill_between_link_and_unlink_leaves_a_whole_file(tmp_path):
-  assert child(KILLED, "published", "kill", tmp_path / "x").returncode == -9
+  assert run_code(KILLED, "published", "kill", tmp_path / "x").returncode == -9
   assert names(tmp_path) == [".x.djax-partial", "x"]
   assert written(tmp_path / "x") == b"new"
   with pytest.raises(UnsafeError, match="x exists"):
@@ -512,10 +487,7 @@ def test_a_kill_between_link_and_unlink_leaves_a_whole_file(tmp_path):
 
 
 def test_what_cannot_be_cleared_is_not_published(tmp_path, monkeypatch):
-  child(KILLED, "folder", "kill", tmp_path / "x")
-
-  def fail(*args, **kwargs):
-    raise OSError(errno.EIO, "failed")
+  run_code(KILLED, "folder", "kill", tmp_path / "x")
 
   monkeypatch.setattr(os, "rmdir", fail)
   with pytest.raises(OSError, match="failed"):
@@ -525,10 +497,11 @@ def test_what_cannot_be_cleared_is_not_published(tmp_path, monkeypatch):
 
 HOLDS = """
   import pathlib, sys
-  from djax.io import files
+  from djax.io import files, locks
 
   target = pathlib.Path(sys.argv[2])
-  with getattr(files, sys.argv[1])(target, **({"busy": "no"} if "lock" in sys.argv[1] else {})):
+  lock = sys.argv[1] == "working_lock"
+  with locks.working_lock(target, busy="no") if lock else getattr(files, sys.argv[1])(target):
     print("holds", flush=True)
     sys.stdin.read()
 """
@@ -559,7 +532,7 @@ def holder():
 @WRITERS
 @pytest.mark.parametrize("end", ["done", "killed"])
 def test_a_target_that_another_process_writes_is_refused(tmp_path, holder, write, end):
-  process = holder("new_file" if write is write_file else "new_folder", tmp_path / "x")
+  process = holder(MAKER[write].__name__, tmp_path / "x")
   with pytest.raises(UnsafeError, match=r"is being written by another process\. Wait"):
     write(tmp_path / "x")
   assert names(tmp_path) == [".x.djax-partial"]
@@ -575,7 +548,7 @@ def test_a_target_that_another_process_writes_is_refused(tmp_path, holder, write
 
 @WRITERS
 def test_of_two_in_one_process_one_is_refused(tmp_path, write):
-  with (files.new_file if write is write_file else files.new_folder)(tmp_path / "x") as file:
+  with MAKER[write](tmp_path / "x") as file:
     if write is write_file:
       file.write(b"first")
     with pytest.raises(UnsafeError, match="is being written"):
@@ -649,7 +622,7 @@ def test_what_another_takes_for_something_left_is_made_again(tmp_path, monkeypat
     files._remove(tmp_path / ".x.djax-partial")
     return real(descriptor) if locked else False
 
-  first(monkeypatch, files, "_try_lock", cleared)
+  first(monkeypatch, locks, "try_lock", cleared)
   write(tmp_path / "x")
   assert names(tmp_path) == ["x"]
   assert written(tmp_path / "x") == b"new"
@@ -673,18 +646,16 @@ def test_a_target_that_is_finished_while_the_lock_is_waited_for_is_refused_first
     (tmp_path / "x").write_text("theirs")
     return real(descriptor)
 
-  first(monkeypatch, files, "_try_lock", finished)
-  maker = files.new_file if write is write_file else files.new_folder
-  with pytest.raises(UnsafeError, match="x exists"), maker(tmp_path / "x"):
+  first(monkeypatch, locks, "try_lock", finished)
+  with pytest.raises(UnsafeError, match="x exists"), MAKER[write](tmp_path / "x"):
     pytest.fail("work was done that is thrown away")
   assert names(tmp_path) == ["x"]
 
 
 @WRITERS
 def test_on_a_disk_without_locks_the_later_one_is_left_alone(tmp_path, monkeypatch, write):
-  monkeypatch.setattr(files, "_try_lock", lambda descriptor: True)
-  maker = files.new_file if write is write_file else files.new_folder
-  earlier, later = maker(tmp_path / "x"), maker(tmp_path / "x")
+  monkeypatch.setattr(locks, "try_lock", lambda descriptor: True)
+  earlier, later = MAKER[write](tmp_path / "x"), MAKER[write](tmp_path / "x")
   earlier.__enter__()
   later.__enter__()
   with pytest.raises(UnsafeError, match="was taken away"):
@@ -698,10 +669,10 @@ def test_on_a_disk_without_locks_the_later_one_is_left_alone(tmp_path, monkeypat
 def test_on_a_disk_without_locks_what_another_put_there_is_not_published(
   tmp_path, monkeypatch, write
 ):
-  monkeypatch.setattr(files, "_try_lock", lambda descriptor: True)
+  monkeypatch.setattr(locks, "try_lock", lambda descriptor: True)
   with (
     pytest.raises(UnsafeError, match="was taken away while it was written"),
-    (files.new_file if write is write_file else files.new_folder)(tmp_path / "x"),
+    MAKER[write](tmp_path / "x"),
   ):
     write(tmp_path / "x")
     assert names(tmp_path) == ["x"]
@@ -785,9 +756,6 @@ def test_a_tree_that_cannot_be_read_is_not_called_synced(tmp_path, monkeypatch):
   with pytest.raises(FileNotFoundError):
     files.sync_tree(tmp_path / "missing")
 
-  def fail(descriptor):
-    raise OSError(errno.EIO, "failed")
-
   (tmp_path / "a").write_text("a")
   monkeypatch.setattr(os, "fsync", fail)
   with pytest.raises(OSError, match="failed"):
@@ -842,9 +810,6 @@ def test_replace_with_its_temporary_file_elsewhere(tmp_path, monkeypatch):
 def test_a_failed_replace_keeps_the_old_file(tmp_path, monkeypatch, step):
   files.replace(tmp_path / "x", b"old")
 
-  def fail(*args, **kwargs):
-    raise OSError(errno.EIO, "failed")
-
   with monkeypatch.context() as patch:
     patch.setattr(os, step, fail)
     with pytest.raises(OSError, match="failed"):
@@ -861,7 +826,7 @@ def test_a_killed_replace_is_cleared_by_the_next(tmp_path):
     files.replace(pathlib.Path(sys.argv[1]), b"half")
   """
   files.replace(tmp_path / "x", b"old")
-  assert child(code, tmp_path / "x").returncode == -9
+  assert run_code(code, tmp_path / "x").returncode == -9
   assert names(tmp_path) == [".x.tmp", "x"]
   assert (tmp_path / "x").read_bytes() == b"old"
   files.replace(tmp_path / "x", b"new")
@@ -887,16 +852,16 @@ def test_a_working_lock_keeps_others_out_until_its_process_ends(tmp_path, holder
   process = holder("working_lock", lock)
   with (
     pytest.raises(UnsafeError, match=r"^taken\. Wait\.$"),
-    files.working_lock(lock, busy="taken. Wait."),
+    locks.working_lock(lock, busy="taken. Wait."),
   ):
     pytest.fail("two hold it")
   process.kill()
   process.wait()
-  with files.working_lock(lock, busy="taken"):
+  with locks.working_lock(lock, busy="taken"):
     assert names(tmp_path) == [".lock"]
-    with pytest.raises(UnsafeError, match="taken"), files.working_lock(lock, busy="taken"):
+    with pytest.raises(UnsafeError, match="taken"), locks.working_lock(lock, busy="taken"):
       pytest.fail("two hold it")
-  with files.working_lock(lock, busy="taken"):
+  with locks.working_lock(lock, busy="taken"):
     pass
   assert names(tmp_path) == [".lock"]
 
@@ -918,7 +883,7 @@ def test_a_working_lock_is_a_file(tmp_path, kind):
     lock.symlink_to(tmp_path / ("precious" if kind == "link" else "nothing"))
   with (
     pytest.raises(UnsafeError, match="is in the way"),
-    files.working_lock(lock, busy="taken"),
+    locks.working_lock(lock, busy="taken"),
   ):
     pytest.fail("it is held")
   assert names(tmp_path) == [".lock", "precious"]
@@ -929,13 +894,13 @@ def test_a_working_lock_follows_no_link_that_appears_meanwhile(tmp_path, monkeyp
   lock = tmp_path / ".lock"
   lock.symlink_to("nothing") if kind == "link" else os.mkfifo(lock)
   monkeypatch.setattr(os.path, "lexists", lambda path: False)
-  with pytest.raises((UnsafeError, OSError)), files.working_lock(lock, busy="taken"):
+  with pytest.raises((UnsafeError, OSError)), locks.working_lock(lock, busy="taken"):
     pytest.fail("it is held")
   assert names(tmp_path) == [".lock"]
 
 
 def test_a_working_lock_in_a_missing_folder_is_an_oserror(tmp_path):
-  with pytest.raises(FileNotFoundError), files.working_lock(tmp_path / "no" / "x", busy="taken"):
+  with pytest.raises(FileNotFoundError), locks.working_lock(tmp_path / "no" / "x", busy="taken"):
     pytest.fail("it is held")
 
 
@@ -946,9 +911,9 @@ def test_a_lock_that_is_waited_for_is_given_when_the_other_ends(tmp_path, holder
   start = time.monotonic()
   descriptor = os.open(lock, os.O_RDWR)
   try:
-    files.wait_for_lock(descriptor)
+    locks.wait_for_lock(descriptor)
     assert time.monotonic() - start > 0.2
-    with pytest.raises(UnsafeError, match="taken"), files.working_lock(lock, busy="taken"):
+    with pytest.raises(UnsafeError, match="taken"), locks.working_lock(lock, busy="taken"):
       pytest.fail("two hold it")
   finally:
     os.close(descriptor)
@@ -961,9 +926,9 @@ def test_disks_without_locks_are_written_without(tmp_path, monkeypatch):
   monkeypatch.setattr(fcntl, "flock", unknown)
   write_file(tmp_path / "a")
   write_folder(tmp_path / "b")
-  with files.working_lock(tmp_path / "lock", busy="taken"):
+  with locks.working_lock(tmp_path / "lock", busy="taken"):
     pass
-  files.wait_for_lock(0)
+  locks.wait_for_lock(0)
   assert names(tmp_path) == ["a", "b", "lock"]
 
 
@@ -975,12 +940,12 @@ NO_FCNTL = """
 
 
 def test_without_fcntl_everything_is_imported():
-  done = child(
+  done = run_code(
     NO_FCNTL
     + """
   import djax, djax.__main__, djax.keys.keyfile, djax.ops.blocks, djax.ops.rmt, djax.owner.export, djax.owner.ledger
   import train, train.__main__, train.config, train.loop, train.answer
-  print(djax.io.files.fcntl)
+  print(djax.io.locks.fcntl)
   """
   )
   assert (done.returncode, done.stdout) == (0, "None\n"), done.stderr
@@ -998,7 +963,7 @@ def test_without_fcntl_everything_is_imported():
 )
 def test_without_fcntl_what_needs_a_lock_ends_in_a_line_and_writes_nothing(tmp_path, work):
   keyfile.write(tmp_path / "key", keys.Master(bytes(32)), passphrase=None)
-  done = child(
+  done = run_code(
     NO_FCNTL
     + f"""
   import djax.__main__, train.__main__
@@ -1016,7 +981,7 @@ def test_without_fcntl_what_needs_a_lock_ends_in_a_line_and_writes_nothing(tmp_p
 
 
 def test_without_fcntl_the_ledger_is_not_begun(tmp_path, monkeypatch):
-  monkeypatch.setattr(files, "fcntl", None)
+  monkeypatch.setattr(locks, "fcntl", None)
   book = ledger.Ledger(tmp_path / "key.ledger")
   with pytest.raises(DjaxError, match="file locking is not available"), book._opened():
     pytest.fail("it is open")

@@ -5,7 +5,6 @@ import json
 import os
 import pathlib
 import shutil
-import signal
 import socket
 import stat
 import subprocess
@@ -15,6 +14,7 @@ import time
 import tracemalloc
 
 import pytest
+from helpers.alarm import alarm
 from helpers.descriptors import opened
 
 from djax.errors import DataError
@@ -24,22 +24,11 @@ from djax.io.foreign import Content, ForeignFileError, MissingFileError
 LIMIT = 1 << 16
 
 
-class Held(BaseException):
-  """No OSError, which would be taken for a file that cannot be opened."""
-
-
 @pytest.fixture(autouse=True)
 def no_waiting():
-  """A pipe must not hold us, a device not feed us for ever: what takes longer than a minute fails."""
-
-  def late(*args):
-    raise Held
-
-  before = signal.signal(signal.SIGALRM, late)
-  signal.alarm(60)
-  yield
-  signal.alarm(0)
-  signal.signal(signal.SIGALRM, before)
+  """A pipe must not hold us: what waits ends after a minute."""
+  with alarm(60):
+    yield
 
 
 def content(data):

@@ -19,9 +19,10 @@ import hypothesis
 import hypothesis.strategies as st
 import numpy as np
 import pytest
+from helpers.alarm import alarm
 
 from djax import keys, sources
-from djax.cli import owner
+from djax.cli import inspect
 from djax.disguised import datacard, directory, manifest, quantise
 from djax.errors import DataError
 from djax.io import escape
@@ -67,7 +68,7 @@ def bounded():
   resource.setrlimit(resource.RLIMIT_AS, (size + BYTES, before[1]))
   start = time.process_time()
   try:
-    with hostile.alarm(60):
+    with alarm(60):
       yield
   finally:
     resource.setrlimit(resource.RLIMIT_AS, before)
@@ -91,9 +92,9 @@ def use(folder):
   except DataError as error:
     check_line(str(error))
     return False
-  lines = [*owner._summary(folder, facts), datacard.text(facts)]
+  lines = [*inspect.summary(folder, facts), datacard.text(facts)]
   assert all(escape.for_terminal(line).isprintable() for line in lines)
-  json.dumps(owner._facts(folder, facts))
+  json.dumps(inspect.to_json(folder, facts))
   return True
 
 

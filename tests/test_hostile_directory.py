@@ -17,6 +17,7 @@ import time
 import hostile
 import numpy as np
 import pytest
+from helpers.alarm import alarm
 from helpers.training import tiny
 
 import train
@@ -234,7 +235,7 @@ def call(verb, place, sandbox, capfd):
   before = hostile.tree(sandbox)
   capfd.readouterr()
   start = time.monotonic()
-  with hostile.alarm(60):
+  with alarm(60):
     code = verb.main(verb.argv(place, sandbox))
   seconds = time.monotonic() - start
   out, err = capfd.readouterr()
@@ -282,10 +283,10 @@ def test_the_whole_directory_is_taken(place, sandbox, capfd, name):
 
 
 def test_an_audit_takes_the_whole_directory(place, sandbox):
-  from djax.audit import scenario
+  from djax.audit import exported, scenario
 
   splits = {"train": "train[:200]", "test": "test[:40]"}
-  found = scenario.from_directory(
+  found = exported.from_directory(
     str(sandbox / "data"), "digits", MASTER, seed=0, sizes=scenario.FAST, splits=splits
   )
   assert len(found.private) > 100
@@ -524,7 +525,7 @@ def outcome(action):
 def test_of_two_authentic_directories_one_is_restored_whole_or_none(place, tmp_path):
   whole = {}
   for name in ("data", "other"):
-    restore.to_npz(directory.open(place / name), MASTER, tmp_path / f"{name}.npz")
+    restore.to_files(directory.open(place / name), MASTER, tmp_path / f"{name}.npz")
     whole[(tmp_path / f"{name}.npz").read_bytes()] = name
   assert len(whole) == 2
   live, found = tmp_path / "live", []
@@ -533,7 +534,7 @@ def test_of_two_authentic_directories_one_is_restored_whole_or_none(place, tmp_p
   def restored():
     out = tmp_path / "out.npz"
     try:
-      restore.to_npz(directory.open(live), MASTER, out)
+      restore.to_files(directory.open(live), MASTER, out)
       return whole[out.read_bytes()]
     finally:
       out.unlink(missing_ok=True)
@@ -579,7 +580,7 @@ def test_a_shard_that_is_exchanged_after_it_was_verified_is_not_restored(
 
   monkeypatch.setattr(directory, "verify", verified)
   with pytest.raises(DataError, match=f"{name} is damaged"):
-    restore.to_npz(data, MASTER, sandbox / "out" / "back.npz")
+    restore.to_files(data, MASTER, sandbox / "out" / "back.npz")
   assert list((sandbox / "out").iterdir()) == []
 
 

@@ -5,12 +5,12 @@ import itertools
 import jax
 import numpy as np
 import pytest
-from jax.sharding import AxisType
 
 from djax import keys, schemes
 from djax.ops import augment
 from djax.sources import Images
-from train.data import inputs
+from train import loop
+from train.data import owned
 from train.data.input_pipeline import Pipeline, epoch_order
 
 N, SHAPE = 37, (6, 8, 1)
@@ -19,7 +19,7 @@ OPTIONS = {"crop": 2, "flip": True}
 
 @pytest.fixture(scope="module")
 def mesh():
-  return jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
+  return loop.data_mesh()
 
 
 @pytest.fixture(scope="module")
@@ -35,14 +35,14 @@ def scheme():
 
 def make(data, scheme, mesh, *, rng=0, seed=0, batch_size=8):
   key = scheme.make_key(keys.experiment(seed).read)
-  feed = inputs.disguised(data, scheme, key, rng=jax.random.key(rng))
+  feed = owned.disguised(data, scheme, key, rng=jax.random.key(rng))
   return Pipeline(feed, mesh=mesh, batch_size=batch_size)
 
 
 def make_views(data, scheme, mesh, count):
   key = scheme.make_key(keys.experiment(0).read)
-  seen = inputs.Views(count, jax.random.key(7), OPTIONS)
-  feed = inputs.disguised(data, scheme, key, rng=jax.random.key(0), views=seen)
+  seen = owned.Views(count, jax.random.key(7), OPTIONS)
+  feed = owned.disguised(data, scheme, key, rng=jax.random.key(0), views=seen)
   assert feed.views == count and len(feed.records) == N
   return Pipeline(feed, mesh=mesh, batch_size=8)
 

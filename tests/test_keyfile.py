@@ -16,8 +16,9 @@ import unicodedata
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
+from helpers.alarm import alarm
+from helpers.fresh import run_code
 
-import djax
 from djax import keys
 from djax.errors import ConfigError, DjaxError, KeyFileError, UnsafeError, WrongPassphraseError
 from djax.io import files
@@ -36,22 +37,11 @@ def cheap(monkeypatch):
   monkeypatch.setattr(passphrase, "_from_environment", None)
 
 
-class Held(BaseException):
-  """No OSError, which would be taken for a file that cannot be opened."""
-
-
 @pytest.fixture(autouse=True)
 def no_waiting():
   """A pipe must not hold us: what waits ends after a minute."""
-
-  def late(*args):
-    raise Held
-
-  before = signal.signal(signal.SIGALRM, late)
-  signal.alarm(60)
-  yield
-  signal.alarm(0)
-  signal.signal(signal.SIGALRM, before)
+  with alarm(60):
+    yield
 
 
 @pytest.fixture(params=[PASSPHRASE, None], ids=["protected", "clear"])
@@ -341,18 +331,8 @@ print(*names)
 """
 
 
-def in_a_child(path, die_at):
-  return subprocess.run(
-    [sys.executable, "-c", STEPS, str(path), str(die_at)],
-    cwd=pathlib.Path(djax.__file__).parent.parent,
-    capture_output=True,
-    text=True,
-    timeout=60,
-  )
-
-
 def test_a_write_killed_at_any_step_leaves_a_whole_key_or_none(tmp_path):
-  whole = in_a_child(tmp_path / "whole", 0)
+  whole = run_code(STEPS, tmp_path / "whole", 0)
   assert whole.returncode == 0, whole.stderr
   steps = whole.stdout.split()
   assert {"fchmod", "fsync", "link", "unlink"} <= set(steps)
@@ -360,7 +340,7 @@ def test_a_write_killed_at_any_step_leaves_a_whole_key_or_none(tmp_path):
   for die_at in range(1, len(steps) + 1):
     key = tmp_path / str(die_at) / "key"
     key.parent.mkdir()
-    killed = in_a_child(key, die_at)
+    killed = run_code(STEPS, key, die_at)
     assert killed.returncode == -signal.SIGKILL
     published.append(key.exists())
     if key.exists():
@@ -368,7 +348,7 @@ def test_a_write_killed_at_any_step_leaves_a_whole_key_or_none(tmp_path):
       assert keyfile.read(key, passphrase=ask).fingerprint == keys.Master(SECRET).fingerprint
     # The same command again clears up and either writes, or keeps what is whole.
     before = key.read_bytes() if key.exists() else None
-    again = in_a_child(key, 0)
+    again = run_code(STEPS, key, 0)
     assert [entry.name for entry in key.parent.iterdir()] == ["key"], steps[die_at - 1]
     assert (again.returncode == 0) == (before is None)
     assert keyfile.read(key, passphrase=ask)

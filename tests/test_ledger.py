@@ -210,7 +210,7 @@ def test_a_crash_is_healed_by_doing_it_again(ledger, tmp_path, monkeypatch, wher
     raise Cut
 
   owner = {"shards": export, "manifest": manifest, "ledger": Ledger}[where]
-  name = {"shards": "_finish", "manifest": "write", "ledger": "enter"}[where]
+  name = {"shards": "finish", "manifest": "write", "ledger": "enter"}[where]
   with monkeypatch.context() as patch:
     patch.setattr(owner, name, cut)
     with pytest.raises(Cut):

@@ -14,7 +14,7 @@ import numpy as np
 import optax
 import orbax.checkpoint as ocp
 import pytest
-from helpers.training import assert_same_state, params, tiny
+from helpers.training import assert_same_state, interrupt, params, tiny
 
 import train
 from djax import keys, models, sources
@@ -95,16 +95,8 @@ def test_other_settings_run(tmp_path, overrides):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_stopped_run_resumes_to_the_same_bits(tmp_path, monkeypatch, number):
   train.run(tiny("model.dropout=0.3"), tmp_path / "whole")
-  original = input_pipeline.Pipeline.training
-
-  def interrupted(self, **kwargs):
-    for i, batch in enumerate(original(self, **kwargs)):
-      if i == 5:
-        signal.raise_signal(number)
-      yield batch
-
   with monkeypatch.context() as patch, pytest.raises(loop.Stopped, match="after step 6") as stopped:
-    patch.setattr(input_pipeline.Pipeline, "training", interrupted)
+    interrupt(patch, input_pipeline.Pipeline, "training", number)
     train.run(tiny("model.dropout=0.3"), tmp_path / "stopped")
   assert stopped.value.exit_code == 128 + number
   assert not (tmp_path / "stopped" / "result.json").exists()
@@ -123,7 +115,7 @@ def test_metrics_of_steps_that_were_lost_are_dropped(tmp_path):
   (tmp_path / "metrics.jsonl").write_text(kept + '{"step": 12}\n{"st')
   (tmp_path / "events").mkdir()
   content = foreign.Content(len(kept), hashlib.sha256(kept.encode()).hexdigest())
-  metrics = run_dir.Metrics(tmp_path, step=8, kept=content)
+  metrics = run_dir.Metrics(tmp_path, step=8, recorded=content)
   metrics.write(12, {"loss": 1.0})
   metrics.close()
   rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]

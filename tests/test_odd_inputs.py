@@ -139,7 +139,7 @@ def test_the_work_goes_on_when_the_files_are_brought_back(tmp_path, monkeypatch)
       export.disguise(asked, tmp_path / "out", MASTER, workers=1)
   shutil.copytree(copy, source, dirs_exist_ok=True)
   export.disguise(asked, tmp_path / "out", MASTER, workers=1)
-  restore.to_npz(directory.open(tmp_path / "out"), MASTER, tmp_path / "back.npz")
+  restore.to_files(directory.open(tmp_path / "out"), MASTER, tmp_path / "back.npz")
   for split in ("train", "test"):
     back, true = sources.load(f"{tmp_path}/back.npz", split), sources.load(str(copy), split)
     np.testing.assert_array_equal(back.images, true.images)
@@ -150,7 +150,7 @@ def test_a_worker_takes_the_listing_of_the_plan_alone(tmp_path):
   source = digits_folder(tmp_path / "set")
   asked = Request(source, SCHEME, dataset_id="5" * 32)
   job, *_ = plan.make(asked, tmp_path / "out", MASTER)
-  secret = MASTER.data_set("5" * 32, job.spec)
+  secret = MASTER.data_set("5" * 32, job.manifest.spec)
   assert len(shards.Worker(job, secret)._source("train")) == 20
   add(tmp_path / "set")
   with pytest.raises(DataError, match="files of the split train are not those"):
@@ -172,7 +172,7 @@ def test_names_and_numbers_come_back_from_a_restored_folder_and_from_tfds(tmp_pa
   facts = export.disguise(asked, tmp_path / "out", MASTER, workers=1)
   features = tfds.builder_from_directory(tmp_path / "out").info.features
   assert list(features["label"].names) == list(facts.class_names) == NAMES
-  restore.to_folder(directory.open(tmp_path / "out"), MASTER, tmp_path / "back")
+  restore.to_files(directory.open(tmp_path / "out"), MASTER, tmp_path / "back")
   for split, wanted in (("train", images), ("test", images[:3])):
     back = sources.load(f"{tmp_path}/back", split)
     order = np.argsort(back.labels)
@@ -188,8 +188,8 @@ def test_val_is_a_third_split_all_the_way(tmp_path):
   facts = export.disguise(asked, tmp_path / "out", MASTER, workers=1)
   counts = {name: split.records for name, split in facts.splits.items()}
   assert counts == {"train": 6, "val": 4, "test": 4}
-  restore.to_npz(directory.open(tmp_path / "out"), MASTER, tmp_path / "back.npz")
-  restore.to_folder(directory.open(tmp_path / "out"), MASTER, tmp_path / "folder")
+  restore.to_files(directory.open(tmp_path / "out"), MASTER, tmp_path / "back.npz")
+  restore.to_files(directory.open(tmp_path / "out"), MASTER, tmp_path / "folder")
   for source in ("back.npz", "folder"):
     back = sources.load(f"{tmp_path}/{source}", "val")
     assert (back.images == 9).all() and sorted(back.labels) == [0, 0, 1, 2]

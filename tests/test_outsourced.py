@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -14,8 +13,7 @@ import jax
 import numpy as np
 import pytest
 from helpers.digits import MASTER, SPLITS, write
-from helpers.training import Logged, assert_same_state, config_for, params, tiny
-from jax.sharding import AxisType
+from helpers.training import Logged, assert_same_state, config_for, interrupt, params, tiny
 
 import train
 from djax import keys, models, schemes, sources
@@ -26,13 +24,13 @@ from djax.owner import query
 from train import __main__ as cli
 from train import config as config_lib
 from train import loop
-from train.data import input_pipeline, inputs
+from train.data import input_pipeline, inputs, outsourced, owned
 from train.data.input_pipeline import Feed, Pipeline, epoch_order
 
 
 @pytest.fixture(scope="module")
 def mesh():
-  return jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
+  return loop.data_mesh()
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +71,7 @@ def test_the_preview_shows_disguised_images_only(monkeypatch, tmp_path, mesh, fo
   monkeypatch.setattr(
     picture, "sheet", lambda rows, title: drawn.append(rows) or real(rows, title=title)
   )
-  for given in (inputs.outsourced(config_for(folder)), inputs.owned(tiny(), None)):
+  for given in (outsourced.inputs(config_for(folder)), owned.inputs(tiny(), None)):
     loop._preview(tmp_path, given, Pipeline(given.test, mesh=mesh, batch_size=32))
   assert [list(rows) for rows in drawn] == [["disguised"], ["originals", "disguised"]]
   assert all(len(images) == 8 for rows in drawn for images in rows.values())
@@ -96,24 +94,16 @@ def test_from_disk_ends_with_the_same_bits_as_from_memory(runs):
 
 
 def test_memory_gb_decides_whether_records_are_held(folder):
-  held = inputs.outsourced(config_for(folder, "data.memory_gb=0.0001"))
-  read = inputs.outsourced(config_for(folder, "data.memory_gb=0.00001"))
+  held = outsourced.inputs(config_for(folder, "data.memory_gb=0.0001"))
+  read = outsourced.inputs(config_for(folder, "data.memory_gb=0.00001"))
   assert isinstance(held.train.records, inputs.Arrays) and not held.train.streamed
   assert read.train.streamed and not isinstance(read.train.records, inputs.Arrays)
 
 
 def test_a_streamed_run_stopped_resumes_to_the_same_bits(tmp_path, monkeypatch, folder, runs):
   config = config_for(folder, "data.memory_gb=0")
-  original = input_pipeline.Pipeline.training
-
-  def interrupted(self, **kwargs):
-    for i, batch in enumerate(original(self, **kwargs)):
-      if i == 5:
-        signal.raise_signal(signal.SIGTERM)
-      yield batch
-
   with monkeypatch.context() as patch, pytest.raises(loop.Stopped, match="after step 6"):
-    patch.setattr(input_pipeline.Pipeline, "training", interrupted)
+    interrupt(patch, input_pipeline.Pipeline, "training")
     train.run(config, tmp_path / "run")
   moved = tmp_path / "moved"
   shutil.copytree(folder, moved)
@@ -127,7 +117,7 @@ def test_a_streamed_run_stopped_resumes_to_the_same_bits(tmp_path, monkeypatch, 
 def test_batches_equal_a_loop_over_records(tmp_path, mesh, monkeypatch, dtype, gb):
   facts = write(tmp_path / "set", dtype=dtype, splits={"train": "train[:64]", "test": "test[:10]"})
   config = config_for(tmp_path / "set", f"data.memory_gb={gb}", "data.train_split=train[20:51]")
-  pipeline = Pipeline(inputs.outsourced(config).train, mesh=mesh, batch_size=8)
+  pipeline = Pipeline(outsourced.inputs(config).train, mesh=mesh, batch_size=8)
   sent, put = [], jax.device_put
 
   def spy(value, *args):
@@ -151,7 +141,7 @@ def test_batches_equal_a_loop_over_records(tmp_path, mesh, monkeypatch, dtype, g
 
 
 def feed_of(records, *, streamed):
-  return Feed(records, inputs._widened, (), streamed)
+  return Feed(records, inputs.widened, (), streamed)
 
 
 def test_streaming_reads_a_few_batches_ahead_and_no_more(mesh):
@@ -306,9 +296,9 @@ def aes(*overrides):
 
 def test_the_host_disguises_each_record_by_its_index_alone(monkeypatch):
   config = aes("disguise.salt_pepper=0.2")
-  whole = inputs.owned(config, MASTER)
-  monkeypatch.setattr(inputs, "_CHUNK", 7)
-  pieces = inputs.owned(config, MASTER)
+  whole = owned.inputs(config, MASTER)
+  monkeypatch.setattr(owned, "_CHUNK", 7)
+  pieces = owned.inputs(config, MASTER)
   scheme = config_lib.make_scheme(config, (8, 8, 1))
   key = scheme.make_key(MASTER.read)
   originals = sources.load("digits", "train[:128]").images
@@ -328,7 +318,7 @@ def test_the_host_disguises_each_record_by_its_index_alone(monkeypatch):
 
 def test_a_run_under_aes_feeds_bytes(tmp_path, mesh):
   config = aes("train.epochs=1", "model.name=unit_mlp")
-  given = inputs.owned(config, None)
+  given = owned.inputs(config, None)
   images = next(Pipeline(given.train, mesh=mesh, batch_size=32).all_records()).images
   assert images.dtype == np.float32
   np.testing.assert_array_equal(np.asarray(images), given.train.records.read(np.arange(32))[0])
@@ -388,7 +378,7 @@ def test_a_network_gets_raw_pixels_and_facts_of_the_disguise(tmp_path, monkeypat
 def test_a_part_of_a_split_gives_its_own_records_alone(folder):
   """Others of the split are no records of the part, and none counts from the end."""
   config = config_for(folder, "data.memory_gb=0.0", "data.train_split=train[2:5]")
-  given = inputs.outsourced(config)
+  given = outsourced.inputs(config)
   part = given.train.records
   assert len(part) == 3 and len(part.read(np.arange(3))[0]) == 3
   for row in (-1, 3, 99):

@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.images import assert_same, pixels
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,15 +17,6 @@ def slow_permute(perm, cut):
   return moved
 
 
-def blocks_of(seed, shape, dtype):
-  return np.random.default_rng(seed).uniform(0, 256, shape).astype(dtype)
-
-
-def assert_same(result, expected):
-  assert result.dtype == expected.dtype
-  np.testing.assert_array_equal(np.asarray(result), expected)
-
-
 @given(
   st.integers(0, 99),
   st.sampled_from([(), (2,), (2, 3)]),
@@ -34,7 +26,7 @@ def assert_same(result, expected):
   st.sampled_from([np.uint8, np.float32, np.float16, np.int32]),
 )
 def test_permuting_agrees_with_a_loop_and_is_undone_bit_for_bit(seed, leading, p, b, c, dtype):
-  cut = blocks_of(seed, (*leading, p, b, b, c), dtype)
+  cut = pixels(seed, (*leading, p, b, b, c), dtype)
   perm = np.random.default_rng(seed).permutation(p).astype(np.int32)
   moved = permutation.permute(perm, cut)
   assert_same(moved, slow_permute(perm, cut))
@@ -50,7 +42,7 @@ def test_special_values_keep_their_bits():
 
 
 def test_plain_jit_vmap_and_leading_axes_agree():
-  cut = blocks_of(1, (2, 3, 5, 2, 2, 3), np.uint8)
+  cut = pixels(1, (2, 3, 5, 2, 2, 3), np.uint8)
   perm = np.array([3, 0, 4, 1, 2], np.int32)
   for function in (permutation.permute, permutation.invert):
     plain = np.asarray(function(perm, cut))
@@ -61,7 +53,7 @@ def test_plain_jit_vmap_and_leading_axes_agree():
 
 
 def test_other_permutations_give_other_blocks_and_a_wrong_one_does_not_restore():
-  cut = blocks_of(2, (16, 2, 2, 1), np.uint8)
+  cut = pixels(2, (16, 2, 2, 1), np.uint8)
   right, wrong = (np.random.default_rng(seed).permutation(16) for seed in (1, 2))
   moved = permutation.permute(right, cut)
   assert (np.asarray(moved) != np.asarray(permutation.permute(wrong, cut))).mean() > 0.5
@@ -69,8 +61,8 @@ def test_other_permutations_give_other_blocks_and_a_wrong_one_does_not_restore()
 
 
 def test_gradient_goes_back_to_where_the_blocks_came_from():
-  cut = jnp.asarray(blocks_of(3, (5, 2, 2, 1), np.float32))
-  weights = blocks_of(4, (5, 2, 2, 1), np.float32)
+  cut = jnp.asarray(pixels(3, (5, 2, 2, 1), np.float32))
+  weights = pixels(4, (5, 2, 2, 1), np.float32)
   perm = np.array([3, 0, 4, 1, 2], np.int32)
   gradient = jax.grad(lambda x: (permutation.permute(perm, x) * weights).sum())(cut)
   expected = np.zeros_like(weights)
@@ -87,7 +79,7 @@ def test_second_call_with_another_key_compiles_nothing():
     traced.append(x.shape)
     return permutation.permute(perm, x)
 
-  cut = blocks_of(5, (4, 2, 2, 1), np.uint8)
+  cut = pixels(5, (4, 2, 2, 1), np.uint8)
   first = move(np.array([1, 2, 3, 0], np.int32), cut)
   second = move(np.array([3, 2, 0, 1], np.int32), cut)
   assert len(traced) == 1
@@ -116,7 +108,7 @@ WRONG = {
 @pytest.mark.parametrize("array", [np.asarray, jnp.asarray])
 def test_what_is_no_permutation_is_refused(wrong, array):
   """Else blocks are doubled and lost without a word."""
-  cut, perm = blocks_of(6, (4, 2, 2, 1), np.uint8), array(WRONG[wrong])
+  cut, perm = pixels(6, (4, 2, 2, 1), np.uint8), array(WRONG[wrong])
   words = "each of 0..3 once" if perm.dtype == np.int32 else "must hold integers, got"
   for function in (permutation.permute, permutation.invert):
     with pytest.raises(ValueError, match=rf"{function.__name__}: perm .*{words}"):
@@ -126,12 +118,12 @@ def test_what_is_no_permutation_is_refused(wrong, array):
 
 
 def test_a_traced_permutation_that_is_none_does_what_is_documented():
-  cut = blocks_of(7, (4, 2, 2, 1), np.float32)
+  cut = pixels(7, (4, 2, 2, 1), np.float32)
   perm = np.array([-3, 9, 1, 1], np.int32)
   clipped = [0, 3, 1, 1]
   assert_same(jax.jit(permutation.permute)(perm, cut), cut[clipped])
   assert_same(jax.jit(permutation.invert)(perm, cut), cut[np.argsort(perm, kind="stable")])
-  weights = blocks_of(8, cut.shape, np.float32)
+  weights = pixels(8, cut.shape, np.float32)
   summed = lambda x, perm: (permutation.permute(perm, x) * weights).sum()  # noqa: E731
   gradient = jax.jit(jax.grad(summed))(cut, perm)
   expected = np.zeros_like(cut)

@@ -9,7 +9,6 @@ import io
 import json
 import pathlib
 import socket
-import subprocess
 import sys
 import tarfile
 import threading
@@ -17,6 +16,7 @@ import time
 
 import numpy as np
 import pytest
+from helpers.fresh import run_code
 
 from djax.errors import ConfigError, DataError, UnsafeError
 from djax.sources import download as prepare_module
@@ -297,7 +297,7 @@ print(download.prepare({name!r}, data_dir={str(folders[1])!r}, from_dir={str(fol
 assert "tensorflow_datasets" in sys.modules
 assert not {{"jax", "flax", "tensorflow"}} & set(sys.modules)
 """
-  done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+  done = run_code(code)
   assert done.returncode == 0, done.stderr
   assert pathlib.Path(done.stdout.strip()).is_dir()
   lines = done.stderr.splitlines()
@@ -503,7 +503,7 @@ def stop(path, *args):
 download._write_shard = stop
 download.prepare("mnist", data_dir={str(folders[1])!r}, from_dir={str(folders[0])!r})
 """
-  done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=120)
+  done = run_code(code)
   assert done.returncode == -9
   assert not (folders[1] / "mnist").exists()
   assert prepare("mnist", data_dir=str(folders[1]), from_dir=str(folders[0])).is_dir()
@@ -526,7 +526,7 @@ try:
 except DataError as error:
   print(error)
 """
-  done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+  done = run_code(code)
   assert done.returncode == 0, done.stderr
   final = folders[1] / "mnist" / "3.0.1"
   assert done.stdout == f"prepare: could not prepare {final}: write() failed: File too large\n"

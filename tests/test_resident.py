@@ -2,7 +2,6 @@
 
 import functools
 import json
-import signal
 from types import SimpleNamespace
 from typing import NamedTuple
 
@@ -10,14 +9,13 @@ import jax
 import numpy as np
 import pytest
 from helpers.leaks import leaks, secrets_of
-from helpers.training import Logged, assert_same_state, params, tiny
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from helpers.training import Logged, assert_same_bits, assert_same_state, interrupt, params, tiny
 
 import train
 from djax import keys, models
 from train import device_loop, evaluate, loop, optimizers
 from train import state as state_lib
-from train.data import inputs
+from train.data import inputs, owned
 from train.data.input_pipeline import Feed, Pipeline
 
 PER_EPOCH = 4  # steps of tiny()
@@ -34,7 +32,7 @@ class Setting(NamedTuple):
   def run(self, way, start=None, **options):
     """Returns the losses and the last state of a way of training; with ``start``, from a state given."""
     state, losses = self.state if start is None else start, []
-    state = jax.device_put(state, NamedSharding(self.pipeline.mesh, PartitionSpec()))
+    state = jax.device_put(state, self.pipeline.replicated)
     options = {"rng": jax.random.key(5), "seed": 3, "stop": 2 * PER_EPOCH, "every": 100} | options
     for chunk in way(self.pipeline, self.step, state, **options):
       losses.append(np.atleast_1d(np.asarray(chunk[1])))
@@ -43,9 +41,8 @@ class Setting(NamedTuple):
 
 def setting(*overrides):
   config = tiny(*overrides)
-  given = inputs.owned(config, None)
-  mesh = jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
-  pipeline = Pipeline(given.train, mesh=mesh, batch_size=config.train.batch_size)
+  given = owned.inputs(config, None)
+  pipeline = Pipeline(given.train, mesh=loop.data_mesh(), batch_size=config.train.batch_size)
   assert pipeline.steps_per_epoch == PER_EPOCH
   model = models.create(config.model, classes=10, spec=given.spec)
   optimizer = optimizers.create(config.optimizer, PER_EPOCH, 2 * PER_EPOCH)
@@ -53,13 +50,6 @@ def setting(*overrides):
   # On the host: what is donated is gone.
   state = jax.device_get(state_lib.initial(model, optimizer, jax.random.key(0), mean, scale))
   return Setting(pipeline, functools.partial(loop.update, model, optimizer, loop.Recipe(10)), state)
-
-
-def assert_same_bits(a, b):
-  leaves_a, leaves_b = jax.tree.leaves(a), jax.tree.leaves(b)
-  assert len(leaves_a) == len(leaves_b) > 10
-  for x, y in zip(leaves_a, leaves_b, strict=True):
-    assert np.asarray(x).tobytes() == np.asarray(y).tobytes()
 
 
 @pytest.fixture(scope="module")
@@ -164,7 +154,7 @@ def lowered(given, pipeline=None):
   run = device_loop.program(pipeline or given.pipeline, given.step)
   data = jax.device_put(
     (given.state, records.images, records.labels, argument, order),
-    NamedSharding(given.pipeline.mesh, PartitionSpec()),
+    given.pipeline.replicated,
   )
   return run.lower(*data, 0, 1, jax.random.key(0))
 
@@ -184,7 +174,7 @@ def test_each_device_gathers_its_own_rows(noisy):
 
 
 def test_the_program_holds_no_key(noisy):
-  found, key = secrets_of(keys.experiment(0), inputs.owned(tiny(), None).spec)
+  found, key = secrets_of(keys.experiment(0), owned.inputs(tiny(), None).spec)
   assert not leaks(lowered(noisy).as_text().encode(), found, key)
   feed = noisy.pipeline.feed
 
@@ -206,7 +196,7 @@ def test_a_split_lies_there_if_it_takes_half_of_what_is_free(monkeypatch):
   arrays = inputs.Arrays(images, np.zeros(10, np.int32))
 
   def fits(*stats, records=arrays, streamed=False):
-    feed = Feed(records, inputs._widened, (), streamed)
+    feed = Feed(records, inputs.widened, (), streamed)
     return device_loop.fits(SimpleNamespace(feed=feed, mesh=on_gpus(*stats)))
 
   roomy, tight = ({"bytes_limit": n, "bytes_in_use": 500} for n in (2500, 2499))
@@ -243,17 +233,9 @@ def test_a_run_leaves_the_metrics_of_single_steps(whole):
 
 def test_a_stopped_run_resumes_to_the_same_bits(tmp_path, monkeypatch, whole):
   monkeypatch.setattr(device_loop, "fits", lambda pipeline: True)
-  original = device_loop.chunks
-
-  def interrupted(*args, **kwargs):
-    for i, chunk in enumerate(original(*args, **kwargs)):
-      if i == 5:
-        signal.raise_signal(signal.SIGTERM)
-      yield chunk
-
   with monkeypatch.context() as patch, pytest.raises(loop.Stopped, match="after step 6"):
     patch.setattr(device_loop, "_SECONDS", 0)
-    patch.setattr(device_loop, "chunks", interrupted)
+    interrupt(patch, device_loop, "chunks")
     train.run(tiny(DROPOUT), tmp_path)
   monkeypatch.setattr(device_loop, "_SECONDS", 1e9)
   train.run(tiny(DROPOUT), tmp_path)

@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.images import pixels
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -44,10 +45,6 @@ def matrices_of(seed, kind, positions, b, channels, *, orthogonal):
   if orthogonal:
     return left.astype(np.float32)
   return (left * rng.uniform(0.5, 2, (*shape[:-2], 1, shape[-1])) @ right).astype(np.float32)
-
-
-def pixels(seed, shape, dtype=np.uint8):
-  return np.random.default_rng(seed).uniform(0, 255.99, shape).astype(dtype)
 
 
 def mix_of(kind):

@@ -182,7 +182,7 @@ def test_no_file_of_a_run_can_be_replaced_before_a_query(place, tmp_path, kind):
     kind(run / name, place / "other" / name)
     if kind is missing and name.startswith("checksums/"):
       # As if a kill had come before the record was written: the one before counts.
-      assert predict.load(run).facts["step"] == OLDER
+      assert predict.load(run).summary["step"] == OLDER
     else:
       refused(functools.partial(predict.load, run), run)
     shutil.rmtree(run)
@@ -203,9 +203,8 @@ def fresh_state(data):
 def resumed(place, run):
   """Does what ``fit`` does before it writes anything to a run that is there."""
   facts = json.loads((place / "run" / "disguise.json").read_text())
-  run_dir.open_run(run, small(place / "data"), facts)
-  with state_lib.checkpoints(run) as checkpoints:
-    return state_lib.restore(checkpoints, fresh_state(place / "data"))
+  record = run_dir.open_run(run, small(place / "data"), facts)
+  return state_lib.restore(run, record, fresh_state(place / "data"))
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
@@ -382,14 +381,14 @@ def test_killed_around_a_record_it_ends_with_the_same_bits(
       path.name.removesuffix(".json") for path in (tmp_path / "killed" / name).iterdir()
     )
     assert left == ["12", "16"]
-  assert predict.load(tmp_path / "killed").facts["step"] == 16
+  assert predict.load(tmp_path / "killed").summary["step"] == 16
 
 
 def test_a_checkpoint_without_a_record_is_not_read(place, run):
   (run / "checksums" / "8.json").unlink()
   (run / "checkpoints" / "8" / "network.safetensors").unlink()
   os.mkfifo(run / "checkpoints" / "8" / "network.safetensors")
-  assert predict.load(run).facts["step"] == OLDER
+  assert predict.load(run).summary["step"] == OLDER
   (run / "checksums" / "4.json").unlink()
   line = refused(lambda: predict.load(run), run)
   assert "must hold a checkpoint with its checksums" in line
@@ -428,7 +427,7 @@ def test_a_reader_follows_a_run_that_goes_on(place, run, monkeypatch):
   finished = iter([[OLDER], [OLDER, NEWEST]])
   monkeypatch.setattr(checksums, "recorded", lambda workdir: next(finished))
   shutil.rmtree(run / "checkpoints" / str(OLDER))
-  assert predict.load(run).facts["step"] == NEWEST
+  assert predict.load(run).summary["step"] == NEWEST
 
 
 # The lock.
@@ -468,8 +467,8 @@ def test_the_lock_is_held_across_processes_and_goes_with_a_kill(run):
 
 
 def test_the_lock_is_held_while_it_trains(place, tmp_path, monkeypatch):
-  def save(checkpoints, *args):
-    with pytest.raises(UnsafeError), run_dir.locked(checkpoints.workdir):
+  def save(workdir, *args):
+    with pytest.raises(UnsafeError), run_dir.locked(workdir):
       pass
     raise Killed
 
@@ -637,7 +636,7 @@ def test_the_plain_file_is_read_by_others_and_holds_what_is_tested(place):
 def test_averages_are_what_answers(place, tmp_path):
   train.run(small(place / "data", "optimizer.ema=0.5"), tmp_path)
   _, state = params(tmp_path)
-  network = predict.load(tmp_path)._network
+  network = predict.load(tmp_path).network
   jax.tree.map(np.testing.assert_array_equal, network.params, state["average"])
   differ = jax.tree.map(lambda a, b: np.abs(a - b).max(), state["average"], state["params"])
   assert max(jax.tree.leaves(differ)) > 1e-4
@@ -742,7 +741,7 @@ def answers_or_refuses(run):
   start = time.monotonic()
   try:
     predictor = predict.load(run)
-    shape = predictor.facts["disguised_shape"]
+    shape = predictor.summary["disguised_shape"]
     if np.prod(shape) > 10**6:
       return "loaded"
     found = predictor.probabilities(np.ones((1, *shape), np.float32), 1)

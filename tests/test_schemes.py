@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.images import assert_same, pixels
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -50,15 +51,6 @@ every_scheme = pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS.keys())
 ON_DEVICE = {name: spec for name, spec in SPECS.items() if name != "aes"}
 every_on_device = pytest.mark.parametrize("spec", ON_DEVICE.values(), ids=ON_DEVICE.keys())
 SECRET = {name: spec for name, spec in SPECS.items() if name != "plain"}
-
-
-def pixels(seed, shape, dtype=np.uint8):
-  return np.random.default_rng(seed).uniform(0, 255.99, shape).astype(dtype)
-
-
-def assert_same(result, expected):
-  assert result.dtype == expected.dtype
-  np.testing.assert_array_equal(np.asarray(result), np.asarray(expected))
 
 
 def differ(one, other):

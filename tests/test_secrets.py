@@ -16,7 +16,7 @@ from helpers.leaks import leaks, numbers, secrets_of
 
 from djax import keys, schemes
 from djax.sources import Images
-from train.data import inputs
+from train.data import owned
 from train.data.input_pipeline import Pipeline
 
 SPEC = {"scheme": "rmt", "image_shape": [8, 8, 1], "block_size": 2, "noise_level": 25.0}
@@ -39,13 +39,13 @@ if "resident" in sys.argv[3]:
   device_loop.fits = lambda pipeline: True
 if "planted" in sys.argv[3]:
   from djax import keys
-  from train.data import inputs
-  original = inputs._per_record
+  from train.data import owned
+  original = owned._per_record
   def closed_over(scheme, *views):
     key = scheme.make_key(keys.experiment(c.disguise.experiment_seed).read)
     disguise = original(scheme, *views)
     return lambda given, *rest: disguise((jax.tree.map(jax.numpy.asarray, key), *given[1:]), *rest)
-  inputs._per_record = closed_over
+  owned._per_record = closed_over
 print(train.run(c, sys.argv[1] + "/run"))
 """
 
@@ -107,7 +107,7 @@ def test_the_lowered_disguise_holds_no_key(searched):
   images = np.zeros((8, 8, 8, 1), np.uint8)
   data = Images(images, np.zeros(8, np.int32), ("a", "b"))
   mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
-  feed = inputs.disguised(data, scheme, key, rng=jax.random.key(0))
+  feed = owned.disguised(data, scheme, key, rng=jax.random.key(0))
   pipeline = Pipeline(feed, mesh=mesh, batch_size=8)
   rows = np.zeros(8, np.int32)
   text = pipeline._transform.lower(pipeline._argument, images, data.labels, rows).as_text()

@@ -446,7 +446,7 @@ def test_restoring_needs_the_order(folder, tmp_path):
   request = Request(str(folder), {"scheme": "permutation", "block_size": 2}, dataset_id=ID)
   export.disguise(request, tmp_path / "set", MASTER, workers=1)
   data = directory.open(tmp_path / "set")
-  restore.to_npz(data, MASTER, tmp_path / "back.npz")
+  restore.to_files(data, MASTER, tmp_path / "back.npz")
   for split in ("train", "test"):
     was, back = (sources.load(str(x), split) for x in (folder, tmp_path / "back.npz"))
     np.testing.assert_array_equal(back.images, was.images)

@@ -93,10 +93,10 @@ def test_a_run_of_another_config_is_one_line_and_the_next_begins(table, call, tm
 
 
 @pytest.mark.parametrize(
-  ("error", "said"),
+  ("error", "message"),
   [(DjaxError("no such\nimages"), "no such images"), (MemoryError("too large"), "MemoryError: too large")],
 )  # fmt: skip
-def test_what_fails_is_reported_and_the_rest_run(table, call, monkeypatch, error, said):
+def test_what_fails_is_reported_and_the_rest_run(table, call, monkeypatch, error, message):
   def run(config, folder):
     if Path(folder).parent.name == "first":
       raise error
@@ -106,7 +106,7 @@ def test_what_fails_is_reported_and_the_rest_run(table, call, monkeypatch, error
   monkeypatch.setattr(runner, "attack", lambda config, progress: 1 / 0)
   code, out, _ = call()
   assert code == 1 and len(out) == 9
-  assert out[0] == f"first, seed 0: failed: {said}"
+  assert out[0] == f"first, seed 0: failed: {message}"
   assert out[-1] == "third, audit: failed: ZeroDivisionError: division by zero"
   assert sum(" failed: " in line for line in out) == 4
   report = json.loads("\n".join(call("--json")[1]))
@@ -121,7 +121,7 @@ def test_no_time_begins_nothing(table, call):
   assert code == 0 and table == []
   assert out == [
     "time is up; missing: second, seed 0; second, seed 0, plain twin; second, seed 1; second, seed 1, plain twin; "
-    "second, audit. The same command goes on."
+    "second, audit. Re-run the command to resume."
   ]
 
 
@@ -160,7 +160,7 @@ def test_the_deadline_stops_the_run_in_progress(table, call, monkeypatch, tmp_pa
   code, out, err = call("first", "third", "--no-audit", "--minutes", "0.005")
   assert code == 0 and err == []
   assert out == [
-    "time is up; missing: first, seed 0; first, seed 0, plain twin; first, seed 1. The same command goes on."
+    "time is up; missing: first, seed 0; first, seed 0, plain twin; first, seed 1. Re-run the command to resume."
   ]
 
 
@@ -198,14 +198,14 @@ def test_a_signal_ends_an_audit_and_the_command(table, call, monkeypatch):
   monkeypatch.setattr(runner, "attack", audit)
   code, _, err = call("third")
   assert code == 143
-  assert err == ["error: stopped by SIGTERM; the same command goes on with third, audit."]
+  assert err == ["error: stopped by SIGTERM. Re-run the command to resume with third, audit."]
 
 
 def test_the_deadline_ends_an_audit(table, call, monkeypatch):
   monkeypatch.setattr(runner, "attack", slow_audit)
   code, out, err = call("third", "--minutes", "0.01")
   assert code == 0 and err == []
-  assert out[-1] == "time is up; missing: third, audit. The same command goes on."
+  assert out[-1] == "time is up; missing: third, audit. Re-run the command to resume."
 
 
 def test_a_signal_given_twice_ends_the_process_at_once(tmp_path):
@@ -244,36 +244,15 @@ def test_list_says_what_is_there(table, call):
   code, out, _ = call("--list")
   assert code == 0 and table == []
   assert [line.split("  ")[0] for line in out] == ["first", "second", "third"]
-  assert out[0].split() == [
-    "first",
-    "disguised",
-    "missing",
-    "0",
-    "1",
-    "plain",
-    "missing",
-    "1",
-    "audit",
-    "missing",
-  ]
-  assert out[1].split() == [
-    "second",
-    "disguised",
-    "missing",
-    "1",
-    "plain",
-    "missing",
-    "1",
-    "audit",
-    "missing",
-  ]
+  assert " ".join(out[0].split()) == "first disguised missing 0 1 plain missing 1 audit missing"
+  assert " ".join(out[1].split()) == "second disguised missing 1 plain missing 1 audit missing"
   code, out, _ = call("--list", "--json", "second")
-  found = {"disguised": "missing 1", "plain": "missing 1", "audit": "missing"}
-  assert json.loads("\n".join(out)) == {"second": found}
+  states = {"disguised": "missing 1", "plain": "missing 1", "audit": "missing"}
+  assert json.loads("\n".join(out)) == {"second": states}
 
 
 @pytest.mark.parametrize(
-  ("words", "said"),
+  ("words", "message"),
   [
     (["frist"], "row 'frist' does not exist. Did you mean 'first'?"),
     (["fir*", "x*"], "row 'x*' does not exist."),
@@ -284,10 +263,10 @@ def test_list_says_what_is_there(table, call):
     (["--page", "x.md", "first"], "--page takes --runs and --json only"),
   ],
 )
-def test_what_cannot_work_is_one_line(table, call, words, said):
+def test_what_cannot_work_is_one_line(table, call, words, message):
   code, out, err = call(*words)
   assert code == 2 and out == [] and table == []
-  assert len(err) == 1 and said in err[0]
+  assert len(err) == 1 and message in err[0]
 
 
 def test_what_changes_no_result_changes_no_hash():
@@ -336,9 +315,9 @@ def test_an_audit_attacks_what_the_config_disguises(monkeypatch):
   digits = sources.load("digits", "test")
   examiner = nearest_mean(digits.images, digits.labels)
   monkeypatch.setattr("djax.audit.runner.train_examiner", lambda *_, **__: examiner)
-  told = []
-  facts = runner.attack(rows.config_of(TABLE[0], 1), lambda fraction, word: told.append(word))
-  assert any(word.startswith("procrustes") for word in told)
+  stages = []
+  facts = runner.attack(rows.config_of(TABLE[0], 1), lambda _, word: stages.append(word))
+  assert any(word.startswith("procrustes") for word in stages)
   assert [row["name"] for row in facts["attacks"]] == ["examiner", "procrustes"]
   assert facts["setting"]["source"] == "digits" and facts["setting"]["sizes"]["private"] == 300
   spec = schemes.from_spec(facts["setting"]["spec"]).spec

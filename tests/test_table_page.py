@@ -11,7 +11,9 @@ import pytest
 from helpers import tables
 from helpers.tables import TABLE, fake_audit, fake_run
 
-from train.table import collect, figures, page, plot, rows, runner
+from djax.io import pages
+from train.table import collect, page, plot, rows, runner
+from train.table.summary import Summary
 
 ROOT = pathlib.Path(__file__).parents[1]
 FILES = ("results.md", "results.json", "results.svg")
@@ -28,17 +30,17 @@ def call(capsys, tmp_path):
 
 
 @pytest.fixture
-def made(table, call, tmp_path):
+def write_page(table, call, tmp_path):
   """Runs the three rows with fakes; returns what writes the page and reads its files."""
   assert call()[0] == 0
   docs = tmp_path / "docs"
 
-  def made():
+  def write_page():
     code, out, err = call("--page", str(docs / "results.md"))
     assert (code, err) == (0, [])
     return out, {name: (docs / name).read_bytes() for name in FILES}
 
-  return made
+  return write_page
 
 
 def cells(text, head):
@@ -57,16 +59,16 @@ def facts_of(tmp_path):
   return collect.collect(rows.ROWS, tmp_path / "runs")
 
 
-def test_the_page_is_the_same_every_time(made):
-  out, first = made()
-  again, second = made()
+def test_the_page_is_the_same_every_time(write_page):
+  out, first = write_page()
+  again, second = write_page()
   assert first == second and out == again
   assert b"dc:date" not in first["results.svg"] and len(first["results.svg"]) > 10_000
   assert out[0].startswith("| row |") and len(out) == 6
 
 
-def test_the_page_says_what_the_runs_gave(made):
-  text = made()[1]["results.md"].decode()
+def test_the_page_says_what_the_runs_gave(write_page):
+  text = write_page()[1]["results.md"].decode()
   first, third = cells(text, ["seconds"])
   assert first["disguised %"] == "70.50 (70.00–71.00)" and first["plain twin %"] == "90.50 (90.00–91.00)"  # fmt: skip
   assert first["cost"] == "20.00" and first["seeds"] == "2" and first["seconds"] == "4"
@@ -88,13 +90,13 @@ def test_the_page_says_what_the_runs_gave(made):
   assert short[0]["data"] == "digits [:128]"
 
 
-def test_rows_that_were_not_run_say_so(made, tmp_path):
+def test_rows_that_were_not_run_say_so(write_page, tmp_path):
   shutil.rmtree(tmp_path / "runs/first")
   shutil.rmtree(tmp_path / "runs/second/seed0")
   for folder in (tmp_path / "runs/audits").iterdir():
     if "aes" not in str(json.loads((folder / "audit.json").read_text())["setting"]):
       shutil.rmtree(folder)
-  text = made()[1]["results.md"].decode()
+  text = write_page()[1]["results.md"].decode()
   first, _ = cells(text, ["seconds"])
   assert first["disguised %"] == "not run yet" and first["seeds"] == "0 of 2"
   assert first["cost"] == first["seconds"] == first["hardware"] == ""
@@ -120,37 +122,43 @@ def test_runs_of_another_config_are_not_counted(table, call, tmp_path):
   assert facts_of(tmp_path)["rows"][2]["runs"][0]["disguised"]["test_accuracy"] == pytest.approx(0.71)  # fmt: skip
 
 
-def test_figures_of_another_machine_stay_as_long_as_the_config_is_the_same(made, tmp_path, monkeypatch):  # fmt: skip
-  _, before = made()
+def test_results_of_another_machine_stay_while_the_config_is_the_same(write_page, tmp_path, monkeypatch):  # fmt: skip
+  _, before = write_page()
   shutil.rmtree(tmp_path / "runs")
-  _, after = made()
+  _, after = write_page()
   assert before == after
   changed = rows.Row("first", "digits_rmt", (*TABLE[0].overrides, "train.epochs=3"), seeds=(0, 1))
   quieter = rows.Row("third", "digits_rmt", (*TABLE[2].overrides, "disguise.salt_pepper=0.01"))
   monkeypatch.setattr(rows, "ROWS", (changed, TABLE[1], quieter))
-  first, second, third = json.loads(made()[1]["results.json"])["rows"]
+  first, second, third = json.loads(write_page()[1]["results.json"])["rows"]
   assert all(run["disguised"] is None and run["plain"] is None for run in first["runs"])
   assert first["audit"] == second["audit"] is not None and third["audit"] is None
   assert [run["disguised"]["test_accuracy"] for run in second["runs"]] == pytest.approx([0.8, 0.81])  # fmt: skip
 
 
-def test_a_run_that_is_here_wins_over_an_earlier_figure(made, tmp_path):
-  made()
+def test_a_run_that_is_here_wins_over_an_earlier_figure(write_page, tmp_path):
+  write_page()
   path = tmp_path / "runs/first/seed0/result.json"
   path.write_text(json.dumps({**json.loads(path.read_text()), "test_accuracy": 0.5}))
-  assert json.loads(made()[1]["results.json"])["rows"][0]["runs"][0]["disguised"]["test_accuracy"] == 0.5  # fmt: skip
+  first, *_ = json.loads(write_page()[1]["results.json"])["rows"]
+  assert first["runs"][0]["disguised"]["test_accuracy"] == 0.5
 
 
 @pytest.mark.parametrize("text", ["{}", "[1]", "half", '{"format": "djax-results", "version": 2}'])
 def test_a_file_that_is_something_else_is_not_overwritten(table, call, tmp_path, text):
   (tmp_path / "results.json").write_text(text)
   code, out, err = call("--page", str(tmp_path / "results.md"))
-  assert code == 4 and out == [] and len(err) == 1 and "must hold results" in err[0]
+  assert (
+    code == 4
+    and out == []
+    and len(err) == 1
+    and "must be a djax-results file of version 1" in err[0]
+  )
   assert (tmp_path / "results.json").read_text() == text
 
 
 def shown(change, index=0):
-  """Returns the figures of one row of made-up facts after a change to its runs."""
+  """Returns made-up results after a change to the runs of their rows, and the summary of one row."""
   run = {
     "of": "x", "test_accuracy": 0.7, "single_view_accuracy": 0.7, "test_views": 1, "plain_accuracy": 0.1,
     "other_key_accuracy": 0.1, "classes": 10, "seconds": 1.0, "hardware": "H",
@@ -163,7 +171,7 @@ def shown(change, index=0):
   facts = {"rows": [{"row": name, "runs": copy.deepcopy(runs), **common} for name in ("a", "b")]}
   facts["rows"][1]["ordinary"] = "a"
   change(facts["rows"])
-  return facts, figures.figures(facts["rows"][index], facts)
+  return facts, Summary(facts["rows"][index], facts)
 
 
 @pytest.mark.parametrize("name", ["plain_accuracy", "other_key_accuracy"])
@@ -207,17 +215,17 @@ def test_single_views_and_bars_are_shown():
   assert r"`a\|b`" in text
 
 
-def test_the_readme_gets_its_table_between_the_markers(made, tmp_path):
+def test_the_readme_gets_its_table_between_the_markers(write_page, tmp_path):
   readme = tmp_path / "README.md"
   readme.write_text("before\n\n<!-- results -->\nold\n<!-- /results -->\n\nafter\n")
-  out, _ = made()
+  out, _ = write_page()
   text = readme.read_text()
   assert text == "before\n\n<!-- results -->\n" + "\n".join(out) + "\n<!-- /results -->\n\nafter\n"
   assert "](docs/results.svg)" in text and "old" not in text
-  made()
+  write_page()
   assert readme.read_text() == text
   for other in ("no markers", "<!-- results --> no end"):
-    assert page.between(other, "new") == other
+    assert pages.between(other, "new", begin=page.BEGIN, end=page.END) == other
 
 
 def test_the_plot_changes_with_the_figures(tmp_path):

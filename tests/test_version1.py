@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from djax import keys, sources
-from djax.audit import scenario
+from djax.audit import exported, scenario
 from djax.cli import main as owner_cli
 from djax.disguised import directory, manifest
 from djax.errors import ConfigError, DataError, KeyMismatchError, ManifestError, UnsafeError
@@ -107,8 +107,8 @@ def test_a_manifest_of_version_1_is_no_forgery_of_version_2(place, tmp_path):
 @pytest.mark.parametrize("name", SETS)
 def test_the_right_originals_come_back(place, tmp_path, name):
   data = directory.open(place / name)
-  restore.to_npz(data, MASTER, tmp_path / "back.npz")
-  restore.to_folder(data, MASTER, tmp_path / "back")
+  restore.to_files(data, MASTER, tmp_path / "back.npz")
+  restore.to_files(data, MASTER, tmp_path / "back")
   for split, part in SPLITS.items():
     was, back = sources.load("digits", part), sources.load(str(tmp_path / "back.npz"), split)
     off = np.abs(back.images.astype(int) - was.images).max()
@@ -209,7 +209,7 @@ def test_nothing_is_planted_in_a_request_that_keeps_its_order(place, tmp_path):
 def test_audit_takes_it(place, monkeypatch, name):
   monkeypatch.setattr(scenario, "_LEAST_TARGETS", 1)
   sizes = scenario.Sizes(private=16, public=8, targets=3, pairs=(2,))
-  found = scenario.from_directory(
+  found = exported.from_directory(
     str(place / name), "digits", MASTER, seed=0, sizes=sizes, splits=SPLITS
   )
   assert len(found.private) == len(found.disguised) == 16
@@ -257,4 +257,4 @@ def test_a_record_changed_in_it_is_refused(place, tmp_path):
   content[len(content) // 2] ^= 1
   shard.write_bytes(content)
   with pytest.raises(DataError, match="is damaged"):
-    restore.to_npz(directory.open(tmp_path / "set"), MASTER, tmp_path / "back.npz")
+    restore.to_files(directory.open(tmp_path / "set"), MASTER, tmp_path / "back.npz")

@@ -18,7 +18,7 @@ __all__ = ["run"]
 def run(
   config: "ConfigDict", workdir: "str | Path", *, master: "Master | None" = None
 ) -> dict[str, Any]:
-  """Trains and evaluates as the config says; goes on where an earlier run in ``workdir`` stopped.
+  """Trains and evaluates as the config says; resumes an earlier run in ``workdir``.
 
   Args:
     config: a complete config, such as ``configs.digits_rmt.get_config()``.

@@ -19,9 +19,6 @@ _FLAGS = ("--config", "--workdir", "--key", "--passphrase-file", "--json", "--he
 def main(argv: Sequence[str] | None = None) -> int:
   """Parses flags, trains, prints what came of it.
 
-  Args:
-    argv: arguments without the program's name; ``sys.argv`` by default.
-
   Returns:
     Exit code: 0 ok, 1 failed, 2 usage or config, 3 key, 4 data, 5 refused for safety, 143/130 after a signal.
   """
@@ -29,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     program.own_modules_first()
   given = sys.argv[1:] if argv is None else list(argv)
   escape.never_fail(sys.stdout)
-  return terminal.guarded(lambda: _main(given), place="the run directory")
+  return terminal.guarded(_main, given, place="the run directory")
 
 
 def _main(argv: list[str]) -> int:
@@ -108,7 +105,7 @@ def _help(name: str, leaves) -> str:
     f"{' ' * len(usage)} [--key=FILE [--passphrase-file=FILE]] [--json]",
     "",
     "  --config           a shipped config or a Python file with get_config()",
-    "  --workdir          run directory; a run found there goes on (default runs/<time>_<config>)",
+    "  --workdir          run directory; a run that is there is resumed (default runs/<time>_<config>)",
     "  --key              the owner's key file; without it the public key of disguise.experiment_seed;",
     "                     none for data.disguised_dir",
     "  --passphrase-file  where the key's passphrase stands; else DJAX_PASSPHRASE, else a prompt",

@@ -29,16 +29,13 @@ _BATCH_BYTES = 64 << 20  # of images as stored
 def main(argv: Sequence[str] | None = None) -> int:
   """Parses flags, classifies, writes the answer.
 
-  Args:
-    argv: arguments without the program's name; ``sys.argv`` by default.
-
   Returns:
     Exit code, as ``python -m train`` has them.
   """
   if argv is None:
     program.own_modules_first()
   given = sys.argv[1:] if argv is None else list(argv)
-  return terminal.guarded(lambda: _main(given), place="the answer")
+  return terminal.guarded(_main, given, place="the answer")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -59,19 +56,15 @@ def _main(argv: list[str]) -> int:
   flags = parser.parse_args(argv)
   out = Path(flags.out).expanduser()
   files.check_new(out)
-  found = answer(flags.run, flags.request)
+  result = answer(flags.run, flags.request)
   with files.new_file(out) as file:
-    file.write(json.dumps(found, allow_nan=False).encode() + b"\n")
-  terminal.say(f"answered {len(found['probabilities'])} images: {out}")
+    file.write(json.dumps(result, allow_nan=False).encode() + b"\n")
+  terminal.say(f"answered {len(result['probabilities'])} images: {out}")
   return 0
 
 
 def answer(run: str | Path, request: str | Path) -> dict[str, Any]:
   """Classifies the images of a request.
-
-  Args:
-    run: the run directory.
-    request: the request's directory.
 
   Returns:
     The content of an answer, docs/format.md section 6.
@@ -82,28 +75,30 @@ def answer(run: str | Path, request: str | Path) -> dict[str, Any]:
     KeyMismatchError: if the request was disguised with another key.
   """
   with directory.open(request) as data:
-    facts = data.manifest
-    if facts.role != manifest.REQUEST:
+    request_manifest = data.manifest
+    if request_manifest.role != manifest.REQUEST:
       raise DataError(
         f"{data.path} must be a request, with the single split query, got {', '.join(data.splits)}. "
         "Make one with: python -m djax query"
       )
     predictor = predict.load(run)
-    _check_same(run, predictor.facts, facts)
+    _check_same(run, predictor.summary, request_manifest)
     split = data.splits["query"]
-    found = []
+    probabilities = []
     batch = min(_BATCH, max(1, _BATCH_BYTES // max(1, split.nbytes // len(split))))
     for start in range(0, len(split), batch):
       images, _ = split.read(np.arange(start, min(start + batch, len(split))))
-      if facts.quantiser is not None:
-        images = quantise.dequantise(images, facts.quantiser, block_size=facts.block_size)
-      found.append(predictor.probabilities(images.astype(np.float32), batch))
+      if request_manifest.quantiser is not None:
+        images = quantise.dequantise(
+          images, request_manifest.quantiser, block_size=request_manifest.block_size
+        )
+      probabilities.append(predictor.probabilities(images.astype(np.float32), batch))
     return {
       "format": "djax-answers",
       "version": 1,
-      "request": facts.sha256,
-      "run": predictor.facts,
-      "probabilities": np.concatenate(found).tolist(),
+      "request": request_manifest.sha256,
+      "run": predictor.summary,
+      "probabilities": np.concatenate(probabilities).tolist(),
     }
 
 

@@ -7,9 +7,10 @@ from ml_collections import ConfigDict
 
 from djax.errors import ConfigError
 from djax.io import foreign
+from djax.models import checksums
 from train import config as config_lib
 from train import loop
-from train.data import inputs
+from train.data import outsourced, owned
 
 if TYPE_CHECKING:
   from djax.keys import Master
@@ -18,22 +19,16 @@ __all__ = ["run"]
 
 
 def run(config: ConfigDict, workdir: str | Path, master: "Master | None") -> dict[str, Any]:
-  """Trains and evaluates as the config says, see ``train.run``.
-
-  Args:
-    config: a complete config.
-    workdir: the run directory.
-    master: the owner's key, or None.
-  """
+  """Trains and evaluates as the config says, see ``train.run``."""
   config_lib.check(config)
   if not config.data.disguised_dir:
-    given = inputs.owned(config, master, dataset_id=_begun_id(Path(workdir).expanduser()))
+    given = owned.inputs(config, master, dataset_id=_begun_id(Path(workdir).expanduser()))
   elif master is not None:
     raise ConfigError(
       "run: master must be None with config.data.disguised_dir: what lies there is already disguised. Leave it out."
     )
   else:
-    given = inputs.outsourced(config)
+    given = outsourced.inputs(config)
   try:
     return loop.fit(config, workdir, given)
   finally:
@@ -43,8 +38,8 @@ def run(config: ConfigDict, workdir: str | Path, master: "Master | None") -> dic
 def _begun_id(workdir: Path) -> str | None:
   """Returns the data-set id of the run that a directory holds, if it holds one that has an id."""
   try:
-    facts = foreign.parse_json(foreign.read(workdir, "disguise.json", limit=1 << 20))
-    found = facts.get("dataset_id")
+    public = foreign.parse_json(checksums.unchecked(workdir, checksums.DISGUISE))
+    dataset_id = public.get("dataset_id")
   except (foreign.ForeignFileError, ValueError, AttributeError):
     return None  # a new run, or a damaged one, which is refused where it is opened
-  return found if isinstance(found, str) and len(found) == 32 else None
+  return dataset_id if isinstance(dataset_id, str) and len(dataset_id) == 32 else None

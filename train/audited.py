@@ -15,7 +15,7 @@ __all__ = ["of", "scenario_of"]
 
 
 def of(config: ConfigDict) -> dict[str, Any]:
-  """Returns what is attacked: ``source``, ``image_size``, ``split`` and ``disguise``.
+  """Returns what is attacked: ``source``, ``image_size``, ``scale``, ``split`` and ``disguise``.
 
   The whole split is drawn from, however few images the run trains on: a disguise is as strong on some as on all.
 
@@ -25,6 +25,7 @@ def of(config: ConfigDict) -> dict[str, Any]:
   return {
     "source": config.data.source,
     "image_size": config.data.image_size,
+    "scale": config.data.scale,
     "split": config.data.train_split.partition("[")[0],
     "disguise": config_lib.disguise_of(config),
   }
@@ -37,9 +38,10 @@ def scenario_of(
   sizes: Sizes,
   data_dir: str = "",
   image_size: int = 0,
+  scale: int = 0,
   progress: Callable[[float, str], None],
 ) -> Scenario:
-  """Makes what is attacked.
+  """Returns the scenario to attack.
 
   Args:
     config: a checked config.
@@ -47,7 +49,8 @@ def scenario_of(
     sizes: how many images of each kind.
     data_dir: instead of the config's, unless empty.
     image_size: instead of the config's, unless 0.
-    progress: told how far it is, 0..1, and with what.
+    scale: instead of the config's, unless 0.
+    progress: called with the share that is done, 0..1, and a word on what is being done.
 
   Raises:
     ConfigError: for a config that trains on a disguised directory, or mixes in images of another source.
@@ -65,14 +68,15 @@ def scenario_of(
       f"{config.data.source!r}, got {config.disguise.public_source!r}. For others call "
       "djax.attacks.instahide.clusters.recover."
     )
-  attacked = of(config)
+  parts = of(config)
   return scenario.from_source(
-    attacked["source"],
-    attacked["disguise"],
+    parts["source"],
+    parts["disguise"],
     seed=seed,
     sizes=sizes,
     data_dir=data_dir or config.data.data_dir,
-    image_size=image_size or attacked["image_size"],
-    split=attacked["split"],
+    image_size=image_size or parts["image_size"],
+    scale=scale or parts["scale"],
+    split=parts["split"],
     progress=progress,
   )

@@ -15,7 +15,7 @@ from djax.sources import Images
 from train import config as config_lib
 from train import device_loop, loop, optimizers
 from train import state as state_lib
-from train.data import inputs
+from train.data import owned
 from train.data.input_pipeline import Pipeline
 
 __all__ = ["Case", "cases", "measure"]
@@ -41,11 +41,7 @@ class Case(NamedTuple):
 
 
 def cases(*, fast: bool) -> Iterator[Case]:
-  """Yields the rows.
-
-  Args:
-    fast: only the small network.
-  """
+  """Yields the rows; ``fast`` leaves out the large network."""
   yield Case("mnist_rmt", (28, 28, 1), 128)
   if not fast:
     large = 32 if jax.default_backend() == "cpu" else 512
@@ -54,10 +50,6 @@ def cases(*, fast: bool) -> Iterator[Case]:
 
 def measure(case: Case, *, rounds: int) -> dict[str, Any]:
   """Measures one row.
-
-  Args:
-    case: the row.
-    rounds: of side by side timing.
 
   Returns:
     ``model``, ``batch``, ``spec`` of the disguise, ``seconds`` of a step ``plain`` and ``disguised``, and
@@ -90,7 +82,7 @@ def _steps(config: Any, scheme: schemes.Scheme, batch: int) -> Work:
     tuple(map(str, range(_CLASSES))),
   )
   key = scheme.make_key(keys.experiment(_SEED).read)
-  feed = inputs.disguised(data, scheme, key, rng=jax.random.key(_SEED))
+  feed = owned.disguised(data, scheme, key, rng=jax.random.key(_SEED))
   pipeline = Pipeline(feed, mesh=loop.data_mesh(), batch_size=batch)
   model = models.create(config.model, classes=_CLASSES, spec=scheme.spec.to_dict())
   optimizer = optimizers.create(config.optimizer, _BATCHES, _BATCHES)

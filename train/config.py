@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from flax import traverse_util
 from ml_collections import ConfigDict
 
 import configs
@@ -20,6 +21,7 @@ from djax.schemes import Trait
 from djax.sources import Images
 
 __all__ = [
+  "VIEW_OPTIONS",
   "check",
   "check_data",
   "check_stored",
@@ -34,12 +36,15 @@ __all__ = [
   "twin",
 ]
 
+# Of the group augment: what changes a view of an image.
+VIEW_OPTIONS = ("crop", "flip", "rotate", "scale", "shear")
 _SEED = 2**63 - 1  # the largest that JAX takes
 _ANY = float("-inf")  # where the scheme itself says what is too small
 # Of a field, the least and the greatest value: far above what has a use, they keep made-up configs from filling memory.
 _BOUNDS: dict[str, tuple[float, float]] = {
   "seed": (0, _SEED),
   "data.image_size": (0, 1 << 14),
+  "data.scale": (0, 255),
   "data.memory_gb": (0, 1e6),
   "disguise.experiment_seed": (0, _SEED),
   "augment.views": (1, 1 << 14),
@@ -49,13 +54,26 @@ _BOUNDS: dict[str, tuple[float, float]] = {
   "augment.scale": (0, 10),
   "augment.shear": (0, 1 << 10),
   "augment.mixup": (0, 1e6),
-  **{f"model.{name}": bounds for name, bounds in models.BOUNDS.items()},
+  **models.BOUNDS,
   "optimizer.learning_rate": (0, 1e6),
   "optimizer.warmup_epochs": (0, 1e5),
   "optimizer.weight_decay": (0, 1e6),
   "train.epochs": (1, 10**5),
   "train.batch_size": (1, 1 << 20),
   "train.checkpoint_every_steps": (1, 10**9),
+}
+_SHARES = (
+  "model.dropout",
+  "optimizer.momentum",
+  "optimizer.label_smoothing",
+  "optimizer.ema",
+  "augment.cutout",
+)
+_CHOICES: dict[str, Collection[str]] = {
+  "disguise.scheme": schemes.SCHEMES,
+  **models.CHOICES,
+  "optimizer.name": ("adamw", "sgd"),
+  "optimizer.schedule": ("cosine", "constant"),
 }
 
 
@@ -98,26 +116,14 @@ def load(name: str) -> ConfigDict:
   return config
 
 
-def leaves(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
-  """Yields every field as ``("group.name", value)``.
-
-  Args:
-    config: the config.
-    prefix: put before each name.
-  """
-  for name, value in config.items():
-    if isinstance(value, ConfigDict):
-      yield from leaves(value, f"{prefix}{name}.")
-    else:
-      yield prefix + name, value
+def leaves(config: ConfigDict) -> Iterator[tuple[str, Any]]:
+  """Yields every field as ``("group.name", value)``."""
+  yield from traverse_util.flatten_dict(config.to_dict(), sep=".").items()
 
 
+# Not ml_collections.config_flags: it exits with 1, and answers an unknown field with a stack trace.
 def override(config: ConfigDict, assignments: Sequence[str]) -> None:
-  """Sets fields from ``group.name=value`` texts; a value is read as the type the field has.
-
-  Args:
-    config: changed in place.
-    assignments: such as ``train.epochs=3``.
+  """Sets fields in place from ``group.name=value`` texts; a value is read as the type the field has.
 
   Raises:
     ConfigError: for an unknown field (with the nearest name) or a value of another type.
@@ -135,17 +141,13 @@ def override(config: ConfigDict, assignments: Sequence[str]) -> None:
       value = _parse(text, type(known[name]))
     except ValueError:
       raise ConfigError(
-        f"config.{name} must be {_type_name(known[name])} such as {_shown(known[name])}, got {text!r}."
+        f"config.{name} must be {models.TYPES[type(known[name])]} such as {_shown(known[name])}, got {text!r}."
       ) from None
-    group, _, field = name.rpartition(".")
-    (config[group] if group else config)[field] = value
+    config.update_from_flattened_dict({name: value})
 
 
 def from_json(data: bytes) -> ConfigDict:
   """Reads a config back that a run directory holds; ``check_stored`` is the next step.
-
-  Args:
-    data: the bytes of ``config.json``.
 
   Raises:
     ConfigError: if they are no fields in groups.
@@ -155,9 +157,6 @@ def from_json(data: bytes) -> ConfigDict:
 
 def check(config: ConfigDict) -> None:
   """Refuses a config that has other fields than ``configs/base.py``, or values that cannot work.
-
-  Args:
-    config: the config.
 
   Raises:
     ConfigError: with the first thing that is wrong.
@@ -173,10 +172,7 @@ def check(config: ConfigDict) -> None:
 
 
 def check_stored(config: ConfigDict) -> None:
-  """Does what ``check`` does, for a config from somewhere else: its regular expression is not compiled.
-
-  Args:
-    config: the config.
+  """Checks a config from elsewhere as ``check`` does, but does not compile its regular expression.
 
   Raises:
     ConfigError: with the first thing that is wrong.
@@ -192,7 +188,7 @@ def check_stored(config: ConfigDict) -> None:
       )
     if type(given[name]) is not type(default):
       raise ConfigError(
-        f"config.{name} must be {_type_name(default)} such as {_shown(default)}, got {given[name]!r}."
+        f"config.{name} must be {models.TYPES[type(default)]} such as {_shown(default)}, got {given[name]!r}."
       )
   if not given["optimizer.learning_rate"] > 0:
     raise ConfigError(
@@ -200,36 +196,12 @@ def check_stored(config: ConfigDict) -> None:
     )
   most = {f"disguise.{name}": (_ANY, own.option.most) for name, own in schemes.options().items()}
   bounds = {name: most[name] for name in most if isinstance(given[name], int | float)} | _BOUNDS
-  for name, (low, high) in bounds.items():
-    if not given[name] >= low:
-      raise ConfigError(f"config.{name} must be at least {low}, got {given[name]}.")
-    if not given[name] <= high:
-      raise ConfigError(f"config.{name} must be at most {high}, got {given[name]}.")
-  for name in (
-    "model.dropout",
-    "optimizer.momentum",
-    "optimizer.label_smoothing",
-    "optimizer.ema",
-    "augment.cutout",
-  ):
-    if not 0 <= given[name] < 1:
-      raise ConfigError(f"config.{name} must lie in [0, 1), got {given[name]}.")
+  models.check_values(given, bounds, _SHARES, _CHOICES)
   if given["data.disguised_dir"] and given["disguise.scheme"] != "plain":
     raise ConfigError(
       "config.disguise.scheme must be plain with config.data.disguised_dir: what lies there is already disguised, got "
       f"{given['disguise.scheme']!r}. Start from --config=outsourced."
     )
-  choices_of: dict[str, Collection[str]] = {
-    "disguise.scheme": schemes.SCHEMES,
-    **{f"model.{name}": choices for name, choices in models.CHOICES.items()},
-    "optimizer.name": ("adamw", "sgd"),
-    "optimizer.schedule": ("cosine", "constant"),
-  }
-  for name, choices in choices_of.items():
-    if given[name] not in choices:
-      raise ConfigError(
-        f"config.{name} must be one of {', '.join(choices)}, got {given[name]!r}.{nearest(given[name], choices)}"
-      )
   _check_augment(config)
 
 
@@ -237,9 +209,6 @@ def twin(config: ConfigDict) -> ConfigDict:
   """Returns the plain twin of a config: the same network and budget on the originals themselves.
 
   What only a disguise can have goes: the stem, the key, and units, whose network becomes the ``mlp`` behind its table.
-
-  Args:
-    config: a checked config that disguises by itself.
 
   Raises:
     ConfigError: for ``config.data.disguised_dir``, whose originals are not here.
@@ -266,10 +235,6 @@ def twin(config: ConfigDict) -> ConfigDict:
 
 def check_data(train: Images, test: Images) -> None:
   """Refuses splits that are empty or do not belong together.
-
-  Args:
-    train: the training split.
-    test: the test split.
 
   Raises:
     DataError: with what differs.
@@ -309,33 +274,21 @@ def make_scheme(
 
 
 def disguise_of(config: ConfigDict) -> dict[str, Any]:
-  """Returns the scheme of a config and the options that it takes.
-
-  Args:
-    config: the config.
-  """
+  """Returns the scheme of a config and the options that it takes."""
   name = config.disguise.scheme
   return {"scheme": name, **{k: config.disguise[k] for k in schemes.SCHEMES[name].parameters}}
 
 
 def traits_of(config: ConfigDict) -> frozenset[Trait]:
-  """Returns what holds for the disguise of a config.
-
-  Args:
-    config: the config.
-  """
+  """Returns the properties of the disguise of a config."""
   return schemes.traits(disguise_of(config))
 
 
 def _check_augment(config: ConfigDict) -> None:
   """Refuses views that would all be alike, or that this way of training cannot make."""
   augment = config.augment
-  changes = ("crop", "flip", "rotate", "scale", "shear")
-  for name in changes[2:]:
-    if augment[name] < 0:
-      raise ConfigError(f"config.augment.{name} must be at least 0, got {augment[name]}.")
   many = max(augment.views, augment.test_views) > 1
-  changed = [name for name in changes if augment[name]]
+  changed = [name for name in VIEW_OPTIONS if augment[name]]
   if Trait.MIXED_IMAGES in traits_of(config):
     if changed:
       raise ConfigError(
@@ -368,14 +321,8 @@ def _parse(text: str, kind: type) -> Any:
 
 
 def _shown(value: Any) -> str:
-  return (
-    str(value).lower() if isinstance(value, bool) else repr(value) if value == "" else str(value)
-  )
-
-
-def _type_name(value: Any) -> str:
-  names = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
-  return names[type(value)]
+  """Returns a value as it is written on the command line."""
+  return "''" if value == "" else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _nearest_field(name: str, known: dict[str, Any]) -> str:

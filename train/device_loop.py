@@ -11,7 +11,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
 
 from train.data.input_pipeline import Batch, Pipeline
 from train.data.inputs import Arrays
@@ -19,16 +18,12 @@ from train.state import State
 
 __all__ = ["chunks", "fits", "program"]
 
-_SECONDS = 0.5  # of a chunk: a signal waits so long
+_SECONDS = 0.5  # of a chunk: the longest wait after a signal
 _LONGEST = 1024  # steps of a chunk
 
 
 def fits(pipeline: Pipeline) -> bool:
-  """Says whether a split is to lie on the devices: they are accelerators, and it takes half of what is free at most.
-
-  Args:
-    pipeline: of the split.
-  """
+  """Returns whether a split is kept on the devices: accelerators, of whose free memory it takes at most half."""
   # XLA runs the body of a loop on one CPU thread: a convolution in it took 5 to 20 times as long as outside.
   if jax.default_backend() == "cpu":
     return False
@@ -52,8 +47,8 @@ def chunks(
 ) -> Iterator[tuple[State, np.ndarray]]:
   """Trains from ``state.step`` on; yields after each chunk of steps.
 
-  A chunk ends with its epoch and at multiples of ``every``. Else it is as long as takes half a second, measured: long
-  beside the dispatch, so that waiting for each costs nothing, and short for a person who waits for the end.
+  A chunk ends with its epoch and at multiples of ``every``. Otherwise it takes about half a second: long compared with
+  a dispatch, and short for a person who stopped the run.
 
   Args:
     pipeline: of a split whose records are ``Arrays``.
@@ -68,10 +63,10 @@ def chunks(
     The state after a chunk, and the losses of its steps, float32 ``[n]``.
   """
   records: Any = pipeline.feed.records
-  everywhere = NamedSharding(pipeline.mesh, PartitionSpec())
   run = program(pipeline, step)
   images, labels, argument, rng = jax.device_put(
-    (records.images, records.labels.astype(np.int32), pipeline.feed.argument, rng), everywhere
+    (records.images, records.labels.astype(np.int32), pipeline.feed.argument, rng),
+    pipeline.replicated,
   )
   per_epoch, size = pipeline.steps_per_epoch, pipeline.batch_size
   done, length, epoch = int(state.step), 1, -1
@@ -79,7 +74,7 @@ def chunks(
     if epoch != done // per_epoch:
       epoch = done // per_epoch
       indices = pipeline.epoch(seed=seed, number=epoch)[: per_epoch * size]
-      order = jax.device_put(indices.astype(np.int32).reshape(per_epoch, size), everywhere)
+      order = jax.device_put(indices.astype(np.int32).reshape(per_epoch, size), pipeline.replicated)
     place = done % per_epoch
     count = min(length, per_epoch - place, every - done % every, stop - done)
     began = time.perf_counter()
@@ -101,8 +96,7 @@ def program(pipeline: Pipeline, step: Callable[..., tuple[State, jax.Array]]) ->
     ``(state, images, labels, argument, order, first, count, rng) -> (state, losses)``: ``count`` steps from batch
     ``first`` of an epoch's ``order``, int32 ``[steps, B]``. The losses, float32, fill the front of what is returned.
   """
-  transform = pipeline.feed.transform
-  split = NamedSharding(pipeline.mesh, PartitionSpec("data"))
+  transform, split = pipeline.feed.transform, pipeline.split
 
   def run(state, images, labels, argument, order, first, count, rng):
     mask = jnp.ones(pipeline.batch_size, jnp.float32)
@@ -117,5 +111,4 @@ def program(pipeline: Pipeline, step: Callable[..., tuple[State, jax.Array]]) ->
 
     return jax.lax.fori_loop(0, count, one, (state, jnp.zeros(_LONGEST, jnp.float32)))
 
-  everywhere = NamedSharding(pipeline.mesh, PartitionSpec())
-  return jax.jit(run, donate_argnums=0, out_shardings=everywhere)
+  return jax.jit(run, donate_argnums=0, out_shardings=pipeline.replicated)

@@ -1,6 +1,7 @@
-"""What is measured outside of a step: accuracy and loss of a split, and how its images are standardised."""
+"""Accuracy and loss of a split, and the statistics that standardise its images."""
 
-from collections.abc import Callable, Iterator
+import itertools
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -26,17 +27,17 @@ def accuracy_and_loss(
     views: of each record, over which log-probabilities are averaged.
   """
   right = loss = 0.0
-  batches = zip(*(pipeline.all_records(view=view) for view in range(views)), strict=True)
-  for every in batches:
-    found = np.stack([log_probabilities(state, batch.images) for batch in every]).sum(0, np.float64)
-    labels, mask = np.asarray(every[0].labels), np.asarray(every[0].mask)
-    right += float(mask @ (found.argmax(-1) == labels))
-    loss -= float(mask @ found[np.arange(len(labels)), labels]) / views
+  for batches in zip(*(pipeline.all_records(view=view) for view in range(views)), strict=True):
+    logs = np.stack([log_probabilities(state, batch.images) for batch in batches])
+    total = logs.sum(0, np.float64)
+    labels, mask = np.asarray(batches[0].labels), np.asarray(batches[0].mask)
+    right += float(mask @ (total.argmax(-1) == labels))
+    loss -= float(mask @ total[np.arange(len(labels)), labels]) / views
   return right / len(pipeline), loss / len(pipeline)
 
 
 def estimates(model: Any, train: Pipeline) -> dict[str, Any]:
-  """Returns what the network takes from all views of the training images before the first step.
+  """Returns what the network estimates from all views of the training images before the first step.
 
   Args:
     model: the network's module; one without a method ``estimate`` takes nothing.
@@ -45,12 +46,8 @@ def estimates(model: Any, train: Pipeline) -> dict[str, Any]:
   if not hasattr(model, "estimate"):
     return {}
 
-  def images() -> Iterator[np.ndarray]:
-    for view in range(train.feed.views):
-      for batch in train.all_records(view=view):
-        yield np.asarray(batch.images)[np.asarray(batch.mask) > 0]
-
-  return model.estimate(images())
+  views = (train.images(view=view) for view in range(train.feed.views))
+  return model.estimate(itertools.chain.from_iterable(views))
 
 
 def statistics(model: nn.Module, pipeline: Pipeline, shape: tuple[int, ...]) -> tuple[Any, Any]:
@@ -66,11 +63,7 @@ def statistics(model: nn.Module, pipeline: Pipeline, shape: tuple[int, ...]) -> 
   """
   if not models.standardised(model):
     return jnp.zeros(shape, jnp.float32), jnp.ones((), jnp.float32)
-  batches = [
-    np.asarray(batch.images)[np.asarray(batch.mask) > 0]
-    for batch in pipeline.all_records(limit=STATISTICS_RECORDS)
-  ]
-  images = np.concatenate(batches)
+  images = np.concatenate(list(pipeline.images(STATISTICS_RECORDS)))
   mean = images.mean(axis=0, dtype=np.float64)
   scale = np.sqrt(np.mean((images - mean) ** 2)) or 1.0
   return jnp.asarray(mean, jnp.float32), jnp.asarray(scale, jnp.float32)

@@ -1,4 +1,4 @@
-"""The training loop: steps, mesh, evaluation. It gets its inputs ready made; it makes no key."""
+"""The training loop: steps, mesh, evaluation. It is given its inputs and never sees how a key is made."""
 
 import functools
 import io
@@ -14,12 +14,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh
 from ml_collections import ConfigDict
 
 from djax import audit, models, schemes
 from djax.errors import ConfigError, DjaxError
 from djax.io import files, picture
+from djax.models import checksums
 from djax.schemes import Trait
 from train import device_loop, optimizers, run_dir, terminal
 from train import evaluate as evaluate_lib
@@ -28,12 +29,13 @@ from train.data import mixing
 from train.data.input_pipeline import Batch, Feed, Pipeline
 from train.data.inputs import Inputs
 from train.state import State
+from train.streams import StepStream, Stream, rng_of
 
 __all__ = ["Recipe", "Stopped", "TrainingError", "data_mesh", "fit", "single_steps", "update"]
 
 
 class Recipe(NamedTuple):
-  """How a step treats its batch and its result, beside network and optimizer; by default in no way.
+  """What a step does besides network and optimizer; by default nothing.
 
   Attributes:
     classes: number of labels ``K``.
@@ -57,7 +59,7 @@ class Stopped(DjaxError):
 
   def __init__(self, number: int, step: int, workdir: Path):
     super().__init__(
-      f"stopped by {signal.Signals(number).name} after step {step}; the same command goes on from {workdir}."
+      f"stopped by {signal.Signals(number).name} after step {step}. Re-run the command to resume from {workdir}."
     )
     self.exit_code = 128 + number
 
@@ -68,11 +70,6 @@ class TrainingError(DjaxError):
 
 def fit(config: ConfigDict, workdir: str | Path, inputs: Inputs) -> dict[str, Any]:
   """Trains on disguised images, evaluates on them and, where there are originals, on plain ones.
-
-  Args:
-    config: a checked config.
-    workdir: the run directory.
-    inputs: what to train and test on.
 
   Returns:
     What ``result.json`` holds.
@@ -98,9 +95,8 @@ def _fit(
   config: ConfigDict, workdir: Path, inputs: Inputs, mesh: Mesh, model: nn.Module, recipe: Recipe
 ) -> dict[str, Any]:
   """Does what ``fit`` does, in a directory that is locked."""
-  run_dir.open_run(workdir, config, inputs.facts, copies=inputs.copies)
+  record = run_dir.open_run(workdir, config, inputs.summary, copies=inputs.copies)
 
-  rng = jax.random.key(config.seed)
   pipeline = functools.partial(Pipeline, mesh=mesh, batch_size=config.train.batch_size)
   train, test = pipeline(inputs.train), pipeline(inputs.test)
 
@@ -115,42 +111,40 @@ def _fit(
     device_loop.chunks if device_loop.fits(train) else single_steps,
     train,
     functools.partial(update, model, optimizer, recipe),
-    rng=jax.random.fold_in(rng, 4),
+    rng=rng_of(config.seed, Stream.STEPS),
     seed=config.seed,
     stop=steps,
     every=config.train.checkpoint_every_steps,
   )
-  with state_lib.checkpoints(workdir) as checkpoints:
-    fresh = checkpoints.latest_step() is None
-    mean, scale = evaluate_lib.statistics(model, train, inputs.disguised_shape)
-    state = state_lib.initial(
-      model,
-      optimizer,
-      jax.random.fold_in(rng, 3),
-      mean,
-      scale,
-      averaged=recipe.ema > 0,
-      estimates=evaluate_lib.estimates(model, train) if fresh else {},
-    )
-    state = jax.device_put(state, NamedSharding(mesh, PartitionSpec()))
-    # Up to here nothing was written to a run that was there before.
-    state, seconds = state_lib.restore(checkpoints, state)
-    state_lib.remove_unfinished(workdir)
-    run_dir.note_environment(workdir)
-    if not config.disguise.acknowledge and (known := audit.lookup(inputs.spec)):
-      terminal.say(f"warning: {known}")
-    _preview(workdir, inputs, test)
-    state, seconds = _train(
-      config,
-      workdir,
-      state,
-      chunks=chunks,
-      per_epoch=train.steps_per_epoch,
-      test_accuracy=lambda state: evaluate(state, test, views=1)[0],
-      checkpoints=checkpoints,
-      seconds=seconds,
-      inputs=inputs,
-    )
+  mean, scale = evaluate_lib.statistics(model, train, inputs.disguised_shape)
+  state = state_lib.initial(
+    model,
+    optimizer,
+    rng_of(config.seed, Stream.PARAMETERS),
+    mean,
+    scale,
+    averaged=recipe.ema > 0,
+    estimates={} if record else evaluate_lib.estimates(model, train),
+  )
+  state = jax.device_put(state, train.replicated)
+  # Up to here nothing was written to a run that was there before.
+  state, seconds = state_lib.restore(workdir, record, state)
+  state_lib.remove_unfinished(workdir)
+  run_dir.note_environment(workdir)
+  if not config.disguise.acknowledge and (known := audit.lookup(inputs.spec)):
+    terminal.say(f"warning: {known}")
+  _preview(workdir, inputs, test)
+  state, seconds = _train(
+    config,
+    workdir,
+    state,
+    chunks=chunks,
+    per_epoch=train.steps_per_epoch,
+    test_accuracy=lambda state: evaluate(state, test, views=1)[0],
+    record=record,
+    seconds=seconds,
+    inputs=inputs,
+  )
   test_accuracy, test_loss = evaluate(state, test, views=inputs.test.views)
 
   def misused(feeds: tuple[Feed, Feed]) -> float:
@@ -191,17 +185,16 @@ def _train(
   chunks: Callable[[State], Iterator[tuple[State, Any]]],
   per_epoch: int,
   test_accuracy: Callable[[State], float],
-  checkpoints: state_lib.Checkpoints,
+  record: checksums.Record | None,
   seconds: float,
   inputs: Inputs,
 ) -> tuple[State, float]:
-  """Runs the steps that are left; returns the last state and all seconds spent, those before a resume included."""
+  """Runs the remaining steps; returns the last state and all seconds spent, including those before a resume."""
   step = start = int(state.step)
   stop = config.train.epochs * per_epoch
   if start:
     terminal.say(f"resumed after step {start} of {stop}")
-  record = checkpoints.record
-  metrics = run_dir.Metrics(workdir, step=start, kept=record.metrics if record else None)
+  metrics = run_dir.Metrics(workdir, step=start, recorded=record.metrics if record else None)
   clock = time.perf_counter() - seconds
   losses: list[Any] = []
   key = inputs.key_fingerprint
@@ -212,9 +205,8 @@ def _train(
       work = chunks(state)
       for state, chunk_losses in work:
         losses.append(chunk_losses)
-        for _ in range(chunk_losses.size):
-          step += 1
-          advance()
+        step += chunk_losses.size
+        advance(chunk_losses.size)
         epoch_ends = step % per_epoch == 0
         if not (epoch_ends or received or step % config.train.checkpoint_every_steps == 0):
           continue
@@ -227,7 +219,7 @@ def _train(
           terminal.say(
             f"epoch {epoch}/{config.train.epochs}  loss {train_loss:.4f}  {kind} test accuracy {accuracy:.2%}"
           )
-        state_lib.save(checkpoints, step, state, time.perf_counter() - clock)
+        state_lib.save(workdir, step, state, time.perf_counter() - clock)
         if received:
           raise Stopped(received[0], step, workdir)
   finally:
@@ -245,19 +237,9 @@ def single_steps(
   stop: int,
   every: int,
 ) -> Iterator[tuple[State, jax.Array]]:
-  """Trains as ``device_loop.chunks`` does, by chunks of one step: a dispatch for each batch that the pipeline brings.
+  """Trains as ``device_loop.chunks`` does, but by chunks of one step: one dispatch per batch of the pipeline.
 
-  Args:
-    pipeline: of any split.
-    step: ``(state, batch, rng) -> (state, loss)``, pure.
-    state: before the first step; donated, as is each state yielded.
-    rng: JAX key that ``step`` gets.
-    seed: of the order.
-    stop: one past the last step.
-    every: of no matter here: every step ends a chunk.
-
-  Yields:
-    The state after a step, and its loss, float32 ``[]``.
+  The pipeline may be of any split, and ``every`` is ignored. Yields the state and its loss, float32 ``[]``.
   """
   del every
   step = jax.jit(step, donate_argnums=0)
@@ -292,10 +274,10 @@ def update(
   shares = batch.labels if batch.labels.ndim == 2 else jax.nn.one_hot(batch.labels, recipe.classes)
   targets = optax.smooth_labels(shares, recipe.label_smoothing)
   if recipe.mixup:
-    mix_rng = jax.random.fold_in(rng, 1)
+    mix_rng = jax.random.fold_in(rng, StepStream.MIXUP)
     images, targets = mixing.mixup(mix_rng, images, targets, alpha=recipe.mixup)
   if recipe.cutout:
-    cut_rng = jax.random.fold_in(rng, 2)
+    cut_rng = jax.random.fold_in(rng, StepStream.CUTOUT)
     images = mixing.cut_blocks(cut_rng, images, share=recipe.cutout, block_size=recipe.block_size)
 
   def loss_of(params):

@@ -20,8 +20,9 @@ from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.record_writer import masked_crc32c
 
 import djax
+from configs import base
 from djax.errors import ConfigError, DataError, DjaxError, KeyMismatchError
-from djax.io import files, foreign, form
+from djax.io import files, foreign, form, locks
 from djax.io.foreign import Content
 from djax.models import checksums
 from train import config as config_lib
@@ -45,25 +46,22 @@ def locked(workdir: Path) -> Iterator[None]:
 
   The lock goes with the process that holds it; its file stays.
 
-  Args:
-    workdir: the directory.
-
   Raises:
     UnsafeError: if another process trains there.
     DjaxError: if the directory cannot be written, or this platform has no locks.
   """
-  files.require_locks(workdir)
+  locks.require_locks(workdir)
   with contextlib.ExitStack() as stack:
     with _writable(workdir):
       workdir.mkdir(parents=True, exist_ok=True)
       busy = f"another process trains in {workdir}. Wait for it, or give another --workdir."
-      stack.enter_context(files.working_lock(workdir / _LOCK, busy=busy))
+      stack.enter_context(locks.working_lock(workdir / _LOCK, busy=busy))
     yield
 
 
 def open_run(
   workdir: Path, config: ConfigDict, disguise: dict[str, Any], *, copies: Sequence[Path] = ()
-) -> None:
+) -> checksums.Record | None:
   """Makes a run directory, or checks that the one there belongs to the same run; then it changes nothing.
 
   Args:
@@ -71,6 +69,9 @@ def open_run(
     config: the run's config.
     disguise: public facts: the scheme's spec, the key's fingerprint, the hash of the source and more.
     copies: files that a new directory gets copies of.
+
+  Returns:
+    The record of its newest finished checkpoint, or None where there is none.
 
   Raises:
     ConfigError: if the directory holds a run of another config or source.
@@ -86,19 +87,17 @@ def open_run(
     for name in _FOLDERS:
       _own_folder(workdir / name)
     if os.path.lexists(workdir / checksums.CONFIG):
-      return
+      return record
     for path in copies:
       data = foreign.read(path.parent, path.name, limit=_COPY_BYTES)
       files.replace(workdir / path.name, data)
-    write_json(workdir / checksums.FACTS, disguise)
+    write_json(workdir / checksums.DISGUISE, disguise)
     write_json(workdir / checksums.CONFIG, config.to_dict())
+  return record
 
 
 def note_environment(workdir: Path) -> None:
   """Writes ``environment.json``: versions, devices and the revision of the code.
-
-  Args:
-    workdir: the run directory.
 
   Raises:
     DjaxError: if the directory cannot be written.
@@ -108,11 +107,7 @@ def note_environment(workdir: Path) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-  """Writes JSON so that under its name there is always a whole file; a link of that name is not followed.
-
-  Args:
-    path: the file.
-    value: JSON types.
+  """Writes JSON atomically; a link of that name is not followed.
 
   Raises:
     OSError: if it cannot be written; the old file is still there.
@@ -126,15 +121,15 @@ class Metrics:
   Args:
     workdir: the run directory, with a folder ``events``.
     step: steps already done.
-    kept: what ``metrics.jsonl`` held by then; what an interrupted run added is dropped.
+    recorded: what ``metrics.jsonl`` held by then; what an interrupted run added is dropped.
 
   Raises:
     DataError: if ``metrics.jsonl`` begins with anything else.
   """
 
-  def __init__(self, workdir: Path, *, step: int, kept: Content | None = None):
+  def __init__(self, workdir: Path, *, step: int, recorded: Content | None = None):
     self._path = workdir / checksums.METRICS
-    files.replace(self._path, b"" if kept is None else checksums.beginning(workdir, kept))
+    files.replace(self._path, b"" if recorded is None else checksums.beginning(workdir, recorded))
     folder = workdir / "events"
     stamp = f"{time.time():.0f}.{len(list(folder.iterdir()))}"
     self._events = _new(folder / f"events.out.tfevents.{stamp}")
@@ -142,12 +137,7 @@ class Metrics:
     self._event(step=step + 1, session_log={"status": "START"})
 
   def write(self, step: int, values: dict[str, float]) -> None:
-    """Adds one line.
-
-    Args:
-      step: steps done.
-      values: metrics by name.
-    """
+    """Adds one line."""
     flags = os.O_WRONLY | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0)
     with os.fdopen(os.open(self._path, flags), "a") as file:
       file.write(json.dumps({"step": step, **values}) + "\n")
@@ -167,7 +157,7 @@ class Metrics:
 
 @contextlib.contextmanager
 def _writable(workdir: Path) -> Iterator[None]:
-  """Says in one line that a run directory cannot be written."""
+  """Turns an error of writing into one line."""
   try:
     yield
   except OSError as error:
@@ -203,14 +193,16 @@ def _check_same(
   """Refuses to go on with a run of another config, source or key, or a damaged one."""
   try:
     old_config = config_lib.from_json(_stored(workdir, checksums.CONFIG, record))
-    old = foreign.parse_json(_stored(workdir, checksums.FACTS, record))
-    form.check(old, {"key_fingerprint": (None, _TEXT)}, checksums.FACTS)
+    old = foreign.parse_json(_stored(workdir, checksums.DISGUISE, record))
+    form.check(old, {"key_fingerprint": (None, _TEXT)}, checksums.DISGUISE)
   except ValueError as error:
     raise DataError(
       f"{workdir} must hold a whole run to go on with, got a damaged config.json or disguise.json ({error}). "
       "Give another --workdir."
     ) from error
-  before, now = dict(config_lib.leaves(old_config)), dict(config_lib.leaves(config))
+  now = dict(config_lib.leaves(config))
+  # A field that came later was, in effect, at its usual value.
+  before = {**dict(config_lib.leaves(base.get_config())), **dict(config_lib.leaves(old_config))}
   changed = [
     f"{name} was {before.get(name)!r}, now {now.get(name)!r}"
     for name in sorted(before.keys() | now.keys())
@@ -236,7 +228,7 @@ def _check_same(
 def _stored(workdir: Path, name: str, record: checksums.Record | None) -> bytes:
   """Reads a file of a run: as recorded, or as it is where no checkpoint is finished yet."""
   if record is None:
-    return foreign.read(workdir, name, limit=checksums.LIMITS[name])
+    return checksums.unchecked(workdir, name)
   return checksums.checked(workdir, record, name)
 
 

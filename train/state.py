@@ -26,6 +26,7 @@ import numpy as np
 import optax
 import orbax.checkpoint as ocp
 
+from djax.cli import boundary
 from djax.errors import DataError, DjaxError
 from djax.io import foreign
 from djax.models import checksums, weights
@@ -34,9 +35,7 @@ from djax.models.network import Network, logits
 T = TypeVar("T")
 
 __all__ = [
-  "Checkpoints",
   "State",
-  "checkpoints",
   "forward",
   "initial",
   "network",
@@ -69,22 +68,6 @@ class State(NamedTuple):
   opt_state: Any
   mean: jax.Array
   scale: jax.Array
-
-
-class Checkpoints(NamedTuple):
-  """The finished checkpoints of a run directory.
-
-  Attributes:
-    workdir: the run directory.
-    record: of the newest, as it was when the directory was opened; None where there was none.
-  """
-
-  workdir: Path
-  record: checksums.Record | None
-
-  def latest_step(self) -> int | None:
-    """Returns the step of the newest checkpoint, or None."""
-    return None if self.record is None else self.record.step
 
 
 def initial(
@@ -122,59 +105,29 @@ def initial(
 
 
 def forward(model: nn.Module, state: State, images: jax.Array) -> jax.Array:
-  """Returns float32 logits ``[B, K]`` outside of training.
-
-  Args:
-    model: the network.
-    state: its parameters and statistics.
-    images: float32 ``[B, H, W, C]``, disguised.
-  """
+  """Returns float32 logits ``[B, K]`` of disguised images, float32 ``[B, H, W, C]``, outside of training."""
   return logits(model, network(state), images)
 
 
 def network(state: State) -> Network:
-  """Returns the part of a state that classifies images.
-
-  Args:
-    state: of a run.
-  """
+  """Returns the part of a state that classifies images."""
   return Network(state.average or state.params, state.batch_stats, state.mean, state.scale)
 
 
 def _updated(stats: Mapping[str, Any], estimates: Mapping[str, Any]) -> dict[str, Any]:
   """Replaces leaves of ``stats`` by those of ``estimates``, which has no others."""
-  found = dict(stats)
+  updated = dict(stats)
   for name, value in estimates.items():
     if isinstance(value, Mapping):
-      found[name] = _updated(stats[name], value)
+      updated[name] = _updated(stats[name], value)
     else:
       assert stats[name].shape == value.shape and stats[name].dtype == value.dtype, name
-      found[name] = jnp.asarray(value)
-  return found
-
-
-@contextlib.contextmanager
-def checkpoints(workdir: Path) -> Iterator[Checkpoints]:
-  """Opens the checkpoints of a run directory; changes nothing in it.
-
-  Args:
-    workdir: the run directory, absolute.
-
-  Yields:
-    What ``save`` and ``restore`` take.
-
-  Raises:
-    DataError: if the newest record is damaged, or the run was made by a djax that kept no checksums.
-  """
-  yield Checkpoints(workdir, checksums.newest(workdir))
+      updated[name] = jnp.asarray(value)
+  return updated
 
 
 def remove_unfinished(workdir: Path) -> None:
-  """Removes checkpoints that were never finished, and whatever else lies beside the finished ones.
-
-  Args:
-    workdir: the run directory; nobody else writes to it.
-  """
+  """Removes checkpoints that were never finished, and whatever else lies there; nobody else may write to the run."""
   _remove_old(workdir)  # where the process ended right before it did
   finished = set(map(str, checksums.recorded(workdir)))
   for entry in (workdir / checksums.CHECKPOINTS).iterdir():
@@ -182,20 +135,13 @@ def remove_unfinished(workdir: Path) -> None:
       _remove(entry)
 
 
-def save(checkpoints: Checkpoints, step: int, state: State, seconds: float) -> None:
+def save(workdir: Path, step: int, state: State, seconds: float) -> None:
   """Writes a checkpoint and records it; of the finished ones, the two newest are kept.
-
-  Args:
-    checkpoints: from ``checkpoints``.
-    step: steps done.
-    state: what to write.
-    seconds: spent on training so far.
 
   Raises:
     DjaxError: if the disk has no room for it.
     OSError: if it cannot be written.
   """
-  workdir = checkpoints.workdir
   folder = workdir / checksums.CHECKPOINTS / str(step)
   # Looked at first: what Orbax's threads print when a disk is full hides the one line that helps.
   needed = 2 * _nbytes(state) + _nbytes(network(state)) + _SPARE_BYTES
@@ -203,7 +149,7 @@ def save(checkpoints: Checkpoints, step: int, state: State, seconds: float) -> N
   if free < needed:
     raise DjaxError(
       f"the run directory needs {needed / 1e6:.1f} MB free for the next checkpoint, got {free / 1e6:.1f} MB. "
-      "Make room and give the same command again."
+      "Make room and re-run the command."
     )
   args = ocp.args.Composite(
     state=ocp.args.StandardSave(state._asdict()), meta=ocp.args.JsonSave({"seconds": seconds})
@@ -213,27 +159,27 @@ def save(checkpoints: Checkpoints, step: int, state: State, seconds: float) -> N
       whole = _apart(functools.partial(_written, folder, args, state))
   except Exception as error:  # Orbax and TensorStore each have their own
     raise DjaxError(
-      f"the run directory must be writable, got {_reason(error)} for {folder}. Make room and give the same command "
-      "again."
+      f"the run directory must be writable, got {_reason(error)} for {folder}. Make room and re-run "
+      "the command."
     ) from error
   if not whole:
     raise DjaxError(
-      f"{folder} reads back as something else than was written. See whether the disk is sound, and give the same "
-      "command again."
+      f"{folder} reads back as something else than was written. Check the disk, and re-run the command."
     )
   (folder / checksums.NETWORK).write_bytes(weights.dump(network(state)))
   checksums.write(workdir, step)
   _remove_old(workdir)
 
 
-def restore(checkpoints: Checkpoints, state: State) -> tuple[State, float]:
-  """Reads the newest finished checkpoint, once all that its record names is as it was.
+def restore(workdir: Path, record: checksums.Record | None, state: State) -> tuple[State, float]:
+  """Reads a finished checkpoint, after all files that its record names are verified.
 
-  Security: checksums tell damage, not who wrote the run. What Orbax and TensorStore do with files that somebody made
+  Security: checksums detect damage, not who wrote the run. What Orbax and TensorStore do with files that somebody made
   for them, with checksums that fit, is up to them; to answer questions, ``djax.models.predict`` needs neither.
 
   Args:
-    checkpoints: from ``checkpoints``.
+    workdir: the run directory, absolute.
+    record: of its newest checkpoint, or None where there is none.
     state: shapes, dtypes and shardings to restore to: arrays, or ``jax.ShapeDtypeStruct``.
 
   Returns:
@@ -242,7 +188,6 @@ def restore(checkpoints: Checkpoints, state: State) -> tuple[State, float]:
   Raises:
     DataError: if anything is missing, damaged or of another run.
   """
-  workdir, record = checkpoints
   if record is None:
     return state, 0.0
   folder = f"{checksums.CHECKPOINTS}/{record.step}"
@@ -254,14 +199,13 @@ def restore(checkpoints: Checkpoints, state: State) -> tuple[State, float]:
   checksums.verify(
     workdir, record, limit=checksums.limit(weights.size(network(state))), apart_from=copied
   )
-  abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, state._asdict())
-  args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), meta=ocp.args.JsonRestore())
+  args = ocp.args.Composite(state=_restored_as(state), meta=ocp.args.JsonRestore())
   with foreign.private_copies(workdir, copied) as copies, _orbax() as orbax:
     hook = _without_late_reports()
     try:
       restored = orbax.restore(copies / folder, args=args)
-      found, seconds = State(**restored["state"]), float(restored["meta"]["seconds"])
-      sound = int(found.step) == record.step and math.isfinite(seconds) and seconds >= 0
+      restored_state, seconds = State(**restored["state"]), float(restored["meta"]["seconds"])
+      sound = int(restored_state.step) == record.step and math.isfinite(seconds) and seconds >= 0
       sys.unraisablehook = hook
     except Exception as error:  # Orbax, TensorStore and msgpack each have their own
       raise DataError(
@@ -272,14 +216,21 @@ def restore(checkpoints: Checkpoints, state: State) -> tuple[State, float]:
     raise DataError(
       f"{workdir / folder} must be a checkpoint of step {record.step}, it is not. Take the run from a good copy."
     )
-  return found, seconds
+  return restored_state, seconds
 
 
 def _written(folder: Path, args: Any, state: State) -> bool:
-  """Writes a checkpoint, and returns whether it reads as it should."""
+  """Writes a checkpoint, and returns whether it reads as it should: Orbax passes over some errors of the disk."""
   with _orbax() as orbax:
     orbax.save(folder, args=args)
-    return _reads_as(orbax, folder, state)
+    restored = orbax.restore(folder, args=ocp.args.Composite(state=_restored_as(state)))["state"]
+  pairs = zip(jax.tree.leaves(restored), jax.tree.leaves(state._asdict()), strict=True)
+  return all(np.asarray(a).tobytes() == np.asarray(b).tobytes() for a, b in pairs)
+
+
+def _restored_as(state: State) -> ocp.args.StandardRestore:
+  """Asks Orbax for shapes, dtypes and shardings of a state."""
+  return ocp.args.StandardRestore(jax.tree.map(ocp.utils.to_shape_dtype_struct, state._asdict()))
 
 
 def _apart(work: Callable[[], T]) -> T:
@@ -329,7 +280,7 @@ def _remove_old(workdir: Path) -> None:
 
 @contextlib.contextmanager
 def _hushed() -> Iterator[None]:
-  """Silences what Orbax's threads print when a write fails: one line is said by who called. Kept up after an error."""
+  """Silences what Orbax's threads print when a write fails, also afterwards: the caller prints one line."""
   log, hooks = logging.getLogger("asyncio"), (sys.excepthook, sys.unraisablehook)
   level = log.level
   log.setLevel(logging.CRITICAL + 1)
@@ -344,25 +295,11 @@ def _hushed() -> Iterator[None]:
   log.setLevel(level)
 
 
-def _reads_as(orbax: ocp.Checkpointer, folder: Path, state: State) -> bool:
-  """Whether a checkpoint that was just written holds a state: Orbax passes over some errors of the disk."""
-  abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, state._asdict())
-  args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
-  back, given = (
-    jax.tree.leaves(tree) for tree in (orbax.restore(folder, args=args)["state"], state._asdict())
-  )
-  return all(
-    np.asarray(a).tobytes() == np.asarray(b).tobytes() for a, b in zip(back, given, strict=True)
-  )
-
-
 def _reason(error: BaseException) -> str:
   """Returns the system's word for an error, however deep libraries hid it."""
-  cause: BaseException | None = error
-  while cause is not None:
+  for cause in boundary.chain(error):
     if isinstance(cause, OSError) and cause.strerror:
       return cause.strerror
-    cause = cause.__cause__ or cause.__context__
   number = re.search(r"os_error_code='([0-9]+)'", str(error))
   return os.strerror(int(number[1])) if number else type(error).__name__
 

@@ -1,63 +1,37 @@
-"""How a run talks and listens: signals, a progress bar on a terminal, plain lines elsewhere, errors as one line."""
+"""Signals, a progress bar on a terminal, plain lines elsewhere, errors as one line."""
 
 import contextlib
 import logging
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from djax.errors import DjaxError
+from djax.cli import boundary
 from djax.io.escape import for_terminal
 
 __all__ = ["guarded", "progress", "say", "signals"]
 
 
-def guarded(work: Callable[[], int], *, place: str) -> int:
-  """Runs a command; what goes wrong becomes one line and an exit code.
+def guarded(work: Callable[[list[str]], int], argv: Sequence[str], *, place: str) -> int:
+  """Runs a command; an error becomes one line and an exit code, see ``djax.cli.boundary``.
 
   Args:
-    work: the command; returns its exit code.
-    place: what the command writes to, for the line about a disk that is full.
-
-  Returns:
-    Exit code: 0 ok, 1 failed, 2 usage or config, 3 key, 4 data, 5 refused for safety, 143/130 after a signal.
+    work: the command; given its arguments, returns its exit code.
+    argv: the arguments; ``--debug`` among them shows tracebacks.
+    place: what the command writes to, for errors of the file system that name no file.
   """
   logging.getLogger("absl").setLevel(logging.CRITICAL)
-  try:
-    return work()
-  except DjaxError as error:
-    say(f"error: {error}")
-    return error.exit_code
-  except KeyboardInterrupt:
-    return 130
-  except Exception as error:
-    # Orbax wraps what the file system says in types of its own.
-    full = "No space left" in _chain(error)
-    if not full and not isinstance(error, OSError):
-      raise
-    reason = "no space left on the disk" if full else error
-    say(
-      f"error: {place} must be writable, got: {reason}. Make room and give the same command again."
-    )
-    return 1
-
-
-def _chain(error: BaseException | None) -> str:
-  """Returns the texts of an error and of what led to it."""
-  texts = []
-  while error is not None:
-    texts.append(str(error))
-    error = error.__cause__ or error.__context__
-  return " ".join(texts)
+  words, debug = boundary.without_debug(argv)
+  return boundary.guarded(lambda: work(words), say=say, place=lambda: place, debug=debug)
 
 
 @contextlib.contextmanager
 def signals() -> Iterator[list[int]]:
-  """Collects SIGTERM and SIGINT; a second one of a kind does what it always did.
+  """Collects SIGTERM and SIGINT; a second signal of a kind has its usual effect.
 
   Yields:
     A list that grows by the number of each signal.
@@ -84,19 +58,14 @@ def signals() -> Iterator[list[int]]:
 
 
 @contextlib.contextmanager
-def progress(total: int, done: int, label: str) -> Iterator[Callable[[], None]]:
+def progress(total: int, done: int, label: str) -> Iterator[Callable[[int], None]]:
   """Shows a bar on a terminal; elsewhere the epoch lines are enough.
 
-  Args:
-    total: steps of the whole run.
-    done: steps done already.
-    label: what stands beside the bar.
-
   Yields:
-    A function to call after every step.
+    A function to call with the number of steps since it was last called.
   """
   if not sys.stderr.isatty():
-    yield lambda: None
+    yield lambda steps: None
     return
   columns = (
     TextColumn("{task.description}", markup=False),
@@ -106,13 +75,9 @@ def progress(total: int, done: int, label: str) -> Iterator[Callable[[], None]]:
   )
   with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
     task = bar.add_task(for_terminal(label), total=total, completed=done)
-    yield lambda: bar.advance(task)
+    yield lambda steps: bar.advance(task, steps)
 
 
 def say(text: str) -> None:
-  """Prints a line of talk to stderr; stdout is for results.
-
-  Args:
-    text: the line; parts of it may come from files that nobody vouches for.
-  """
+  """Prints a line to stderr, escaped: parts of it may come from untrusted files. stdout is for results."""
   print(for_terminal(text), file=sys.stderr, flush=True)

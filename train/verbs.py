@@ -13,16 +13,12 @@ __all__ = ["examine", "figure", "lines", "measure_step", "scenario_of", "step_ca
 
 
 def scenario_of(name: str, **options) -> Scenario:
-  """Returns what an audit of a training config attacks.
-
-  Args:
-    name: of a shipped config, or a Python file.
-    **options: of ``audited.scenario_of``.
+  """Returns what an audit of a training config attacks; the options are those of ``audited.scenario_of``.
 
   Raises:
     ConfigError: for an unknown or wrong config, or one that cannot be audited.
     DataError: if its source is missing or damaged.
   """
-  found = config.load(name)
-  config.check(found)
-  return audited.scenario_of(found, **options)
+  loaded = config.load(name)
+  config.check(loaded)
+  return audited.scenario_of(loaded, **options)

@@ -9,7 +9,9 @@ import numpy as np
 
 from djax.errors import ConfigError
 
-__all__ = ["Attack", "AttackResult", "Estimate", "Known", "run"]
+__all__ = ["Attack", "AttackResult", "Estimate", "Known", "Progress", "constant_estimate", "run"]
+
+Progress = Callable[[float, str], None]
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -37,11 +39,11 @@ class Known:
 
 
 class Estimate(NamedTuple):
-  """What an attack says.
+  """What an attack returns.
 
   Attributes:
     images: float32 ``[t, H, W, C]``, its estimates of the targets' originals, 0..255.
-    diagnostics: JSON types: what it found out on the way, and warnings under ``warnings``.
+    diagnostics: JSON types: intermediate results, and warnings under ``warnings``.
   """
 
   images: np.ndarray
@@ -57,7 +59,8 @@ class Attack(NamedTuple):
     needs: of ``public`` and ``pairs``, what it cannot do without.
     title: what it does, in a few words.
     refuses: ``(spec) -> reason`` why it cannot handle a scheme, or None if it can.
-    attack: ``(known, *, seed, progress) -> Estimate``; ``progress`` is told a fraction done and a word on it.
+    attack: ``(known, *, seed, progress) -> Estimate``; ``progress`` is called with the fraction done and the current
+      step. One with options takes them as ``settings``, a frozen dataclass ``Settings`` of its module.
   """
 
   name: str
@@ -82,7 +85,8 @@ def run(
   known: Known,
   *,
   seed: int,
-  progress: Callable[[float, str], None] = lambda fraction, word: None,
+  settings: Any = None,
+  progress: Progress = lambda fraction, step: None,
 ) -> AttackResult:
   """Runs an attack on what it is allowed to know.
 
@@ -90,7 +94,8 @@ def run(
     attack: a row of ``attacks.ATTACKS``.
     known: what the attacker has; of it the attack sees what its level allows.
     seed: of whatever it draws.
-    progress: told how far it is.
+    settings: the attack's own ``Settings``; None for those it ships with.
+    progress: called with the fraction done and the current step.
 
   Raises:
     ConfigError: if it cannot handle the scheme or lacks what it needs.
@@ -103,7 +108,8 @@ def run(
   if attack.level == 1:
     known = dataclasses.replace(known, pairs=None)
   start = time.perf_counter()
-  images, diagnostics = attack.attack(known, seed=seed, progress=progress)
+  options = {} if settings is None else {"settings": settings}
+  images, diagnostics = attack.attack(known, seed=seed, progress=progress, **options)
   seconds = time.perf_counter() - start
   height, width, channels = known.spec["image_shape"]
   expected = (len(known.targets), height, width, channels)
@@ -112,3 +118,19 @@ def run(
       f"attack {attack.name} must return float32 {expected}, got {images.dtype} {images.shape}."
     )
   return AttackResult(attack.name, np.clip(images, 0, 255), diagnostics, seconds)
+
+
+def constant_estimate(known: Known, **diagnostics: Any) -> Estimate:
+  """Returns the only known original as the estimate of every target, or grey if there is none.
+
+  Args:
+    known: what the attacker has, with too few ``pairs`` to learn from.
+    **diagnostics: of the estimate, besides ``pairs`` and ``warnings``.
+  """
+  assert known.pairs is not None
+  originals = known.pairs[0]
+  guess, shown = (originals[0], "that original") if len(originals) else (np.array(127.5), "grey")
+  images = np.broadcast_to(guess, (len(known.targets), *known.spec["image_shape"]))
+  warnings = [f"{len(originals)} pairs: nothing to learn from, the estimates are {shown}"]
+  diagnostics = {"pairs": len(originals), **diagnostics, "warnings": warnings}
+  return Estimate(images.astype(np.float32), diagnostics)

@@ -35,9 +35,9 @@ def write(
   data_dir: str = "",
   progress: Callable[[float, str], None] = lambda fraction, word: None,
 ) -> None:
-  """Audits a list of settings and writes the table; goes on with one that this version began.
+  """Audits a list of settings and writes the table; continues one that this version began.
 
-  A row that is there is attacked by those alone that have not tried it yet, so a new attack costs what it takes itself.
+  An existing row is attacked only by attacks that have not tried it yet.
 
   Args:
     path: the file.
@@ -45,7 +45,7 @@ def write(
     disguises: by default ``settings()``.
     sizes: of the audits, by default those of ``--fast``.
     data_dir: of prepared TFDS sets.
-    progress: told how far it is.
+    progress: called with the fraction done and the current step.
   """
   listed = list(settings()) if disguises is None else list(disguises)
   head = {
@@ -69,7 +69,7 @@ def write(
         continue
       progress(done, f"{source} {' '.join(map(str, disguise.values()))}")
       try:
-        made = scenario.from_source(
+        setting = scenario.from_source(
           source, disguise, seed=_SEED, sizes=sizes or scenario.FAST, data_dir=data_dir
         )
       except DataError as error:
@@ -78,27 +78,27 @@ def write(
       except ConfigError as error:
         progress(done, f"{source} {' '.join(map(str, disguise.values()))} left out: {error}")
         continue
-      shape = tuple(made.spec["image_shape"])
-      left = [attack for attack in left if attack.refuses(made.spec) is None or not row]
+      shape = tuple(setting.spec["image_shape"])
+      left = [attack for attack in left if attack.refuses(setting.spec) is None or not row]
       if not left:
         continue
-      examiner = examiner or runner.train_examiner(made, seed=_SEED)
-      facts = runner.audit(made, left, seed=_SEED, examiner=examiner).facts
+      examiner = examiner or runner.train_examiner(setting, seed=_SEED)
+      report = runner.audit(setting, left, seed=_SEED, examiner=examiner).facts
       levels = {
-        number: {name: found[name] for name in ("verdict", "by", "pairs", "failed")}
-        for number, found in facts["levels"].items()
+        number: {name: judged[name] for name in ("verdict", "by", "pairs", "failed")}
+        for number, judged in report["levels"].items()
       }
-      took = [attack["name"] for attack in facts["attacks"] if attack["status"] != "refused"]
+      took = [attack["name"] for attack in report["attacks"] if attack["status"] != "refused"]
       if row:
         row["attacks"] = [name for name in ATTACKS if name in (*tried, *took)]
         row["levels"] = {number: _worse(row["levels"][number], levels[number]) for number in levels}
       else:
         rows.append(
           {
-            "class": known_breaks.classify(made.spec),
+            "class": known_breaks.classify(setting.spec),
             "source": source,
             "disguise": dict(disguise),
-            "sizes": facts["setting"]["sizes"],
+            "sizes": report["setting"]["sizes"],
             "attacks": took,
             "levels": levels,
           }
@@ -107,7 +107,7 @@ def write(
 
 
 def _worse(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
-  """Returns what some attacks and some others found together at a threat level."""
+  """Merges the results of some attacks and of some others at a threat level."""
   failed = [*before["failed"], *now["failed"]]
   verdict = verdicts.worst([before["verdict"], now["verdict"]])
   rests_on = [one for one in (before, now) if one["verdict"] == verdict]
@@ -120,7 +120,7 @@ def _worse(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _takes(attack: Attack, disguise: Mapping[str, Any], shape: tuple[int, ...] = _SHAPE) -> bool:
-  """Tells whether an attack takes a disguise of images of a shape."""
+  """Returns whether an attack accepts a disguise of images of a shape."""
   try:
     spec = schemes.from_spec({**disguise, "image_shape": shape}).spec.to_dict()
   except ValueError:  # it fits no such image, and is left out
@@ -133,23 +133,23 @@ def _begun(path: Path, head: Mapping[str, Any]) -> list[dict[str, Any]]:
   if not path.exists():
     return []
   try:
-    found = json.loads(path.read_text())
+    table = json.loads(path.read_text())
   except ValueError:
-    found = {}
-  if found.get("format") != known_breaks.FORMAT:
+    table = {}
+  if table.get("format") != known_breaks.FORMAT:
     raise ConfigError(f"{path} exists and is no table of audits. Give another name.")
-  if any(found.get(name) != head[name] for name in head if name != "attacks"):
+  if any(table.get(name) != head[name] for name in head if name != "attacks"):
     return []
-  for row in found["rows"]:
+  for row in table["rows"]:
     # A table of an older djax says once for all rows who was tried.
-    row.setdefault("attacks", [name for name in found["attacks"] if name in ATTACKS])
-  return [row for row in found["rows"] if all(name in ATTACKS for name in row["attacks"])]
+    row.setdefault("attacks", [name for name in table["attacks"] if name in ATTACKS])
+  return [row for row in table["rows"] if all(name in ATTACKS for name in row["attacks"])]
 
 
-def _replace(path: Path, facts: Mapping[str, Any]) -> None:
+def _replace(path: Path, table: Mapping[str, Any]) -> None:
   """Writes the table, one row a line."""
-  body = ",\n".join(json.dumps(row) for row in facts["rows"])
-  start = ", ".join(f"{json.dumps(k)}: {json.dumps(v)}" for k, v in facts.items() if k != "rows")
+  body = ",\n".join(json.dumps(row) for row in table["rows"])
+  start = ", ".join(f"{json.dumps(k)}: {json.dumps(v)}" for k, v in table.items() if k != "rows")
   temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
   temporary.write_text(f'{{{start}, "rows": [\n{body}\n]}}\n')
   os.replace(temporary, path)

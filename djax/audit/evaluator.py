@@ -15,7 +15,7 @@ import optax
 from djax.models import Cnn
 from djax.ops import metrics
 
-__all__ = ["Examiner", "Scores", "score", "train_examiner"]
+__all__ = ["Examiner", "Scores", "score", "ssim", "train_examiner"]
 
 _BATCH = 128
 _STEPS = 800
@@ -30,11 +30,11 @@ class Scores(NamedTuple):
     psnr: float32 ``[t]``, dB.
     ssim: float32 ``[t]``.
     accuracy: of the examiner on the estimates, 0..1.
-    success: that over its accuracy on the originals.
-    above_chance: where ``accuracy`` lies between that of one guess for all, 0, and that on originals, 1; 0 where the
-      examiner does not beat that guess on the originals either, so that there is nothing to measure with.
+    success: ``accuracy`` over ``plain``.
+    above_chance: where ``accuracy`` lies between ``chance``, 0, and ``plain``, 1; 0 where the examiner does not beat
+      chance on the originals either, so that there is nothing to measure with.
     plain: accuracy of the examiner on the originals.
-    chance: of one guess for all.
+    chance: accuracy of one guess for all.
   """
 
   mse: np.ndarray
@@ -141,7 +141,7 @@ def score(
   return Scores(
     mse=np.asarray(metrics.mse(x, y)),
     psnr=np.asarray(metrics.psnr(x, y)),
-    ssim=np.asarray(metrics.ssim(x, y, filter_size=metrics.window(x.shape))),
+    ssim=ssim(x, y),
     accuracy=seen,
     success=seen / plain if plain else 0.0,
     above_chance=float(np.clip((seen - chance) / (plain - chance), 0, 1))
@@ -150,3 +150,14 @@ def score(
     plain=plain,
     chance=chance,
   )
+
+
+def ssim(originals: Any, estimates: Any) -> np.ndarray:
+  """Returns the structural similarity of each image, float32 ``[n]``, with the window that small images allow.
+
+  Args:
+    originals: float32 ``[n, H, W, C]``.
+    estimates: the same shape.
+  """
+  x, y = jnp.asarray(originals), jnp.asarray(estimates)
+  return np.asarray(metrics.ssim(x, y, filter_size=metrics.window(x.shape)))

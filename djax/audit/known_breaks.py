@@ -39,7 +39,7 @@ def classify(spec: Mapping[str, Any]) -> str:
 
 
 def lookup(spec: Mapping[str, Any], *, path: Path = FILE) -> str | None:
-  """Says in one line what is known to break a setting.
+  """Returns in one line what is known to break a setting.
 
   Args:
     spec: ``SchemeSpec.to_dict()``, complete.
@@ -56,11 +56,11 @@ def lookup(spec: Mapping[str, Any], *, path: Path = FILE) -> str | None:
   for verdict in ("broken", "leaks"):
     for level, how in _LEVELS.items():
       for row in rows:
-        found = row["levels"][level]
-        if found["verdict"] == verdict:
-          with_pairs = f" ({found['pairs']} pairs)" if found["pairs"] else ""
+        judged = row["levels"][level]
+        if judged["verdict"] == verdict:
+          with_pairs = f" ({judged['pairs']} pairs)" if judged["pairs"] else ""
           return (
-            f"{known}: {verdict} {how}{with_pairs} by {', '.join(found['by'])}, as audited on {row['source']}. "
+            f"{known}: {verdict} {how}{with_pairs} by {', '.join(judged['by'])}, as audited on {row['source']}. "
             "On your images: python -m djax audit"
           )
   return None

@@ -2,27 +2,30 @@
 
 import base64
 import io
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
 from djax.audit import verdicts
 from djax.audit.runner import Outcome
-from djax.io import escape, files
+from djax.io import escape, files, pages
 
-__all__ = ["FACTS", "PAGE", "curves", "page", "svg", "write"]
+__all__ = ["FACTS", "PAGE", "curves", "page", "write"]
 
 FACTS = "audit.json"
 PAGE = "audit.html"
 
 _CELL = 64
 _GAP = 4
+_TITLES = (
+  *("attack", "level", "pairs", "verdict", "SSIM", "SSIM<br>above chance", "PSNR dB"),
+  *("examiner<br>success", "examiner<br>above chance", "seconds"),
+)
+_WORDS = ("attack", "verdict")  # the columns that are no numbers
 _NOT_COVERED = (
   "attacks on the trained network: its use on plain images, membership, inversion of the model",
   "attackers with more images, more time, other networks or better ideas than these",
@@ -75,11 +78,7 @@ def write(folder: Path, outcome: Outcome) -> None:
     folder: exists, and is empty.
     outcome: of the audit.
   """
-  texts = {
-    FACTS: json.dumps(outcome.facts, indent=1, allow_nan=False) + "\n",
-    PAGE: page(outcome),
-  }
-  for name, text in texts.items():
+  for name, text in ((FACTS, pages.json_text(outcome.facts)), (PAGE, page(outcome))):
     with files.private(folder / name) as file:
       file.write(text.encode())
 
@@ -98,6 +97,9 @@ def page(outcome: Outcome) -> str:
   )
   sizes = setting["sizes"]
   shape = " x ".join(map(str, spec["image_shape"]))
+  pairs = " or ".join(map(str, sizes["pairs"]))
+  if pairs:
+    pairs = f"; at level 2 also {pairs} known pairs of an original and its disguised image"
   warnings = "".join(f"<li>{_text(warning)}</li>" for warning in setting["warnings"])
   plots = ""
   if shown := curves(facts):
@@ -117,7 +119,7 @@ def page(outcome: Outcome) -> str:
 <p class="soft">{_text(options)}. Images of {_text(shape)}. djax {_text(facts["djax"])}, seed {_text(facts["seed"])},
 {facts["seconds"]:.0f} s. Key: {_text(setting["key"])}.</p>
 <p class="note"><strong>This page shows originals: keep it on your machine.</strong></p>
-<div class="levels">{"".join(_level(n, found) for n, found in facts["levels"].items())}</div>
+<div class="levels">{"".join(_level(n, level) for n, level in facts["levels"].items())}</div>
 <h2>Attack by attack</h2>
 {_table(facts["attacks"])}
 <p class="soft">Medians over {sizes["targets"]} targets whose originals no attack saw. Above chance: 0 is what guessing
@@ -128,7 +130,7 @@ gives, 1 the originals themselves.</p>
 {"".join(_strip(caption, images, facts) for caption, images in outcome.pictures.items())}
 <h2>What was tried</h2>
 <p>The attacker had {sizes["private"]} disguised images and {sizes["public"]} public images of the same
-kind{_pairs(sizes)}. None of these originals is a target.</p>
+kind{pairs}. None of these originals is a target.</p>
 <ul>{warnings}</ul>
 <h2>How verdicts are made</h2>
 <dl>{"".join(_threshold(name) for name in facts["thresholds"])}
@@ -144,14 +146,6 @@ right are judged and shown so: a mirrored picture tells as much. Level 2 include
 """
 
 
-def _pairs(sizes: Mapping[str, Any]) -> str:
-  """Says how many pairs were known."""
-  counts = " or ".join(map(str, sizes["pairs"]))
-  return f"; at level 2 also {counts} known pairs of an original and its disguised image" * bool(
-    counts
-  )
-
-
 def curves(facts: Mapping[str, Any]) -> str:
   """Draws both measures over the number of known pairs.
 
@@ -164,7 +158,7 @@ def curves(facts: Mapping[str, Any]) -> str:
   rows = [row for row in facts["attacks"] if len(row["runs"]) > 1]
   if not rows:
     return ""
-  drawn = ""
+  plots = ""
   measures = {"ssim_above_chance": "SSIM above chance", "above_chance": "examiner above chance"}
   for name, title in measures.items():
     figure = Figure(figsize=(4.2, 3), layout="constrained")
@@ -178,63 +172,47 @@ def curves(facts: Mapping[str, Any]) -> str:
       values = [run["scores"][name] for run in row["runs"]]
       axes.plot([run["pairs"] for run in row["runs"]], values, marker="o", label=row["name"])
     axes.legend(frameon=False, fontsize="small", loc="lower right")
-    drawn += f"<div>{svg(figure)}</div>"
-  return drawn
+    plots += f"<div>{pages.svg(figure)}</div>"
+  return plots
 
 
-def svg(figure: Any) -> str:
-  """Returns a Matplotlib figure as an ``<svg>`` element, letters as outlines.
-
-  Args:
-    figure: the figure.
-  """
-  buffer = io.StringIO()
-  nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-  with matplotlib.rc_context({"svg.hashsalt": "djax", "svg.fonttype": "path"}):
-    figure.savefig(buffer, format="svg", metadata=nothing)
-  text = buffer.getvalue()
-  return text[text.index("<svg") :]
-
-
-def _level(number: str, found: Mapping[str, Any]) -> str:
-  verdict = found["verdict"] or verdicts.UNTRIED
+def _level(number: str, level: Mapping[str, Any]) -> str:
+  verdict = level["verdict"] or verdicts.UNTRIED
   knows = {"1": "disguised images alone", "2": "also a few known originals"}[number]
   return (
     f'<section class="level {_mark(verdict)}"><div class="soft">Level {number}: {knows}</div>'
-    f'<div class="verdict">{_text(verdict)}</div><p>{_text(found["words"])}</p></section>'
+    f'<div class="verdict">{_text(verdict)}</div><p>{_text(level["words"])}</p></section>'
   )
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> str:
-  head = (
-    '<tr><th>attack</th><th class="n">level</th><th class="n">pairs</th><th>verdict</th><th class="n">SSIM</th>'
-    '<th class="n">SSIM<br>above chance</th><th class="n">PSNR dB</th><th class="n">examiner<br>success</th>'
-    '<th class="n">examiner<br>above chance</th><th class="n">seconds</th></tr>'
-  )
-  lines = []
+  number = '<td class="n">{}</td>'.format
+  heads = ("<th>" if title in _WORDS else '<th class="n">' for title in _TITLES)
+  lines = ["".join(f"{head}{title}</th>" for head, title in zip(heads, _TITLES, strict=True))]
   for row in rows:
-    name = f'<td title="{_text(row["title"])}">{_text(row["name"])}</td><td class="n">{_text(row["level"])}</td>'
+    name = (
+      f'<td title="{_text(row["title"])}">{_text(row["name"])}</td>{number(_text(row["level"]))}'
+    )
     for run in row["runs"]:
-      found = run["scores"]
+      scores, verdict = run["scores"], run["verdict"]
       pairs = "" if run["pairs"] is None else run["pairs"]
-      numbers = (
-        f"{found['ssim']['median']:.3f}",
-        f"{found['ssim_above_chance']:.2f}",
-        f"{found['psnr']['median']:.1f}",
-        f"{found['success']:.0%}",
-        f"{found['above_chance']:.2f}",
+      chip = f'<td><span class="chip {_mark(verdict)}">{_text(verdict)}</span></td>'
+      cells = (
+        f"{scores['ssim']['median']:.3f}",
+        f"{scores['ssim_above_chance']:.2f}",
+        f"{scores['psnr']['median']:.1f}",
+        f"{scores['success']:.0%}",
+        f"{scores['above_chance']:.2f}",
         f"{run['seconds']:.1f}",
       )
-      cells = "".join(f'<td class="n">{number}</td>' for number in numbers)
-      lines.append(
-        f'<tr>{name}<td class="n">{_text(pairs)}</td>{_chip(run["verdict"])}{cells}</tr>'
-      )
+      lines.append(f"{name}{number(_text(pairs))}{chip}{''.join(map(number, cells))}")
       for warning in run["diagnostics"].get("warnings", ()):
-        lines.append(f'<tr><td></td><td colspan="9" class="soft why">{_text(warning)}</td></tr>')
+        lines.append(f'<td></td><td colspan="9" class="soft why">{_text(warning)}</td>')
     if row["status"] == "failed":
-      why = f"failed: {row['reason']}"
-      lines.append(f'<tr>{name}<td></td><td colspan="7" class="soft why">{_text(why)}</td></tr>')
-  return f'<div class="scroll"><table>{head}{"".join(lines)}</table></div>'
+      reason = _text(f"failed: {row['reason']}")
+      lines.append(f'{name}<td></td><td colspan="7" class="soft why">{reason}</td>')
+  body = "".join(f"<tr>{line}</tr>" for line in lines)
+  return f'<div class="scroll"><table>{body}</table></div>'
 
 
 def _refused(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -245,10 +223,6 @@ def _refused(rows: Sequence[Mapping[str, Any]]) -> str:
     if row["status"] == "refused"
   )
   return items and f'<p class="soft">Not for this disguise:</p><ul class="soft">{items}</ul>'
-
-
-def _chip(verdict: str) -> str:
-  return f'<td><span class="chip {_mark(verdict)}">{_text(verdict)}</span></td>'
 
 
 def _mark(verdict: str) -> str:
@@ -275,12 +249,10 @@ def _strip(caption: str, images: np.ndarray, facts: Mapping[str, Any]) -> str:
   colours = pixels[..., :3] if pixels.shape[-1] >= 3 else np.repeat(pixels[..., :1], 3, -1)
   times = max(1, _CELL // max(colours.shape[1:3]))
   colours = colours.repeat(times, 1).repeat(times, 2)
-  count, height, width, _ = colours.shape
-  sheet = np.zeros((height, count * (width + _GAP) - _GAP, 4), np.uint8)
-  for index, image in enumerate(colours):
-    left = index * (width + _GAP)
-    sheet[:, left : left + width, :3] = image
-    sheet[:, left : left + width, 3] = 255
+  count, height = colours.shape[:2]
+  opaque = np.concatenate([colours, np.full_like(colours[..., :1], 255)], -1)
+  spaced = np.pad(opaque, ((0, 0), (0, 0), (0, _GAP), (0, 0)))
+  sheet = np.concatenate(spaced, axis=1)[:, :-_GAP]
   buffer = io.BytesIO()
   Image.fromarray(sheet).save(buffer, "PNG")
   data = base64.b64encode(buffer.getvalue()).decode()

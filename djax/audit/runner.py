@@ -1,9 +1,9 @@
-"""Runs the attacks that apply to a setting and writes down what came of each, the refused and the failed included."""
+"""Runs the attacks that apply to a setting and records the result of each, refused and failed ones included."""
 
 import contextlib
 import platform
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from typing import Any, NamedTuple
 
@@ -13,7 +13,7 @@ import djax
 from djax.attacks import base
 from djax.attacks.base import Attack
 from djax.audit import evaluator, verdicts
-from djax.audit.scenario import Scenario
+from djax.audit.scenario import Progress, Scenario
 from djax.errors import ConfigError, nearest
 
 __all__ = ["FORMAT", "PICTURES", "VERSION", "Outcome", "audit", "choose", "train_examiner"]
@@ -25,11 +25,9 @@ PICTURES = 8
 _EXAMINER_IMAGES = 8000
 _PACKAGES = ("jax", "numpy", "scipy")
 
-Progress = Callable[[float, str], None]
-
 
 class Outcome(NamedTuple):
-  """What came of an audit.
+  """The result of an audit.
 
   Attributes:
     facts: the content of ``audit.json``.
@@ -42,10 +40,6 @@ class Outcome(NamedTuple):
 
 def choose(names: Sequence[str], table: Mapping[str, Attack]) -> list[Attack]:
   """Returns the attacks of some names, all if none is given.
-
-  Args:
-    names: of attacks.
-    table: those that exist.
 
   Raises:
     ConfigError: for a name that does not exist.
@@ -66,7 +60,7 @@ def audit(
   examiner: evaluator.Examiner | None = None,
   progress: Progress = lambda fraction, word: None,
 ) -> Outcome:
-  """Attacks a setting and judges what came of it.
+  """Attacks a setting and judges the results.
 
   Args:
     setting: the experiment.
@@ -87,14 +81,14 @@ def audit(
   rows = []
   for place, attack in enumerate(attacks):
 
-    def told(fraction, word, place=place, name=attack.name):
+    def part(fraction, word, place=place, name=attack.name):
       progress((place + fraction) / len(attacks), f"{name}: {word}")
 
-    row, images = _attack(setting, attack, seed, examiner, constant, told)
+    row, images = _attack(setting, attack, seed, examiner, constant, part)
     rows.append(row)
     if images is not None and attack.name != "examiner":  # what it says is what is seen already
       pictures[attack.name] = images[first]
-  warnings = [*setting.facts["warnings"], *_unheard(rows)]
+  warnings = [*setting.facts["warnings"], *_warnings(rows)]
   facts = {
     "format": FORMAT,
     "version": VERSION,
@@ -118,13 +112,7 @@ def audit(
 def train_examiner(
   setting: Scenario, *, seed: int, progress: Progress = lambda fraction, word: None
 ) -> evaluator.Examiner:
-  """Trains the examiner of a setting: on public images, and on private ones that are no targets.
-
-  Args:
-    setting: the experiment.
-    seed: of the training.
-    progress: told that it starts.
-  """
+  """Trains the examiner of a setting: on public images, and on private ones that are no targets."""
   progress(0, "training the examiner")
   images = np.concatenate([setting.public, setting.private[setting.targets :]])
   labels = np.concatenate([setting.public_labels, setting.labels[setting.targets :]])
@@ -155,9 +143,7 @@ def _attack(
       result = base.run(attack, setting.known(pairs or 0), seed=seed, progress=progress)
       if not np.isfinite(result.images).all():
         raise ValueError("its estimates are not all finite")
-    except (
-      Exception
-    ) as error:  # whatever it was: a failed attack must not look like one that found nothing
+    except Exception as error:  # a failed attack must not look like one that recovered nothing
       line = " ".join(str(error).split())[:300]
       place = f"with {pairs} pairs " if pairs else ""
       failures.append(f"{place}{type(error).__name__}: {line}")
@@ -165,16 +151,15 @@ def _attack(
     originals, labels = setting.private[: setting.targets], setting.labels[: setting.targets]
     # A picture and its mirror image show the same, and some attacks cannot tell which of them is the original.
     sides = (result.images, result.images[:, :, ::-1])
-    every = [verdicts.measure(originals, labels, images, constant, examiner) for images in sides]
-    side = int(every[1]["ssim"]["median"] > every[0]["ssim"]["median"])
-    measured = every[side]
+    scores = [verdicts.measure(originals, labels, images, constant, examiner) for images in sides]
+    side = int(scores[1]["ssim"]["median"] > scores[0]["ssim"]["median"])
     runs.append(
       {
         "pairs": pairs,
         "mirrored": bool(side),
-        "verdict": verdicts.verdict(measured),
+        "verdict": verdicts.verdict(scores[side]),
         "seconds": result.seconds,
-        "scores": measured,
+        "scores": scores[side],
         "diagnostics": _plain(result.diagnostics),
       }
     )
@@ -191,13 +176,13 @@ def _attack(
   return row, shown[best]
 
 
-def _unheard(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+def _warnings(rows: Sequence[Mapping[str, Any]]) -> list[str]:
   """Warns of an examiner that is not good enough to have a say."""
-  found = next((run["scores"] for row in rows for run in row["runs"]), None)
-  if not found or found["plain_accuracy"] - found["chance"] >= verdicts.EXAMINER_USABLE:
+  scores = next((run["scores"] for row in rows for run in row["runs"]), None)
+  if not scores or scores["plain_accuracy"] - scores["chance"] >= verdicts.EXAMINER_USABLE:
     return []
   return [
-    f"the examiner names {found['plain_accuracy']:.0%} of the originals, one guess for all {found['chance']:.0%}: it "
+    f"the examiner names {scores['plain_accuracy']:.0%} of the originals, one guess for all {scores['chance']:.0%}: it "
     "has no say, verdicts rest on SSIM"
   ]
 

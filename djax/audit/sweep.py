@@ -1,7 +1,7 @@
 """Audits over block sizes, noise levels and known pairs: what noise costs in use, and what it saves.
 
 Each pair of block size and noise level is a cell with a file of its own, written when it is done; a sweep that was
-stopped goes on with the cells that are missing.
+stopped resumes with the cells that are missing.
 """
 
 import dataclasses
@@ -20,11 +20,12 @@ from djax.attacks.base import Attack
 from djax.audit import evaluator, runner, scenario, verdicts
 from djax.audit.scenario import Scenario
 from djax.errors import ConfigError, UnsafeError
+from djax.io import pages
 
-__all__ = ["CELLS", "FACTS", "PLAN", "Plan", "leakage", "lines", "run"]
+__all__ = ["CELLS", "PLAN", "RESULTS", "Plan", "leakage", "lines", "run"]
 
 CELLS = "cells"
-FACTS = "sweep.json"
+RESULTS = "sweep.json"
 PLAN = "plan.json"
 _PLOTS = ("sweep.png", "sweep.svg")
 _BLOCK_SIZES = (2, 4, 8)
@@ -45,6 +46,7 @@ class Plan:
     full: whether with many images.
     data_dir: of prepared TFDS sets.
     image_size: to which images of a folder are resized.
+    scale: as ``sources.open`` takes it.
     split: of the source.
   """
 
@@ -57,6 +59,7 @@ class Plan:
   full: bool = False
   data_dir: str = ""
   image_size: int = 0
+  scale: int = 0
   split: str = "train"
 
 
@@ -67,13 +70,13 @@ def run(
   *,
   progress: Progress = lambda fraction, word: None,
 ) -> dict[str, Any]:
-  """Makes a sweep, or goes on with it; writes ``sweep.json``, ``sweep.png`` and ``sweep.svg``.
+  """Runs a sweep, or resumes it; writes ``sweep.json``, ``sweep.png`` and ``sweep.svg``.
 
   Args:
     plan: what to try.
     out: the directory; new, or that of the same sweep.
     table: of attacks.
-    progress: told how far it is.
+    progress: called with the share that is done and a word on what is being done.
 
   Returns:
     The content of ``sweep.json``.
@@ -99,22 +102,22 @@ def run(
   cells, examiner = [], None
   for place, (size, noise) in enumerate(grid):
 
-    def told(fraction, word, place=place, size=size, noise=noise):
+    def report(fraction, word, place=place, size=size, noise=noise):
       cell = f"blocks of {size}, noise {noise:g}"
       progress((place + fraction) / len(grid), f"{cell}: {word}")
 
     path = out / CELLS / f"block{size}-noise{noise:g}.json"
-    cell = _read(path)
+    cell = pages.read_json(path)
     if cell is None:
       disguise = {**plan.disguise, "block_size": size, **({name: noise} if name else {})}
-      cell, examiner = _cell(plan, disguise, table, examiner, told)
+      cell, examiner = _cell(plan, disguise, table, examiner, report)
       cell = {"block_size": size, "noise": noise, **cell}
-      _replace(path, json.dumps(cell, indent=1, allow_nan=False) + "\n")
+      pages.write_json(path, cell)
     cells.append(cell)
-  facts = {"format": "djax-sweep", "version": 1, "plan": _facts(plan), "cells": cells}
-  _draw(facts, out)
-  _replace(out / FACTS, json.dumps(facts, indent=1) + "\n")
-  return facts
+  results = {"format": "djax-sweep", "version": 1, "plan": _identity(plan), "cells": cells}
+  _draw(cells, out)
+  pages.write_json(out / RESULTS, results)
+  return results
 
 
 def leakage(cell: Mapping[str, Any], pairs: int | None) -> float | None:
@@ -135,26 +138,25 @@ def leakage(cell: Mapping[str, Any], pairs: int | None) -> float | None:
   )
 
 
-def lines(facts: Mapping[str, Any], out: Path) -> list[str]:
+def lines(results: Mapping[str, Any], out: Path) -> list[str]:
   """Returns a sweep for the terminal.
 
   Args:
-    facts: as ``run`` returns them.
+    results: as ``run`` returns them.
     out: its directory.
   """
-  counts = _pairs(facts["cells"])
-  head = "block  noise  utility  level 1" + "".join(f"  {count} pairs" for count in counts)
-  found = [head]
-  for cell in facts["cells"]:
+  counts = _pairs(results["cells"])
+  rows = ["block  noise  utility  level 1" + "".join(f"  {count} pairs" for count in counts)]
+  for cell in results["cells"]:
     if cell["refused"]:
-      found.append(f"{cell['block_size']:5} {cell['noise']:6g}  {cell['refused']}")
+      rows.append(f"{cell['block_size']:5} {cell['noise']:6g}  {cell['refused']}")
       continue
     columns = [leakage(cell, count) for count in (None, *counts)]
     numbers = "".join(f"{'-' if x is None else format(x, '.2f'):>9}" for x in columns)
-    found.append(
+    rows.append(
       f"{cell['block_size']:5} {cell['noise']:6g} {cell['utility']['above_chance']:8.2f}{numbers}"
     )
-  return [*found, f"plot         {out / _PLOTS[0]}"]
+  return [*rows, f"plot         {out / _PLOTS[0]}"]
 
 
 def _cell(
@@ -165,40 +167,39 @@ def _cell(
   progress: Progress,
 ) -> tuple[dict[str, Any], evaluator.Examiner | None]:
   """Audits one setting; returns also the examiner, the same for all cells: they have the same originals."""
-  sizes = (
-    scenario.FULL if plan.full else dataclasses.replace(scenario.FAST, pairs=scenario.FULL.pairs)
-  )
+  sizes = scenario.FULL if plan.full else scenario.FAST
   try:
-    made = scenario.from_source(
+    attacked = scenario.from_source(
       plan.source,
       disguise,
       seed=plan.seed,
-      sizes=sizes,
+      sizes=dataclasses.replace(sizes, pairs=scenario.FULL.pairs),
       data_dir=plan.data_dir,
       image_size=plan.image_size,
+      scale=plan.scale,
       split=plan.split,
       progress=progress,
     )
   except ConfigError as error:  # such as blocks that do not fit the images
     return {"refused": str(error), "utility": None, "attacks": [], "levels": {}}, examiner
-  examiner = examiner or runner.train_examiner(made, seed=plan.seed, progress=progress)
+  examiner = examiner or runner.train_examiner(attacked, seed=plan.seed, progress=progress)
   attacks = [table[name] for name in plan.attacks]
-  outcome = runner.audit(made, attacks, seed=plan.seed, examiner=examiner, progress=progress)
+  outcome = runner.audit(attacked, attacks, seed=plan.seed, examiner=examiner, progress=progress)
   progress(1, "training on disguised images")
-  utility = _utility(made, plan.seed, examiner)
-  kept = {name: outcome.facts[name] for name in ("attacks", "levels", "seconds")}
-  return {"refused": "", "utility": utility, **kept}, examiner
+  utility = _utility(attacked, plan.seed, examiner)
+  audit = {name: outcome.facts[name] for name in ("attacks", "levels", "seconds")}
+  return {"refused": "", "utility": utility, **audit}, examiner
 
 
-def _utility(made: Scenario, seed: int, examiner: evaluator.Examiner) -> dict[str, float]:
-  """Trains the examiner's network on disguised images and says how well it does on others, beside the plain one."""
-  rest, targets = slice(made.targets, None), slice(made.targets)
+def _utility(attacked: Scenario, seed: int, examiner: evaluator.Examiner) -> dict[str, float]:
+  """Returns the accuracy of the examiner's network trained on disguised images, beside that of the plain one."""
+  rest, targets = slice(attacked.targets, None), slice(attacked.targets)
   network = evaluator.train_examiner(
-    made.disguised[rest], made.labels[rest], classes=made.classes, seed=seed
+    attacked.disguised[rest], attacked.labels[rest], classes=attacked.classes, seed=seed
   )
-  labels = made.labels[targets]
-  seen = float(np.mean(network.labels(made.disguised[targets]) == labels))
-  plain = float(np.mean(examiner.labels(made.private[targets]) == labels))
+  labels = attacked.labels[targets]
+  seen = float(np.mean(network.labels(attacked.disguised[targets]) == labels))
+  plain = float(np.mean(examiner.labels(attacked.private[targets]) == labels))
   chance = float(np.bincount(labels).max() / len(labels))
   above = float(np.clip((seen - chance) / (plain - chance), 0, 1)) if plain > chance else 0.0
   return {"accuracy": seen, "plain_accuracy": plain, "chance": chance, "above_chance": above}
@@ -206,13 +207,12 @@ def _utility(made: Scenario, seed: int, examiner: evaluator.Examiner) -> dict[st
 
 def _claim(plan: Plan, out: Path) -> None:
   """Makes the directory of a sweep, or refuses one that holds something else."""
-  text = json.dumps(_facts(plan), indent=1) + "\n"
   if not os.path.lexists(out):
     (out / CELLS).mkdir(parents=True)
-    _replace(out / PLAN, text)
+    pages.write_json(out / PLAN, _identity(plan))
     return
   try:
-    same = (out / PLAN).read_text() == text
+    same = (out / PLAN).read_text() == pages.json_text(_identity(plan))
   except OSError:
     same = False
   if not same:
@@ -222,22 +222,9 @@ def _claim(plan: Plan, out: Path) -> None:
   (out / CELLS).mkdir(exist_ok=True)
 
 
-def _facts(plan: Plan) -> dict[str, Any]:
+def _identity(plan: Plan) -> dict[str, Any]:
+  """Returns what a sweep is resumed with: the version of djax and the plan, as JSON gives them back."""
   return json.loads(json.dumps({"djax": djax.__version__, **dataclasses.asdict(plan)}))
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-  try:
-    return json.loads(path.read_text())
-  except (FileNotFoundError, ValueError):
-    return None
-
-
-def _replace(path: Path, text: str) -> None:
-  """Writes a file that appears under its name only when whole."""
-  temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-  temporary.write_text(text)
-  os.replace(temporary, path)
 
 
 def _pairs(cells: Sequence[Mapping[str, Any]]) -> list[int]:
@@ -245,12 +232,12 @@ def _pairs(cells: Sequence[Mapping[str, Any]]) -> list[int]:
   return sorted({run["pairs"] for run in runs if run["pairs"] is not None})
 
 
-def _draw(facts: Mapping[str, Any], out: Path) -> None:
+def _draw(every: Sequence[Mapping[str, Any]], out: Path) -> None:
   """Draws utility and leakage over noise, one panel a block size."""
-  cells = [cell for cell in facts["cells"] if not cell["refused"]]
+  cells = [cell for cell in every if not cell["refused"]]
   sizes = sorted({cell["block_size"] for cell in cells})
   if not sizes:
-    raise ConfigError(f"audit: nothing of the sweep fits: {facts['cells'][0]['refused']}")
+    raise ConfigError(f"audit: nothing of the sweep fits: {every[0]['refused']}")
   figure = Figure(figsize=(1 + 3.2 * len(sizes), 3.4), layout="constrained")
   panels = figure.subplots(1, len(sizes), sharey=True, squeeze=False)[0]
   for axes, size in zip(panels, sizes, strict=True):

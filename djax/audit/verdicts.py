@@ -10,12 +10,10 @@ Both measures are read between two marks, chance, 0, and the originals themselve
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
 from djax.audit import evaluator
 from djax.audit.evaluator import Examiner
-from djax.ops import metrics
 
 __all__ = [
   "BROKEN",
@@ -93,29 +91,29 @@ def measure(
     ``above_chance`` of the examiner, its ``plain_accuracy``, ``chance`` and ``accuracy_errors``.
   """
   x, y = originals.astype(np.float32), estimates.astype(np.float32)
-  found = evaluator.score(x, labels, y, examiner)
+  scores = evaluator.score(x, labels, y, examiner)
   others = np.roll(x, len(x) // 2, axis=0)
-  ssim_others = _ssim(others, y)
-  ssim_constant = _ssim(x, np.broadcast_to(constant.astype(np.float32), x.shape))
+  ssim_others = evaluator.ssim(others, y)
+  ssim_constant = evaluator.ssim(x, np.broadcast_to(constant.astype(np.float32), x.shape))
   floor = float(max(np.median(ssim_others), np.median(ssim_constant)))
-  lift = found.ssim - ssim_others
+  lift = scores.ssim - ssim_others
   error = float(np.std(lift)) / np.sqrt(len(x))
-  deviation = np.sqrt(max(found.chance * (1 - found.chance), 1e-6) / len(x))
+  deviation = np.sqrt(max(scores.chance * (1 - scores.chance), 1e-6) / len(x))
   return {
-    "mse": _spread(found.mse),
-    "psnr": _spread(np.minimum(found.psnr, _PSNR_CAP)),
-    "ssim": _spread(found.ssim),
+    "mse": _spread(scores.mse),
+    "psnr": _spread(np.minimum(scores.psnr, _PSNR_CAP)),
+    "ssim": _spread(scores.ssim),
     "ssim_constant": float(np.median(ssim_constant)),
     "ssim_others": float(np.median(ssim_others)),
-    "ssim_above_chance": float((np.median(found.ssim) - floor) / max(1 - floor, _LEAST_ROOM)),
+    "ssim_above_chance": float((np.median(scores.ssim) - floor) / max(1 - floor, _LEAST_ROOM)),
     "lift": float(np.mean(lift)),
     "lift_errors": float(np.mean(lift) / max(error, 1e-6)),
-    "accuracy": found.accuracy,
-    "success": found.success,
-    "above_chance": found.above_chance,
-    "plain_accuracy": found.plain,
-    "chance": found.chance,
-    "accuracy_errors": float((found.accuracy - found.chance) / deviation),
+    "accuracy": scores.accuracy,
+    "success": scores.success,
+    "above_chance": scores.above_chance,
+    "plain_accuracy": scores.plain,
+    "chance": scores.chance,
+    "accuracy_errors": float((scores.accuracy - scores.chance) / deviation),
   }
 
 
@@ -146,37 +144,36 @@ def worst(verdicts: Sequence[str | None]) -> str | None:
 
 
 def level(rows: Sequence[Mapping[str, Any]], number: int) -> dict[str, Any]:
-  """Judges a threat level: what its attacks and those of the levels below it did.
+  """Judges a threat level by its attacks and those of the levels below it.
 
   Args:
     rows: of ``audit.json``, under ``attacks``.
     number: 1 or 2.
 
   Returns:
-    ``verdict``, one of ``VERDICTS`` or None where no attack came to an end; ``by``, the attacks it rests on, and
-    ``pairs``, with how many known pairs at least, None if without; ``failed`` and ``refused``, those that say nothing;
+    ``verdict``, one of ``VERDICTS`` or None where no attack finished; ``by``, the attacks it rests on, and
+    ``pairs``, with how many known pairs at least, None if without; ``failed`` and ``refused``, the other attacks;
     ``words``, what it means and what to do.
   """
   within = [row for row in rows if row["level"] <= number]
-  ran = [
-    row for row in within if row["runs"]
-  ]  # an attack that failed with some pairs may have won with others
-  found = worst([row["verdict"] for row in ran])
-  by = [row["name"] for row in ran if row["verdict"] == found]
-  pairs = min((row["pairs"] or 0 for row in ran if row["verdict"] == found), default=0) or None
+  # An attack that failed with some pairs may have won with others.
+  reached = worst([row["verdict"] for row in within if row["runs"]])
+  rests_on = [row for row in within if row["runs"] and row["verdict"] == reached]
+  by = [row["name"] for row in rests_on]
+  pairs = min((row["pairs"] or 0 for row in rests_on), default=0) or None
   failed, refused = ([r["name"] for r in within if r["status"] == s] for s in ("failed", "refused"))
-  if found == VERDICTS[0]:
-    alone = [row["name"] for row in ran if row["verdict"] == found and row["level"] == 1]
+  if reached == VERDICTS[0]:
+    alone = [row["name"] for row in rests_on if row["level"] == 1]
     words = f"{_WHO[number]} gets pictures back{_pairs(pairs)} ({', '.join(by)}). {_BROKEN[number]}"
     if number == 2 and alone:
       words = f"No known original is needed ({', '.join(alone)}): see level 1. {_BROKEN[1]}"
-  elif found == VERDICTS[1]:
+  elif reached == VERDICTS[1]:
     words = (
       f"{_WHO[number]} learns something of the pictures, or of what they show ({', '.join(by)}): more than guessing "
       "gives, less than the line drawn for broken. Look at what comes back, and use it only where that may be seen; "
       "stronger attacks may get further."
     )
-  elif found:
+  elif reached:
     words = (
       f"What ran ({', '.join(by)}) told {_WHOM[number]} nothing clear. That is no proof: it says what these attacks "
       "with these numbers of images cannot do."
@@ -186,7 +183,7 @@ def level(rows: Sequence[Mapping[str, Any]], number: int) -> dict[str, Any]:
   if failed:
     words += f" Failed, and so no evidence of anything: {', '.join(failed)}."
   return {
-    "verdict": found,
+    "verdict": reached,
     "by": by,
     "pairs": pairs,
     "failed": failed,
@@ -213,12 +210,6 @@ _BROKEN = {
 def _pairs(count: int | None) -> str:
   """Says how many pairs were enough, unless none was needed."""
   return f" with {count} known pair{'s' * (count != 1)}" if count else ""
-
-
-def _ssim(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-  return np.asarray(
-    metrics.ssim(jnp.asarray(x), jnp.asarray(y), filter_size=metrics.window(x.shape))
-  )
 
 
 def _spread(values: np.ndarray) -> dict[str, Any]:

@@ -1,4 +1,5 @@
 """How fast disguising is, beside what could be: a plain loop, the memory bound, raw AES, the training step.
 
-``disguises`` and ``steps`` measure, ``page`` writes docs/performance.md, ``guard`` compares with what was stored.
+``clock`` times, ``disguises`` and ``train/bench_steps.py`` measure, ``page`` writes docs/performance.md, ``guard``
+compares with stored results, ``machine`` names what they were measured on, ``reference`` is the plain loop.
 """

@@ -3,10 +3,12 @@
 import math
 import time
 from collections.abc import Callable, Mapping
+from typing import Any
 
+import jax
 import numpy as np
 
-__all__ = ["Work", "ratio", "side_by_side", "spread"]
+__all__ = ["Work", "ratio", "repeated", "side_by_side", "spread"]
 
 Work = Callable[[int], int]
 
@@ -33,6 +35,23 @@ def side_by_side(works: Mapping[str, Work], *, rounds: int) -> dict[str, np.ndar
     for name, work in works.items():
       seconds[name].append(_seconds(work, times[name]))
   return {name: np.array(values) for name, values in seconds.items()}
+
+
+def repeated(function: Callable[..., Any], *arguments: Any) -> Work:
+  """Returns the work of a function, which waits for the device once, at the end.
+
+  Args:
+    function: called as often as asked.
+    *arguments: its own.
+  """
+
+  def work(times: int) -> int:
+    for _ in range(times):
+      result = function(*arguments)
+    jax.block_until_ready(result)
+    return times
+
+  return work
 
 
 def spread(values: np.ndarray) -> list[float]:

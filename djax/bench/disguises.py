@@ -2,7 +2,7 @@
 
 import functools
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -13,12 +13,12 @@ from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.ciphers.modes import ECB
 
 from djax import keys, schemes
-from djax.bench import clock, twin
-from djax.bench.clock import Work
+from djax.bench import clock, reference
+from djax.bench.clock import Work, repeated
 from djax.ops import blocks
 from djax.schemes import Scheme, Trait
 
-__all__ = ["Case", "cases", "copy_bandwidth", "errors", "measure", "on_device", "repeated"]
+__all__ = ["Case", "cases", "copy_bandwidth", "errors", "measure", "no_noise"]
 
 _SEED = 0
 _COPIED_BYTES = 1 << 28
@@ -72,25 +72,28 @@ def measure(case: Case, *, rounds: int) -> dict[str, Any]:
 
   Returns:
     ``spec``, ``batch``, ``where``, ``compile_seconds`` (device), ``gigabytes_per_second`` read and written, and under
-    ``images_per_second`` and ``times`` what ``clock.spread`` gives for this way (``ours``), the plain ``loop``, the
+    ``images_per_second`` and ``times`` what ``clock.spread`` gives for the disguise (``ours``), the plain ``loop``, the
     memory bound (``copy``: the same bytes read and written) and, for AES, ``raw`` ECB over the same bytes in one call
     and ``raw_reused`` into a buffer that lies ready. ``times`` holds how many times as fast as each of them ours is.
   """
   scheme = schemes.from_spec({**case.disguise, "image_shape": case.image_shape})
   key = scheme.make_key(keys.experiment(_SEED).read)
   spec = scheme.spec.to_dict()
-  shape = (case.batch, *case.image_shape)
-  images = np.random.default_rng(_SEED).integers(0, 256, shape, np.uint8)
-  make = _device_works if case.on_device else _host_works
-  works, compiled, written = make(scheme, key, images)
+  images = _random_images(case.batch, case.image_shape)
+  dtype = np.dtype(np.float32 if Trait.FLOATS in schemes.traits(spec) else np.uint8)
+  compiled = None
+  if case.on_device:
+    works, compiled = _device_works(scheme, key, images, dtype)
+  else:
+    works = _host_works(scheme, key, images, dtype)
   height, width, channels = case.image_shape
   turns = height * width * channels // spec["block_size"] ** 2
   few = images[: max(1, _LOOP_BLOCKS // turns)]
-  works["loop"] = repeated(functools.partial(twin.disguise, spec, key, few))
+  works["loop"] = repeated(reference.disguise, spec, key, few)
   counts = {name: len(few) if name == "loop" else case.batch for name in works}
   seconds = clock.side_by_side(works, rounds=rounds)
   each = {name: taken / counts[name] for name, taken in seconds.items()}
-  moved = images[0].size * (1 + written)
+  moved = images[0].nbytes * (1 + dtype.itemsize)
   return {
     "spec": spec,
     "batch": case.batch,
@@ -109,7 +112,7 @@ def copy_bandwidth(*, rounds: int) -> list[float]:
     rounds: of timing.
   """
   values = jnp.zeros(_COPIED_BYTES // 4, jnp.float32)
-  work = on_device(jax.jit(lambda x: x + 1), values)
+  work = repeated(jax.jit(lambda x: x + 1), values)
   (seconds,) = clock.side_by_side({"copy": work}, rounds=rounds).values()
   return clock.spread(2 * _COPIED_BYTES / seconds / 1e9)
 
@@ -123,33 +126,38 @@ def errors() -> list[dict[str, Any]]:
   for mix in ("rows", "block"):
     scheme = schemes.rmt_scheme((32, 32, 3), block_size=4, permute=False, mix=mix)
     key = scheme.make_key(keys.experiment(_SEED).read)
-    shape = (_CHECKED_IMAGES, *scheme.spec.image_shape)
-    images = np.random.default_rng(_SEED).integers(0, 256, shape, np.uint8)
-    cut = _rows(images, mix).astype(np.float64)
+    images = _random_images(_CHECKED_IMAGES, scheme.spec.image_shape)
+    cut = _blocks(images, mix)
     subscripts = "bprkc,pkl->bprlc" if mix == "rows" else "bpk,pkl->bpl"
-    exact = np.einsum(subscripts, cut, np.asarray(key.matrices, np.float64))
+    exact = np.einsum(subscripts, cut.astype(np.float64), np.asarray(key.matrices, np.float64))
     ours, _ = jax.jit(functools.partial(scheme.disguise, rng=None))(key, images, None)
-    default = jax.jit(functools.partial(jnp.einsum, subscripts))(
-      cut.astype(np.float32), key.matrices
-    )
-    found = {"ours": _rows(ours, mix), "default": default}
+    product = jax.jit(functools.partial(jnp.einsum, subscripts))
+    results = {"ours": _blocks(ours, mix), "default": product(cut.astype(np.float32), key.matrices)}
     largest = np.abs(exact).max()
-    rows.append(
-      {"mix": mix, **{name: float(np.abs(y - exact).max() / largest) for name, y in found.items()}}
-    )
+    worst = {name: float(np.abs(y - exact).max() / largest) for name, y in results.items()}
+    rows.append({"mix": mix, **worst})
   return rows
 
 
-def _rows(images: Any, mix: str) -> np.ndarray:
+def no_noise() -> np.ndarray:
+  """Stands for the noise of a disguise that draws none."""
+  raise AssertionError("a disguise without noise draws nothing")
+
+
+def _random_images(count: int, shape: tuple[int, ...]) -> np.ndarray:
+  return np.random.default_rng(_SEED).integers(0, 256, (count, *shape), np.uint8)
+
+
+def _blocks(images: Any, mix: str) -> np.ndarray:
   """Cuts images into 4 x 4 blocks, flat ones where the whole block is mixed."""
   cut = np.asarray(blocks.blockify(images, block_size=4))
   return cut if mix == "rows" else cut.reshape(*cut.shape[:2], -1)
 
 
 def _device_works(
-  scheme: Scheme, key: Any, images: np.ndarray
-) -> tuple[dict[str, Work], float | None, int]:
-  """Returns the works on the device, seconds of compiling ours, and bytes written a byte read."""
+  scheme: Scheme, key: Any, images: np.ndarray, dtype: np.dtype
+) -> tuple[dict[str, Work], float]:
+  """Returns the works on the device, and the seconds it took to compile ours."""
 
   def disguise(key, rng, images, indices):
     def one(image, index):
@@ -162,29 +170,20 @@ def _device_works(
   start = time.perf_counter()
   compiled = lowered.compile()
   seconds = time.perf_counter() - start
-  floats = Trait.FLOATS in schemes.traits(scheme.spec.to_dict())
-  copy = jax.jit((lambda x: x.astype(jnp.float32)) if floats else (lambda x: x ^ 1))
-  works = {"ours": on_device(compiled, *arguments), "copy": on_device(copy, arguments[2])}
-  return works, round(seconds, 3), 4 if floats else 1
+  copy = jax.jit((lambda x: x ^ 1) if dtype == np.uint8 else (lambda x: x.astype(dtype)))
+  works = {"ours": repeated(compiled, *arguments), "copy": repeated(copy, arguments[2])}
+  return works, round(seconds, 3)
 
 
-def _host_works(
-  scheme: Scheme, key: Any, images: np.ndarray
-) -> tuple[dict[str, Work], float | None, int]:
-  """Returns the works on the host, nothing to compile, and bytes written a byte read."""
-  floats = Trait.FLOATS in schemes.traits(scheme.spec.to_dict())
-  dtype = np.float32 if floats else np.uint8
-
-  def undrawn():
-    raise AssertionError("a disguise without noise draws nothing")
-
+def _host_works(scheme: Scheme, key: Any, images: np.ndarray, dtype: np.dtype) -> dict[str, Work]:
+  """Returns the works on the host."""
   works = {
-    "ours": repeated(functools.partial(scheme.export, key, images, undrawn)),
-    "copy": repeated(functools.partial(images.astype, dtype)),
+    "ours": repeated(scheme.export, key, images, no_noise),
+    "copy": repeated(images.astype, dtype),
   }
   if Trait.UNITS in schemes.traits(scheme.spec.to_dict()):
     works |= _raw_aes(np.asarray(key.aes_keys)[0].tobytes(), images)
-  return works, None, 4 if floats else 1
+  return works
 
 
 def _raw_aes(secret: bytes, images: np.ndarray) -> dict[str, Work]:
@@ -193,38 +192,6 @@ def _raw_aes(secret: bytes, images: np.ndarray) -> dict[str, Work]:
   data = memoryview(images).cast("B")
   ready = bytearray(len(data) + 15)
   return {
-    "raw": repeated(functools.partial(encryptor.update, data)),
-    "raw_reused": repeated(functools.partial(encryptor.update_into, data, ready)),
+    "raw": repeated(encryptor.update, data),
+    "raw_reused": repeated(encryptor.update_into, data, ready),
   }
-
-
-def on_device(function: Callable[..., Any], *arguments: Any) -> Work:
-  """Returns the work of a jitted function, which waits once, at the end.
-
-  Args:
-    function: jitted.
-    *arguments: its own.
-  """
-
-  def work(times: int) -> int:
-    for _ in range(times):
-      result = function(*arguments)
-    jax.block_until_ready(result)
-    return times
-
-  return work
-
-
-def repeated(function: Callable[[], Any]) -> Work:
-  """Returns the work of a function on the host.
-
-  Args:
-    function: called as often as asked.
-  """
-
-  def work(times: int) -> int:
-    for _ in range(times):
-      function()
-    return times
-
-  return work

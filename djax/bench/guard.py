@@ -14,14 +14,14 @@ class SlowerError(DjaxError):
   """A ratio fell below what was stored."""
 
 
-def compare(found: Mapping[str, Any], stored: Mapping[str, Any]) -> int:
+def compare(measured: Mapping[str, Any], stored: Mapping[str, Any]) -> int:
   """Refuses speeds that are lower, as ratios, than stored ones by more than ``MARGIN``: a lost jit, not a lost fifth.
 
-  What was measured counts with its better quartile, what was stored with its median.
+  Of what is measured now the better quartile counts, of what is stored the median.
 
   Args:
-    found: what was measured, as ``--json`` prints it.
-    stored: an earlier one; it may hold more rows.
+    measured: now, as ``--json`` prints it.
+    stored: measured earlier; it may hold more rows.
 
   Returns:
     How many ratios were compared.
@@ -30,7 +30,7 @@ def compare(found: Mapping[str, Any], stored: Mapping[str, Any]) -> int:
     SlowerError: naming every ratio that fell.
     DataError: if the two have no ratio in common.
   """
-  before, now = _ratios(stored, 0), _ratios(found, 1)
+  before, now = _ratios(stored, 0), _ratios(measured, 1)
   common = [name for name in now if name in before]
   if not common:
     raise DataError(
@@ -50,20 +50,20 @@ def compare(found: Mapping[str, Any], stored: Mapping[str, Any]) -> int:
   return len(common)
 
 
-def _ratios(results: Mapping[str, Any], luck: int) -> dict[str, float]:
-  """Returns every ratio by a name that says what it is of: medians, or with ``luck`` 1 the better quartiles."""
+def _ratios(results: Mapping[str, Any], better: int) -> dict[str, float]:
+  """Returns every ratio by name: medians, or with ``better`` 1 the better quartiles."""
   try:
-    found = {}
+    ratios = {}
     for row in results["disguises"]:
       spec = " ".join(f"{name}={value}" for name, value in sorted(row["spec"].items()))
       for other, (median, _, upper) in row["times"].items():
         name = f"{row['where']} {spec} batch={row['batch']} against {other}"
-        found[name] = (median, upper)[luck]
+        ratios[name] = (median, upper)[better]
     for row in results["steps"]:
       median, lower, _ = row["times"]
       name = f"step of {row['model']} batch={row['batch']}, plain over disguised"
-      found[name] = 1 / (median, lower)[luck]
-    return found
+      ratios[name] = 1 / (median, lower)[better]
+    return ratios
   except (KeyError, TypeError, ValueError, IndexError):
     raise DataError(
       "bench: a file of speeds must be what `python -m djax bench --json` wrote."

@@ -1,7 +1,9 @@
 """docs/performance.md, from what ``bench --json`` printed, and the shorter table of the terminal."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from djax.io import pages
 
 __all__ = ["name", "summary", "text"]
 
@@ -13,7 +15,7 @@ is typed by hand. Each row was measured with what it is compared to in turns, in
 brackets the middle half of the rounds. On another machine expect other seconds and similar ratios.
 
 - **loop**: how many times as fast as a plain loop over images, block positions and channels in NumPy
-  (`djax/bench/twin.py`).
+  (`djax/bench/reference.py`).
 - **copy**: share of the speed at which the same runtime merely reads the same uint8 bytes and writes as many bytes as
   the disguise does (for RMT a cast to float32). A small batch stays in the processor's cache, so its share says what
   the arithmetic costs; a large one goes through memory.
@@ -57,26 +59,26 @@ def summary(results: Mapping[str, Any]) -> str:
   Args:
     results: what was measured.
   """
-  return "\n".join([_where(results), "", *_disguises(results), "", *_steps(results)])
+  return "\n".join([_machine(results), "", _disguises(results), "", _steps(results)])
 
 
-def text(every: Sequence[Mapping[str, Any]]) -> str:
+def text(machines: Sequence[Mapping[str, Any]]) -> str:
   """Returns the page.
 
   Args:
-    every: what was measured, one for each machine.
+    machines: what was measured on each machine.
   """
   parts = [_HEAD]
-  for results in every:
+  for results in machines:
     kind = results["machine"]["platform"].upper()
     copied = _middle(results["copy_gigabytes_per_second"])
     parts += [
       f"## {kind}",
       "",
-      _where(results),
+      _machine(results),
       f"Adding 1 to 256 MiB of float32 on the device: {copied} GB/s read and written.",
       "",
-      *_disguises(results),
+      _disguises(results),
       "",
       "Largest error of the disguise against float64, relative to the largest value: "
       + "; ".join(
@@ -85,79 +87,63 @@ def text(every: Sequence[Mapping[str, Any]]) -> str:
       )
       + ".",
       "",
-      *_steps(results),
+      _steps(results),
       "",
     ]
-  if all(results["machine"]["platform"] == "cpu" for results in every):
+  if all(results["machine"]["platform"] == "cpu" for results in machines):
     parts.append(_GPU_MISSING)
   parts.append(_GROWTH)
   return "\n".join(parts)
 
 
-def _where(results: Mapping[str, Any]) -> str:
-  facts = results["machine"]
+def _machine(results: Mapping[str, Any]) -> str:
+  machine = results["machine"]
   return (
-    f"{facts['device']}, {facts['cores']} cores, {facts['devices']} {facts['platform']} device(s); Python "
-    f"{facts['python']}, jax {facts['jax']}, numpy {facts['numpy']}, djax {facts['djax']}; {results['rounds']} rounds."
+    f"{machine['device']}, {machine['cores']} cores, {machine['devices']} {machine['platform']} device(s); Python "
+    f"{machine['python']}, jax {machine['jax']}, numpy {machine['numpy']}, djax {machine['djax']}; "
+    f"{results['rounds']} rounds."
   )
 
 
-def _disguises(results: Mapping[str, Any]) -> Iterator[str]:
+def _disguises(results: Mapping[str, Any]) -> str:
   columns = (
-    "where",
-    "disguise",
-    "images",
-    "batch",
-    "images/s",
-    "GB/s",
-    "loop",
-    "copy",
-    "raw AES",
-    "compile s",
+    *("where", "disguise", "images", "batch", "images/s"),
+    *("GB/s", "loop", "copy", "raw AES", "compile s"),
   )
-  yield from _header(columns, left=3)
+  rows = []
   for row in results["disguises"]:
     times, compiled = row["times"], row["compile_seconds"]
-    raw = " / ".join(_share(times[kind]) for kind in ("raw", "raw_reused") if kind in times)
-    cells = (
-      row["where"],
-      name(row["spec"]),
-      "x".join(map(str, row["spec"]["image_shape"])),
-      row["batch"],
-      _middle(row["images_per_second"]["ours"]),
-      f"{row['gigabytes_per_second'][0]:.2f}",
-      f"{times['loop'][0]:.0f} x",
-      _share(times["copy"]),
-      raw,
-      "" if compiled is None else f"{compiled:.2f}",
-    )
-    yield _line(cells)
-
-
-def _steps(results: Mapping[str, Any]) -> Iterator[str]:
-  yield from _header(
-    ("training step", "disguise", "batch", "plain ms", "disguised ms", "disguised / plain"), left=2
-  )
-  for row in results["steps"]:
-    yield _line(
+    rows.append(
       (
-        row["model"],
+        row["where"],
         name(row["spec"]),
+        "x".join(map(str, row["spec"]["image_shape"])),
         row["batch"],
-        f"{1000 * row['seconds']['plain'][0]:.2f}",
-        f"{1000 * row['seconds']['disguised'][0]:.2f}",
-        "{:.3f} ({:.3f}-{:.3f})".format(*row["times"]),
+        _middle(row["images_per_second"]["ours"]),
+        f"{row['gigabytes_per_second'][0]:.2f}",
+        f"{times['loop'][0]:.0f} x",
+        _share(times["copy"]),
+        " / ".join(_share(times[kind]) for kind in ("raw", "raw_reused") if kind in times),
+        "" if compiled is None else f"{compiled:.2f}",
       )
     )
+  return pages.table(columns, rows, right=7)
 
 
-def _header(columns: Sequence[str], *, left: int) -> Iterator[str]:
-  yield _line(columns)
-  yield _line(["---"] * left + ["---:"] * (len(columns) - left))
-
-
-def _line(cells: Sequence[Any]) -> str:
-  return "| " + " | ".join(map(str, cells)) + " |"
+def _steps(results: Mapping[str, Any]) -> str:
+  columns = ("training step", "disguise", "batch", "plain ms", "disguised ms", "disguised / plain")
+  rows = [
+    (
+      row["model"],
+      name(row["spec"]),
+      row["batch"],
+      f"{1000 * row['seconds']['plain'][0]:.2f}",
+      f"{1000 * row['seconds']['disguised'][0]:.2f}",
+      "{:.3f} ({:.3f}-{:.3f})".format(*row["times"]),
+    )
+    for row in results["steps"]
+  ]
+  return pages.table(columns, rows, right=4)
 
 
 def _middle(values: Sequence[float]) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from djax import schemes
 from djax.attacks import ATTACKS
-from djax.audit import build_known_breaks, report, runner, scenario, sweep, verdicts
+from djax.audit import build_known_breaks, exported, report, runner, scenario, sweep, verdicts
 from djax.audit.runner import Outcome
 from djax.audit.scenario import Scenario
 from djax.cli import training
@@ -23,7 +23,7 @@ from djax.owner import restore
 __all__ = ["run"]
 
 _SECONDS_OF_A_LINE = 10
-# What is asked for is said by the first of these flags that is given.
+# The first of these flags that is given selects the mode.
 _MODES = {
   "run_dir": "--run",
   "write_table": "--write-table",
@@ -37,17 +37,14 @@ _SCHEME = ("--source", "--sweep")
 _IMAGES = ("--source", "--sweep", "--config", "--data")
 # The modes in which each flag is used; in any other it is refused rather than ignored.
 _USED: dict[str, tuple[str, ...]] = {
-  "run_dir": ("--run",),
-  "write_table": ("--write-table",),
-  "sweep": ("--sweep",),
+  **{name: (flag,) for name, flag in _MODES.items()},
   "source": _SCHEME,
-  "config": ("--config",),
-  "data": ("--data",),
   "originals": ("--data",),
   "key": ("--data",),
   "passphrase_file": ("--data",),
   "data_dir": (*_IMAGES, "--write-table"),
   "image_size": _IMAGES,
+  "scale": _IMAGES,
   "train_split": ("--source", "--sweep", "--data"),
   "test_split": ("--data",),
   "scheme": _SCHEME,
@@ -67,6 +64,7 @@ _DEFAULTS: dict[str, Any] = {
   **dict.fromkeys(("scheme", "data_dir", "attacks", "out", "block_sizes", "noise_levels"), ""),
   **dict.fromkeys(("full", "json"), False),
   "image_size": 0,
+  "scale": 0,
   "seed": 0,
   "train_split": "train",
   "test_split": "test",
@@ -74,10 +72,7 @@ _DEFAULTS: dict[str, Any] = {
 
 
 def run(args: argparse.Namespace) -> None:
-  """Audits as the flags say.
-
-  Args:
-    args: of the verb ``audit``; flags that were not given are absent.
+  """Audits as the flags say; those that were not given are absent from ``args``.
 
   Raises:
     DjaxError: for flags, data or places that cannot be used.
@@ -108,7 +103,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _mode(args: argparse.Namespace) -> str:
-  """Returns the flag that says what is asked for, and refuses every flag that is of no use then."""
+  """Returns the flag that selects the mode, and refuses every flag that is of no use in it."""
   options = schemes.options()
   used = dict.fromkeys(options, _SCHEME) | _USED
   flags = {name: f"--{name.replace('_', '-')}" for name in used} | {"run_dir": "--run"}
@@ -154,18 +149,19 @@ def _sweep(args: argparse.Namespace, attacks: Sequence[Any]) -> None:
     full=args.full,
     data_dir=args.data_dir,
     image_size=args.image_size,
+    scale=args.scale,
     split=args.train_split,
   )
   out = Path(args.out).expanduser()
   try:
     facts = sweep.run(plan, out, ATTACKS, progress=_progress())
   except KeyboardInterrupt:
-    raise KeyboardInterrupt("interrupted. The same command goes on where it stopped.") from None
+    raise KeyboardInterrupt("interrupted. Re-run the command to resume.") from None
   _show(args, facts, sweep.lines(facts, out))
 
 
 def _model(args: argparse.Namespace) -> None:
-  """Attacks the model of a run directory: writes ``examination.json`` and ``membership.svg``, prints the figures."""
+  """Attacks the model of a run directory: writes ``examination.json`` and ``membership.svg``, prints a summary."""
   out = restore.check_new(args.out, None)
   examine = training.verbs("audit --run")
   facts = examine.examine(args.run_dir, seed=args.seed, progress=_progress())
@@ -181,41 +177,28 @@ def _model(args: argparse.Namespace) -> None:
 
 def _setting(args: argparse.Namespace, progress: Callable[[float, str], None]) -> Scenario:
   """Makes what is attacked of one of its three forms."""
-  sizes = scenario.FULL if args.full else scenario.FAST
-  where = {"data_dir": args.data_dir, "image_size": args.image_size}
+  options: dict[str, Any] = {
+    "seed": args.seed,
+    "sizes": scenario.FULL if args.full else scenario.FAST,
+    "data_dir": args.data_dir,
+    "image_size": args.image_size,
+    "scale": args.scale,
+    "progress": progress,
+  }
   if args.source:
     disguise = scheme_of(args)
     if not disguise or "block_size" not in disguise:
       raise ConfigError("audit: --source needs --scheme and --block-size.")
-    return scenario.from_source(
-      args.source,
-      disguise,
-      seed=args.seed,
-      sizes=sizes,
-      split=args.train_split,
-      progress=progress,
-      **where,
-    )
+    return scenario.from_source(args.source, disguise, split=args.train_split, **options)
   if args.config:
-    return training.verbs("audit --config").scenario_of(
-      args.config, seed=args.seed, sizes=sizes, progress=progress, **where
-    )
+    return training.verbs("audit --config").scenario_of(args.config, **options)
   if not args.key:
     raise ConfigError(
       "audit: --data needs --key, which knows the order of the records. No attack gets the key."
     )
   master = keyfile.read(args.key, passphrase=keyfile.find_passphrase(args.passphrase_file))
   splits = {"train": args.train_split, "test": args.test_split}
-  return scenario.from_directory(
-    args.data,
-    args.originals,
-    master,
-    seed=args.seed,
-    sizes=sizes,
-    splits=splits,
-    progress=progress,
-    **where,
-  )
+  return exported.from_directory(args.data, args.originals, master, splits=splits, **options)
 
 
 def _numbers(flag: str, text: str, kind: Callable[[str], Any]) -> tuple[Any, ...]:
@@ -234,17 +217,17 @@ def _lines(outcome: Outcome, out: Path) -> list[str]:
   ]
   for row in facts["attacks"]:
     for result in row["runs"]:
-      found = result["scores"]
+      scores = result["scores"]
       pairs = "" if result["pairs"] is None else result["pairs"]
       lines.append(
-        f"{row['name']:12} {row['level']:5} {pairs:>5} {found['ssim']['median']:6.3f} "
-        f"{found['psnr']['median']:6.1f} {found['above_chance']:8.0%} {result['seconds']:6.1f}  {result['verdict']}"
+        f"{row['name']:12} {row['level']:5} {pairs:>5} {scores['ssim']['median']:6.3f} "
+        f"{scores['psnr']['median']:6.1f} {scores['above_chance']:8.0%} {result['seconds']:6.1f}  {result['verdict']}"
       )
     if row["status"] != "ran":
       lines.append(f"{row['name']:12} {row['level']:5} {row['status']}: {row['reason']}")
   lines.append("")
-  for number, found in facts["levels"].items():
-    lines.append(f"level {number}: {found['verdict'] or verdicts.UNTRIED}. {found['words']}")
+  for number, level in facts["levels"].items():
+    lines.append(f"level {number}: {level['verdict'] or verdicts.UNTRIED}. {level['words']}")
   lines += [f"warning: {warning}" for warning in facts["setting"]["warnings"]]
   return [*lines, f"report       {out / report.PAGE}"]
 
@@ -254,7 +237,7 @@ def _progress() -> Callable[[float, str], None]:
   start = spoken = time.monotonic()
   stage = ""
 
-  def told(fraction: float, word: str) -> None:
+  def report_progress(fraction: float, word: str) -> None:
     nonlocal spoken, stage
     now = time.monotonic()
     name = word.partition(":")[0]
@@ -262,4 +245,4 @@ def _progress() -> Callable[[float, str], None]:
       spoken, stage = now, name
       say(f"{now - start:5.0f} s  {word}, {fraction:.0%}")
 
-  return told
+  return report_progress

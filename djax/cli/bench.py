@@ -2,22 +2,16 @@
 
 import argparse
 import json
-import os
-import platform
 from pathlib import Path
 from typing import Any
 
-import flax
-import jax
-import numpy as np
-
-import djax
 from djax.bench import disguises, guard, page
+from djax.bench.machine import machine
 from djax.cli import training
 from djax.cli.common import say
 from djax.errors import ConfigError, DataError
 
-__all__ = ["machine", "run"]
+__all__ = ["run"]
 
 _ROUNDS = 11
 _FAST_ROUNDS = 5
@@ -44,22 +38,6 @@ def run(args: argparse.Namespace) -> None:
     say(f"{guard.compare(results, stored)} ratios hold against {args.against}")
 
 
-def machine() -> dict[str, Any]:
-  """Returns public facts about where the figures come from; no name of a host or person."""
-  device = jax.devices()[0]
-  return {
-    "platform": device.platform,
-    "device": _cpu() if device.platform == "cpu" else device.device_kind,
-    "devices": jax.device_count(),
-    "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-    "python": platform.python_version(),
-    "jax": jax.__version__,
-    "flax": flax.__version__,
-    "numpy": np.__version__,
-    "djax": djax.__version__,
-  }
-
-
 def _measure(*, fast: bool) -> dict[str, Any]:
   rounds = _FAST_ROUNDS if fast else _ROUNDS
   results: dict[str, Any] = {
@@ -80,14 +58,6 @@ def _measure(*, fast: bool) -> dict[str, Any]:
     say(f"training step of {step.config}, with and without its disguise")
     results["steps"].append(steps.measure_step(step, rounds=rounds))
   return results
-
-
-def _cpu() -> str:
-  """Returns the processor's model where the system tells it."""
-  info = Path("/proc/cpuinfo")
-  lines = info.read_text().splitlines() if info.exists() else []
-  models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-  return models[0] if models else platform.processor() or platform.machine()
 
 
 def _read(name: str) -> dict[str, Any]:

@@ -2,11 +2,11 @@
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from djax.errors import DjaxError
 
-__all__ = ["guarded", "without_debug"]
+__all__ = ["chain", "guarded", "without_debug"]
 
 DEBUG = "--debug"
 
@@ -59,6 +59,13 @@ def guarded(
     return _fail(say, _words(error, place), 1)
 
 
+def chain(error: BaseException | None) -> Iterator[BaseException]:
+  """Yields an error and what led to it, the first cause last."""
+  while error is not None:
+    yield error
+    error = error.__cause__ or error.__context__
+
+
 def _fail(say: Callable[[str], None], message: str, code: int) -> int:
   say("error: " + " ".join(message.splitlines()))
   return code
@@ -66,26 +73,33 @@ def _fail(say: Callable[[str], None], message: str, code: int) -> int:
 
 def _words(error: Exception, place: Callable[[], str]) -> str:
   """Says what happened, and no cause that is not known."""
-  texts = []
-  cause: BaseException | None = error
-  while cause is not None:  # Orbax and JAX wrap what happened in errors of their own
-    texts.append(str(cause))
-    cause = cause.__cause__ or cause.__context__
-  chain = " ".join(texts)
-  if "No space left" in chain:
-    return f"{place()}: no space left on the disk. Make room and re-run the command."
-  if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in chain:
+  texts = " ".join(
+    map(str, chain(error))
+  )  # Orbax and JAX wrap what happened in errors of their own
+  if "No space left" in texts:
+    files = [str(one.filename) for one in chain(error) if isinstance(one, OSError) and one.filename]
+    where = files[0] if files else place()
+    return f"{where}: no space left on the disk. Make room and re-run the command."
+  if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in texts:
     return (
       f"out of memory ({_first(error)}). Use fewer --workers, a smaller batch, or a larger machine."
     )
-  if "Unable to initialize backend" in chain or "Unknown backend" in chain:
-    asked = os.environ.get("JAX_PLATFORMS", "")
-    return f"JAX cannot use the platform that JAX_PLATFORMS={asked} asks for ({_first(error)}). Unset it, or install it."
+  platforms = os.environ.get("JAX_PLATFORMS")
+  if platforms and not _has_devices():
+    return f"JAX cannot use what JAX_PLATFORMS={platforms} asks for ({_first(error)}). Unset it, or install it."
   if isinstance(error, OSError):
     return f"{error.filename or place()}: {error.strerror or error}"
-  return (
-    f"unexpected {type(error).__name__} ({_first(error)}). Re-run the command with {DEBUG} to see where, and report it."
-  )
+  seen = f"unexpected {type(error).__name__} ({_first(error)})"
+  return f"{seen}. Re-run the command with {DEBUG} to see where, and report it."
+
+
+def _has_devices() -> bool:
+  """Returns whether JAX, if it is loaded, finds a device: its errors about that have no type of their own."""
+  jax = sys.modules.get("jax")
+  try:
+    return jax is None or bool(jax.devices())
+  except Exception:
+    return False
 
 
 def _first(error: Exception) -> str:

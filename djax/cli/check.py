@@ -7,13 +7,14 @@ import json
 import numpy as np
 
 from djax import sources
-from djax.cli.common import say
-from djax.io import escape, files, picture
+from djax.cli.common import say, show
+from djax.io import files, picture
 from djax.owner import restore
 from djax.sources import inventory
 from djax.sources.base import Records
+from djax.sources.inventory import Inventory
 
-__all__ = ["run"]
+__all__ = ["run", "say_inventory"]
 
 _COLUMNS = 8
 _CLASSES = 20
@@ -51,12 +52,26 @@ def run(args: argparse.Namespace) -> None:
   if args.json:
     print(json.dumps(found.to_dict()))
   else:
-    for line in found.lines():
-      print(escape.for_terminal(line))
-  for line in found.warnings():
-    say(f"warning: {line}")
+    show(found.lines())
+  _warn(found)
   if target is not None:
     say(f"{target} shows originals: keep it on this machine")
+
+
+def say_inventory(inventory: Inventory) -> None:
+  """Says what is in a source, and warns of what is probably not meant.
+
+  Args:
+    inventory: of the source.
+  """
+  for line in inventory.lines():
+    say(line)
+  _warn(inventory)
+
+
+def _warn(inventory: Inventory) -> None:
+  for line in inventory.warnings():
+    say(f"warning: {line}")
 
 
 def _rows(records: Records) -> dict[str, np.ndarray]:

@@ -7,22 +7,21 @@ Data goes to stdout, talk to stderr. JAX and NumPy are imported by the verbs tha
 import argparse
 import dataclasses
 import json
-import os
 import re
 import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from djax import keys
-from djax.cli import common, program
+from djax.cli import boundary, common, parsers, program
 from djax.cli.common import say
-from djax.errors import ConfigError, DataError, DjaxError, nearest
+from djax.errors import ConfigError, DataError, nearest
 from djax.io import escape
 from djax.keys import keyfile
 
 __all__ = ["main"]
 
-_VERBS = ("keygen", "show", "selftest", "prepare", *common.VERBS)
+_VERBS = ("keygen", "show", "selftest", "prepare", *parsers.VERBS)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -37,24 +36,18 @@ def main(argv: Sequence[str] | None = None) -> int:
   if argv is None:
     program.own_modules_first()
   escape.never_fail(sys.stdout)
-  args = None
-  given = sys.argv[1:] if argv is None else list(argv)
-  try:
-    args = _parser(next((word for word in given if word in _VERBS), "")).parse_args(given)
-    args.run(args)
-    sys.stdout.flush()
-  except DjaxError as error:
-    return _fail(str(error), error.exit_code)
-  except KeyboardInterrupt as stop:
-    return _fail(str(stop) or "interrupted", 130)
-  except BrokenPipeError:
-    # Whoever read our output has gone; nothing is left to say, not even by the flush at exit.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 1
-  except OSError as error:
-    place = error.filename or getattr(args, "out", None) or getattr(args, "data", None) or "djax"
-    return _fail(f"{place}: {error.strerror or error}", 1)
-  return 0
+  words, debug = boundary.without_debug(sys.argv[1:] if argv is None else argv)
+  args = argparse.Namespace()
+
+  def work() -> int:
+    parser = _parser(next((word for word in words if word in _VERBS), ""))
+    parser.parse_args(words, args).run(args)
+    return 0
+
+  def place() -> str:
+    return getattr(args, "out", None) or getattr(args, "data", None) or "djax"
+
+  return boundary.guarded(work, say=say, place=place, debug=debug)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -105,7 +98,7 @@ def _parser(asked: str) -> argparse.ArgumentParser:
   prepare.add_argument("--data-dir", metavar="D", default="", help="where prepared data sets live")
   prepare.add_argument("--from-dir", metavar="D", default="", help="folder with the original files")
   prepare.set_defaults(run=_prepare)
-  common.add(verbs, asked)
+  parsers.add(verbs, asked)
   return parser
 
 
@@ -129,8 +122,8 @@ def _show(args: argparse.Namespace) -> None:
     permutation = _permutation(args.image_shape, args.block_size)
   info = keyfile.inspect(args.key)
   if args.json:
-    facts = dataclasses.asdict(info)
-    print(json.dumps(facts if permutation is None else {**facts, "permutation": permutation}))
+    content = dataclasses.asdict(info)
+    print(json.dumps(content if permutation is None else {**content, "permutation": permutation}))
     return
   print(f"fingerprint  {info.fingerprint}")
   print(f"expansion    {info.expansion}")
@@ -182,8 +175,3 @@ def _shape(text: str) -> tuple[int, ...]:
   if not re.fullmatch(r"[1-9][0-9]{0,6}x[1-9][0-9]{0,6}x[1-9][0-9]{0,6}", text, re.ASCII):
     raise argparse.ArgumentTypeError(f"must be HxWxC such as 32x32x3, got {text!r}")
   return tuple(int(side) for side in text.split("x"))
-
-
-def _fail(message: str, code: int) -> int:
-  say("error: " + " ".join(message.splitlines()))
-  return code

@@ -1,4 +1,4 @@
-"""Golden vectors, run on this machine: what a key gave once, it must give for ever and everywhere.
+"""Golden vectors, run on this machine: a key must give the same values for ever, on every machine.
 
 The vectors are tests/vectors/*.json, which a wheel carries as djax/vectors. Each vector is a
 ``call``, its arguments, and what to ``expect``; floats are written by ``float.hex``, so that every
@@ -50,10 +50,7 @@ class Group(NamedTuple):
 
 
 def run(folder: Path | None = None) -> list[Group]:
-  """Runs all golden vectors.
-
-  Args:
-    folder: where they lie; ``vectors_folder()`` if None.
+  """Runs all golden vectors of a folder, by default of ``vectors_folder()``.
 
   Returns:
     One group a file, by name.
@@ -77,9 +74,6 @@ def vectors_folder() -> Path:
 
 def answer(vector: Mapping[str, Any]) -> Any:
   """Computes what a vector's call gives on this machine.
-
-  Args:
-    vector: ``call`` and its arguments.
 
   Returns:
     What ``expect`` must equal: JSON types only.
@@ -190,14 +184,12 @@ def _source(v: Mapping[str, Any]) -> str:
 def _scheme(v: Mapping[str, Any]) -> dict[str, Any]:
   read = _data_set(v).read if v["call"] == "djx2-scheme" else _master(v).read
   key = schemes.from_spec(v["spec"]).make_key(read)
+  perm = None if key.perm is None else np.asarray(key.perm).tolist()
   if key.aes_keys is not None:
-    perm = None if key.perm is None else np.asarray(key.perm).tolist()
     return {"perm": perm, "aes_keys": [bytes(one).hex() for one in key.aes_keys]}
-  return {
-    "perm": None if key.perm is None else np.asarray(key.perm).tolist(),
-    "shape": None if key.matrices is None else list(key.matrices.shape),
-    "matrices": None if key.matrices is None else _hex(key.matrices),
-  }
+  if key.matrices is None:
+    return {"perm": perm, "shape": None, "matrices": None}
+  return {"perm": perm, "shape": list(key.matrices.shape), "matrices": _hex(key.matrices)}
 
 
 def _aes(v: Mapping[str, Any]) -> str:

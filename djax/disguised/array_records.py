@@ -1,7 +1,7 @@
 """A strict reader of ArrayRecord files: of those that ``records.writer`` writes, and of no others.
 
 The library's own reader believes what a file says of itself: it allocates, divides and looks up by these numbers, so a
-file that nobody vouches for can end the process or fill the memory. Here every number is compared with the length of
+file from an untrusted machine can end the process or fill the memory. Here every number is compared with the length of
 the file, and with the longest record there can be, before it is used.
 
 A file is a row of blocks of 64 KiB, each behind a header of 24 bytes that helps to find the way in damaged files. What
@@ -13,6 +13,7 @@ Source: https://github.com/google/riegeli/blob/master/doc/riegeli_records_file_f
 """
 
 import array
+import contextlib
 import functools
 import os
 import struct
@@ -31,7 +32,7 @@ _SIGNATURE = ord("s")
 _RECORDS = ord("r")  # and, from the second byte on, how many
 
 
-class Reader:
+class Reader(contextlib.AbstractContextManager["Reader"]):
   """The records of a file by their number; may be used from several threads.
 
   It holds a descriptor until ``close``, the end of a ``with`` statement, or until nothing refers to it.
@@ -58,9 +59,6 @@ class Reader:
 
   def __len__(self) -> int:
     return len(self._starts)
-
-  def __enter__(self) -> "Reader":
-    return self
 
   def __exit__(self, *error: object) -> None:
     self.close()

@@ -18,39 +18,39 @@ def warnings(spec: Mapping[str, Any], *, fingerprint: str) -> tuple[str, ...]:
     spec: ``SchemeSpec.to_dict()``.
     fingerprint: of the key.
   """
-  found = []
+  lines = []
   if fingerprint.startswith("experiment"):
-    found.append("EXPERIMENT: the key comes from a public seed and protects nothing.")
-  found += schemes.kind_of(spec).warnings(spec)
-  return tuple(found)
+    lines.append("EXPERIMENT: the key comes from a public seed and protects nothing.")
+  lines += schemes.kind_of(spec).warnings(spec)
+  return tuple(lines)
 
 
-def text(facts: Manifest) -> str:
+def text(manifest: Manifest) -> str:
   """Returns the data card, Markdown; what stands in the manifest is shown as it is and never read as Markdown.
 
   Args:
-    facts: the manifest.
+    manifest: of the data set.
   """
   shown = escape.for_markdown
   options = shown(
     ", ".join(
       f"{name} {value}"
-      for name, value in facts.spec.items()
+      for name, value in manifest.spec.items()
       if name not in ("scheme", "image_shape")
     )
   )
   rows = "\n".join(
     f"| {shown(name)} | {split.records} | {split.views} | {len(split.shards)} |"
-    for name, split in facts.splits.items()
+    for name, split in manifest.splits.items()
   )
-  shape = " x ".join(map(str, facts.disguised_shape))
-  dtype, version = shown(facts.dtype), shown(facts.djax)
+  shape = " x ".join(map(str, manifest.disguised_shape))
+  dtype, version = shown(manifest.dtype), shown(manifest.djax)
   labels = {
     "permuted": "Label ids were permuted by the key; class names are sealed for its owner.",
     "plain": "Label ids and class names are those of the source.",
-  }[facts.labels]
-  cautions = "\n".join(f"- {shown(warning)}" for warning in facts.warnings)
-  is_request = tuple(facts.splits) == ("query",)
+  }[manifest.labels]
+  cautions = "\n".join(f"- {shown(warning)}" for warning in manifest.warnings)
+  is_request = tuple(manifest.splits) == ("query",)
   purpose = "to be classified by a network" if is_request else "to train networks on"
   command = (
     "python -m train.answer RUN DIR --out answers.json"
@@ -60,9 +60,9 @@ def text(facts: Manifest) -> str:
   return f"""# Disguised images
 
 These {shape} images ({dtype}) were disguised with a secret key by djax {version}, {purpose}. The originals
-are with the owner of the key {escape.for_markdown_code(facts.key_fingerprint)}.
+are with the owner of the key {escape.for_markdown_code(manifest.key_fingerprint)}.
 
-Scheme: **{shown(facts.spec["scheme"])}** ({options}). {facts.classes} classes. {labels}
+Scheme: **{shown(manifest.spec["scheme"])}** ({options}). {manifest.classes} classes. {labels}
 
 | split | records | views of each original | files |
 |---|---|---|---|
@@ -79,10 +79,10 @@ or, with TFDS alone and without TensorFlow:
 ```python
 import tensorflow_datasets as tfds
 
-source = tfds.builder_from_directory("DIR").as_data_source()[{json.dumps(next(iter(facts.splits)))}]
+source = tfds.builder_from_directory("DIR").as_data_source()[{json.dumps(next(iter(manifest.splits)))}]
 source[0]["image"], source[0]["label"]
 ```
-{_scale(facts)}
+{_scale(manifest)}
 Do not flip, crop, rotate, resize or blur these images: that breaks their blocks. Check them with
 `python -m djax verify DIR`.
 
@@ -96,11 +96,11 @@ The number of records, how often each label id occurs, and everything in MANIFES
 """
 
 
-def _scale(facts: Manifest) -> str:
+def _scale(manifest: Manifest) -> str:
   """Says how stored values become disguised ones, where they were quantised."""
-  if facts.quantiser is None:
+  if manifest.quantiser is None:
     return ""
   return (
     "\nValues are quantised: `offset[p] + scale[p] * stored` at block position `p`, both in MANIFEST.json; "
-    f"they are then at most {facts.error.stored:.3g} off.\n"
+    f"they are then at most {manifest.error.stored:.3g} off.\n"
   )

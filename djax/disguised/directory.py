@@ -1,6 +1,6 @@
 """Reads a disguised data set: what the rented machine needs, and the owner too. Holds no key and loads no key code.
 
-Nobody vouches for such a directory until its manifest is authenticated: every file goes through ``djax.io.foreign``,
+Such a directory is untrusted until its manifest is authenticated: every file goes through ``djax.io.foreign``,
 what the manifest names is hashed before it is used, and what the images are is taken from the manifest, never from the
 files that lie there for TFDS. The directory is specified in docs/format.md.
 """
@@ -40,7 +40,7 @@ _MOST_NAMES = manifest_lib.MOST_BYTES  # of label.labels.txt, whose names stand 
 Read = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
-class Split:
+class Split(contextlib.AbstractContextManager["Split"]):
   """The records of one split, in any order, from several threads.
 
   Rows are integers in ``[0, len)``; none counts from the end. What was read from stays open until ``close``.
@@ -57,15 +57,15 @@ class Split:
     self.image_shape = manifest.disguised_shape
     self.dtype = np.dtype(manifest.dtype)
     self._classes = manifest.classes
-    self._facts = manifest.splits[name]
-    self._ends = np.cumsum([shard.records for shard in self._facts.shards])
+    self._split = manifest.splits[name]
+    self._ends = np.cumsum([shard.records for shard in self._split.shards])
     # A shard is hashed by one thread while others wait for it alone.
-    self._locks = [threading.Lock() for _ in self._facts.shards]
+    self._locks = [threading.Lock() for _ in self._split.shards]
     self._readers: dict[int, array_records.Reader] = {}
     self._parse = records.Parser(self.image_shape, self.dtype, manifest.classes)
 
   def __len__(self) -> int:
-    return self._facts.records
+    return self._split.records
 
   @property
   def nbytes(self) -> int:
@@ -91,9 +91,9 @@ class Split:
     shard_of = np.searchsorted(self._ends, rows, side="right")
     for shard in np.unique(shard_of).tolist():
       places = np.flatnonzero(shard_of == shard)
-      first = self._ends[shard] - self._facts.shards[shard].records
-      found = self._records(self._reader(shard), shard, rows[places] - first)
-      images[places], labels[places] = found
+      first = self._ends[shard] - self._split.shards[shard].records
+      result = self._records(self._reader(shard), shard, rows[places] - first)
+      images[places], labels[places] = result
     return images, labels
 
   def check(self) -> None:
@@ -118,12 +118,12 @@ class Split:
     Raises:
       DataError: if it is missing, damaged or no regular file.
     """
-    facts = self._facts.shards[shard]
-    first = int(self._ends[shard]) - facts.records
+    entry = self._split.shards[shard]
+    first = int(self._ends[shard]) - entry.records
     with tempfile.TemporaryDirectory(prefix="djax-") as folder:
-      copy = Path(folder) / facts.file
-      foreign.copy_file(self.path, facts.file, Content(facts.bytes, facts.sha256), copy)
-      rows_of = range(first, first + facts.records)
+      copy = Path(folder) / entry.file
+      foreign.copy_file(self.path, entry.file, Content(entry.bytes, entry.sha256), copy)
+      rows_of = range(first, first + entry.records)
       with copy.open("rb", buffering=0) as file:
         reader = self._listed(file, shard)
       with reader:
@@ -135,7 +135,7 @@ class Split:
   @property
   def shards(self) -> int:
     """Number of shards."""
-    return len(self._facts.shards)
+    return len(self._split.shards)
 
   def close(self) -> None:
     """Closes the shards that ``read`` and ``check`` opened; another ``read`` opens them again.
@@ -143,9 +143,6 @@ class Split:
     What another thread is reading stays open until it is done: it alone still refers to the reader then.
     """
     self._readers.clear()
-
-  def __enter__(self) -> "Split":
-    return self
 
   def __exit__(self, *error: object) -> None:
     self.close()
@@ -190,32 +187,32 @@ class Split:
     with self._locks[shard]:
       reader = self._readers.get(shard)  # once: another thread may close them
       if reader is None:
-        facts = self._facts.shards[shard]
-        with foreign.opened(self.path, facts.file, limit=facts.bytes) as file:
-          if self._sha256(file, shard) != facts.sha256:
+        entry = self._split.shards[shard]
+        with foreign.opened(self.path, entry.file, limit=entry.bytes) as file:
+          if self._sha256(file, shard) != entry.sha256:
             raise ManifestError(
-              f"{self.path}: {facts.file} is damaged. Take the files from a good copy."
+              f"{self.path}: {entry.file} is damaged. Take the files from a good copy."
             )
           reader = self._readers[shard] = self._listed(file, shard)
       return reader
 
   def _sha256(self, file: IO[bytes], shard: int) -> str:
     """Hashes as many bytes as a shard has; one that grows meanwhile has no end."""
-    found, left = hashlib.sha256(), self._facts.shards[shard].bytes
+    sha256, left = hashlib.sha256(), self._split.shards[shard].bytes
     try:
       while left and (piece := file.read(min(left, _PIECE))):
-        found.update(piece)
+        sha256.update(piece)
         left -= len(piece)
     except OSError as error:
       raise self._damaged(shard, error) from None
-    return found.hexdigest()
+    return sha256.hexdigest()
 
   def _listed(self, file: IO[bytes], shard: int) -> array_records.Reader:
     """Lists the records of an open file."""
-    facts = self._facts.shards[shard]
+    entry = self._split.shards[shard]
     try:
       return array_records.Reader(
-        file, length=facts.bytes, records=facts.records, longest=self._parse.longest
+        file, length=entry.bytes, records=entry.records, longest=self._parse.longest
       )
     except (ValueError, OSError) as error:
       raise self._damaged(shard, error) from None
@@ -223,13 +220,13 @@ class Split:
   def _damaged(self, shard: int, error: Exception) -> DataError:
     line = escape.for_terminal(" ".join(str(error).split())[:200])
     return DataError(
-      f"{self.path}: a record of {self._facts.shards[shard].file} cannot be read ({line}). "
+      f"{self.path}: a record of {self._split.shards[shard].file} cannot be read ({line}). "
       f"See what is damaged: python -m djax verify {self.path}"
     )
 
 
 @dataclasses.dataclass(frozen=True)
-class Disguised:
+class Disguised(contextlib.AbstractContextManager["Disguised"]):
   """A disguised data set: where it lies, its manifest, its splits by name.
 
   Close it, or use it in a ``with`` statement: shards that were read from are open until then.
@@ -243,9 +240,6 @@ class Disguised:
     """Closes the shards of all splits; what is read later opens them again."""
     for split in self.splits.values():
       split.close()
-
-  def __enter__(self) -> "Disguised":
-    return self
 
   def __exit__(self, *error: object) -> None:
     self.close()
@@ -277,7 +271,7 @@ def verify(
 ) -> Manifest:
   """Checks every byte of a disguised data set against its manifest.
 
-  Someone who changes files can mend every checksum: that is told by ``manifest.authenticate`` alone.
+  Someone who changes files can mend every checksum; only ``manifest.authenticate`` detects that.
 
   Args:
     path: the directory.
@@ -291,15 +285,15 @@ def verify(
     ManifestError: naming every file that is missing, damaged or not in the manifest.
   """
   folder = Path(path).expanduser()
-  facts = manifest or manifest_lib.read(folder)
+  manifest = manifest or manifest_lib.read(folder)
   with concurrent.futures.ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-    faults = list(pool.map(lambda shard: _shard_fault(folder, shard), shards(facts)))
-  faults += [_small_fault(folder, *file) for file in facts.files.items()]
-  known = {*_EXTRA, *facts.files, *(shard.file for shard in shards(facts))}
+    faults = list(pool.map(lambda shard: _shard_fault(folder, shard), shards(manifest)))
+  faults += [_small_fault(folder, *file) for file in manifest.files.items()]
+  known = {*_EXTRA, *manifest.files, *(shard.file for shard in shards(manifest))}
   known |= {manifest_lib.UNFINISHED} if unfinished else set()
   faults += [_stranger(name) for name in foreign.names(folder) if name not in known]
   _refuse(folder, faults)
-  return facts
+  return manifest
 
 
 def shards(manifest: Manifest) -> list[Shard]:
@@ -313,22 +307,20 @@ def shards(manifest: Manifest) -> list[Shard]:
 
 def _refuse(folder: Path, faults: list[str | None]) -> None:
   """Names everything that is wrong with a directory, the first few by name."""
-  found = [fault for fault in faults if fault]
-  if found:
-    shown = "; ".join(found[:_SHOWN])
-    more = f"; and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+  messages = [fault for fault in faults if fault]
+  if messages:
+    shown = "; ".join(messages[:_SHOWN])
+    more = f"; and {len(messages) - _SHOWN} more" if len(messages) > _SHOWN else ""
     raise ManifestError(f"{folder}: {shown}{more}. Take the files from a good copy.")
 
 
 def _size_fault(folder: Path, shard: Shard) -> str | None:
   """Returns what is wrong with a shard's length or kind, or None."""
   try:
-    found = foreign.size_of(folder, shard.file)
+    size = foreign.size_of(folder, shard.file)
   except ForeignFileError as error:
     return _without_folder(folder, error)
-  return (
-    None if shard.bytes == found else f"{shard.file} must have {shard.bytes} bytes, has {found}"
-  )
+  return None if shard.bytes == size else f"{shard.file} must have {shard.bytes} bytes, has {size}"
 
 
 def _shard_fault(folder: Path, shard: Shard) -> str | None:
@@ -336,10 +328,10 @@ def _shard_fault(folder: Path, shard: Shard) -> str | None:
   if fault := _size_fault(folder, shard):
     return fault
   try:
-    found = foreign.digest(folder, shard.file, limit=shard.bytes)
+    content = foreign.digest(folder, shard.file, limit=shard.bytes)
   except ForeignFileError as error:
     return _without_folder(folder, error)
-  return None if found == (shard.bytes, shard.sha256) else f"{shard.file} is damaged"
+  return None if content == (shard.bytes, shard.sha256) else f"{shard.file} is damaged"
 
 
 def _small_fault(folder: Path, name: str, sha256: str) -> str | None:

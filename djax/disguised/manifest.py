@@ -1,6 +1,6 @@
 """MANIFEST.json and MANIFEST.mac: what a disguised data set is, checked against damage and, with the key, tampering.
 
-Both files come from a machine that nobody vouches for. They are read once, and what was read is what is authenticated;
+Both files come from an untrusted machine. They are read once, and what was read is what is authenticated;
 every number is bounded, and tied to the bytes that are there, before anything is allocated by it. Holds no key and
 loads no key code: who has the MAC's subkey gives it. Specified in docs/format.md.
 """
@@ -116,49 +116,53 @@ class Manifest:
     """Side of a block in pixels."""
     return self.spec["block_size"]
 
+  @property
+  def has_floats(self) -> bool:
+    """Whether the exact disguise is float32, so that uint8 needs a quantiser."""
+    return Trait.FLOATS in schemes.traits(self.spec) or self.source["dtype"] != "uint8"
+
   def to_dict(self) -> dict[str, Any]:
     """Returns the content of MANIFEST.json."""
-    facts = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+    fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
     for name in ("version", "sha256", "raw", "mac"):
-      del facts[name]
-    facts["error"] = dataclasses.asdict(self.error)
-    facts["splits"] = {name: dataclasses.asdict(split) for name, split in self.splits.items()}
+      del fields[name]
+    fields["error"] = dataclasses.asdict(self.error)
+    fields["splits"] = {name: dataclasses.asdict(split) for name, split in self.splits.items()}
     if self.quantiser is not None:
       steps = {"offset": self.quantiser.offset, "scale": self.quantiser.scale}
-      facts["quantiser"] = {name: np.asarray(x).tolist() for name, x in steps.items()}
+      fields["quantiser"] = {name: np.asarray(x).tolist() for name, x in steps.items()}
     if self.version == 1:
       for name in ("id", "role", "request"):
-        del facts[name]
-      facts["views"] = {name: self.views[name] for name in forms.FORMS[1]["views"]}
-    return {"format": FORMAT, "version": self.version, **facts}
+        del fields[name]
+      fields["views"] = {name: self.views[name] for name in forms.FORMS[1]["views"]}
+    return {"format": FORMAT, "version": self.version, **fields}
 
 
-def mac_label(facts: Manifest) -> str:
+def mac_label(manifest: Manifest) -> str:
   """Returns the label of the MAC's subkey: with it a request never passes as a data set, nor the other way round.
 
   Args:
-    facts: the manifest.
+    manifest: of a data set or a request.
   """
-  return "manifest" if facts.version == 1 else f"manifest|{facts.role}"
+  return "manifest" if manifest.version == 1 else f"manifest|{manifest.role}"
 
 
-def check(facts: Manifest) -> None:
+def check(manifest: Manifest) -> None:
   """Refuses facts that ``read`` would refuse, before the work is done that they describe.
 
   Args:
-    facts: of a data set that is to be written; its splits may have no shards yet.
+    manifest: of a data set that is to be written; its splits may have no shards yet.
 
   Raises:
     ValueError: with what is out of form or range, or too large.
   """
-  data = _encoded(facts)
-  found = json.loads(data)
-  planned = any(not split["shards"] for split in found["splits"].values())
-  form.check(found, forms.FORMS[facts.version], "manifest")
-  _parse(found, facts.version, planned=planned)
-  positions = math.prod(facts.disguised_shape[:2]) // facts.block_size**2
-  are_floats = Trait.FLOATS in schemes.traits(facts.spec) or facts.source["dtype"] != "uint8"
-  awaited = are_floats and facts.dtype == "uint8" and facts.quantiser is None
+  data = _encoded(manifest)
+  content = json.loads(data)
+  planned = any(not split["shards"] for split in content["splits"].values())
+  form.check(content, forms.FORMS[manifest.version], "manifest")
+  _parse(content, manifest.version, planned=planned)
+  positions = math.prod(manifest.disguised_shape[:2]) // manifest.block_size**2
+  awaited = manifest.has_floats and manifest.dtype == "uint8" and manifest.quantiser is None
   _check_size(len(data) + 2 * positions * _NUMBER_BYTES * awaited)
 
 
@@ -197,8 +201,8 @@ def read(folder: Path) -> Manifest:
   try:
     if data.count(b"[") + data.count(b"{") > _MOST_BRACKETS:
       raise ValueError
-    facts = foreign.parse_json(data)
-    named, version = facts["format"], facts["version"]
+    content = foreign.parse_json(data)
+    named, version = content["format"], content["version"]
   except (ValueError, TypeError, KeyError):
     raise ManifestError(f"{folder / FILE} is no manifest of djax.") from None
   if named != FORMAT or type(version) is not int or version < 1:
@@ -208,38 +212,40 @@ def read(folder: Path) -> Manifest:
       f"{folder / FILE} is of format version {version}, this djax reads up to {VERSION}. Install a newer djax."
     )
   try:
-    form.check(facts, forms.FORMS[version], "manifest")
-    found = _parse(facts, version)
+    form.check(content, forms.FORMS[version], "manifest")
+    manifest = _parse(content, version)
   except (ValueError, TypeError, OverflowError) as error:
     raise ManifestError(
       f"{folder / FILE} is not as its format asks for: {error}. Take the directory from a good copy."
     ) from None
   return dataclasses.replace(
-    found, sha256=hashlib.sha256(data).hexdigest(), raw=data, mac=mac.decode()
+    manifest, sha256=hashlib.sha256(data).hexdigest(), raw=data, mac=mac.decode()
   )
 
 
-def authenticate(facts: Manifest, *, mac_key: bytes, where: Path) -> None:
+def authenticate(manifest: Manifest, *, mac_key: bytes, where: Path) -> None:
   """Checks that the owner of a key wrote the bytes that a manifest was parsed from.
 
   Args:
-    facts: as ``read`` returned them.
+    manifest: as ``read`` returned them.
     mac_key: the subkey ``mac_label`` of the key whose fingerprint the manifest shows.
     where: the directory, for the message.
 
   Raises:
     ManifestError: if not.
   """
-  if not hmac.compare_digest(hmac.new(mac_key, facts.raw, hashlib.sha256).hexdigest(), facts.mac):
+  if not hmac.compare_digest(
+    hmac.new(mac_key, manifest.raw, hashlib.sha256).hexdigest(), manifest.mac
+  ):
     raise ManifestError(
       f"{where / FILE} was not written with this key or was changed since, its checksum along with it. "
       "Do not use it; take the directory from your own copy."
     )
 
 
-def _encoded(facts: Manifest) -> bytes:
+def _encoded(manifest: Manifest) -> bytes:
   """Returns the bytes of MANIFEST.json."""
-  return (json.dumps(facts.to_dict(), indent=1) + "\n").encode()
+  return (json.dumps(manifest.to_dict(), indent=1) + "\n").encode()
 
 
 def _check_size(size: int) -> None:
@@ -277,18 +283,18 @@ def _read_files(folder: Path) -> tuple[bytes, bytes]:
   return data, lines[1]
 
 
-def _parse(facts: Mapping[str, Any], version: int, *, planned: bool = False) -> Manifest:
+def _parse(content: Mapping[str, Any], version: int, *, planned: bool = False) -> Manifest:
   """Makes a Manifest of JSON of the right form, checking that its parts fit together."""
-  fields = {name: facts[name] for name in forms.FORMS[version]}
+  fields = {name: content[name] for name in forms.FORMS[version]}
   for name in ("source", "views"):  # fields that are not known are not kept
     known = forms.FORMS[version][name]
-    fields[name] = {part: value for part, value in facts[name].items() if part in known}
-  shape, spec = forms.shapes(facts)
-  splits = {name: _split(name, split, planned) for name, split in facts["splits"].items()}
+    fields[name] = {part: value for part, value in content[name].items() if part in known}
+  shape, spec = forms.shapes(content)
+  splits = {name: _split(name, split, planned) for name, split in content["splits"].items()}
   if not splits:
     raise ValueError("splits has no split")
-  _check_files(facts, splits)
-  image_bytes = math.prod(shape) * np.dtype(facts["dtype"]).itemsize
+  _check_files(content, splits)
+  image_bytes = math.prod(shape) * np.dtype(content["dtype"]).itemsize
   for name, split in splits.items():
     for shard in split.shards:
       if shard.records * image_bytes > shard.bytes:
@@ -299,10 +305,10 @@ def _parse(facts: Mapping[str, Any], version: int, *, planned: bool = False) -> 
         raise ValueError(f"splits.{name} has shards that are larger than their images")
   if sum(shard.bytes for split in splits.values() for shard in split.shards) > forms.MOST_STORED:
     raise ValueError(f"splits has more than {forms.MOST_STORED} bytes")
-  names, classes = facts["class_names"], facts["classes"]
+  names, classes = content["class_names"], content["classes"]
   if names is not None and len(names) != classes:
     raise ValueError("class_names are not one a class")
-  if classes > forms.MOST_CLASSES or forms.LEAST_NAME * classes > len(facts["sealed"]):
+  if classes > forms.MOST_CLASSES or forms.LEAST_NAME * classes > len(content["sealed"]):
     raise ValueError("classes is more than the sealed names allow")
   role = fields.get("role", REQUEST if set(splits) == {REQUEST_SPLIT} else DATASET)
   if (role == REQUEST) != (set(splits) == {REQUEST_SPLIT}):
@@ -314,12 +320,12 @@ def _parse(facts: Mapping[str, Any], version: int, *, planned: bool = False) -> 
       **fields,
       "spec": spec,
       "disguised_shape": shape,
-      "quantiser": forms.quantiser(facts, shape),
-      "error": Bounds(**{f.name: facts["error"][f.name] for f in dataclasses.fields(Bounds)}),
+      "quantiser": forms.quantiser(content, shape),
+      "error": Bounds(**{f.name: content["error"][f.name] for f in dataclasses.fields(Bounds)}),
       "class_names": None if names is None else tuple(names),
       "views": {**fields["views"], "together": fields["views"].get("together", True)},
       "splits": splits,
-      "warnings": tuple(facts["warnings"]),
+      "warnings": tuple(content["warnings"]),
       "role": role,
       "version": version,
     }
@@ -337,10 +343,10 @@ def _split(name: str, split: Mapping[str, Any], planned: bool) -> SplitFacts:
   return SplitFacts(split["records"], split["views"], shards)
 
 
-def _check_files(facts: Mapping[str, Any], splits: Mapping[str, SplitFacts]) -> None:
+def _check_files(content: Mapping[str, Any], splits: Mapping[str, SplitFacts]) -> None:
   """Refuses one file under two names of the manifest: it would be read again and again."""
   names = [shard.file for split in splits.values() for shard in split.shards]
-  names += [*facts["files"], FILE, MAC_FILE]
+  names += [*content["files"], FILE, MAC_FILE]
   if len(set(names)) != len(names):
     raise ValueError("a file is named twice")
 

@@ -82,31 +82,31 @@ FORMS: dict[int, dict[str, Any]] = {
 }
 
 
-def shapes(facts: Mapping[str, Any]) -> tuple[tuple[int, int, int], dict[str, Any]]:
+def shapes(content: Mapping[str, Any]) -> tuple[tuple[int, int, int], dict[str, Any]]:
   """Returns the shape of a disguised image and the spec, the scheme made of it once.
 
   Args:
-    facts: the manifest, of the right form.
+    content: the manifest, of the right form.
 
   Raises:
     ValueError: if they are too large or do not belong together.
   """
-  shape, given = facts["disguised_shape"], facts["spec"]["image_shape"]
+  shape, given = content["disguised_shape"], content["spec"]["image_shape"]
   if len(shape) != 3 or len(given) != 3 or max(*shape, *given) > _LONGEST_SIDE:
     raise ValueError(f"disguised_shape is not [H', W', C] up to {_LONGEST_SIDE} a side")
   if math.prod(shape) > _MOST_VALUES:
     raise ValueError(f"disguised_shape has more than {_MOST_VALUES} values")
-  if not _is_small(facts["spec"]):
+  if not _is_small(content["spec"]):
     raise ValueError("spec has more, longer or larger options than a scheme takes")
   try:
-    if facts["spec"]["scheme"] not in schemes.written():
+    if content["spec"]["scheme"] not in schemes.written():
       raise ValueError(f"spec.scheme must be one of {', '.join(schemes.written())}")
-    scheme = schemes.from_spec(facts["spec"])
+    scheme = schemes.from_spec(content["spec"])
   except (ValueError, TypeError) as error:
     raise ValueError(f"spec: {escape.for_terminal(str(error)).rstrip('.')}") from None
   spec = scheme.spec.to_dict()
   # Python takes 25 for 25.0 and 1 for True; what is derived from a spec does not.
-  if json.dumps(spec, sort_keys=True) != json.dumps(facts["spec"], sort_keys=True):
+  if json.dumps(spec, sort_keys=True) != json.dumps(content["spec"], sort_keys=True):
     raise ValueError("spec is not complete, or not as its scheme writes it")
   if list(scheme.spec.disguised_shape) != shape:
     raise ValueError("disguised_shape is not that of the spec")
@@ -125,20 +125,20 @@ def _is_small(spec: Mapping[str, Any]) -> bool:
   )
 
 
-def quantiser(facts: Mapping[str, Any], shape: tuple[int, int, int]) -> Quantiser | None:
+def quantiser(content: Mapping[str, Any], shape: tuple[int, int, int]) -> Quantiser | None:
   """Makes the quantiser, one step a block position.
 
   Args:
-    facts: the manifest, of the right form.
+    content: the manifest, of the right form.
     shape: ``(H', W', C)`` of a disguised image.
 
   Raises:
     ValueError: if it does not fit.
   """
-  given, side = facts["quantiser"], facts["spec"]["block_size"]
+  given, side = content["quantiser"], content["spec"]["block_size"]
   if given is None:
     return None
-  if facts["dtype"] != "uint8":
+  if content["dtype"] != "uint8":
     raise ValueError("quantiser stands with another dtype than uint8")
   offset, scale = (np.asarray(given[name], np.float32) for name in ("offset", "scale"))
   positions = (shape[0] // side * (shape[1] // side),)

@@ -64,11 +64,11 @@ def bounds(spec: Mapping[str, Any], dtype: str, quantiser: Quantiser | None) -> 
   Raises:
     ConfigError: if float16 cannot hold the values.
   """
-  facts = schemes.kind_of(spec).reach(spec)
-  n, norm, level = max(facts.terms, 1), facts.norm, facts.level
+  reach = schemes.kind_of(spec).reach(spec)
+  n, norm, level = max(reach.terms, 1), reach.norm, reach.level
   largest = (255.0 + level) * math.sqrt(n) * norm
   # n products and n - 1 sums, the matrix itself rounded once; twice, for the way back.
-  exact = 2 * (n + 2) * _ROUNDING * largest * norm if facts.terms else 0.0
+  exact = 2 * (n + 2) * _ROUNDING * largest * norm if reach.terms else 0.0
   stored = exact
   if dtype == "float16":
     if largest + level > _LARGEST_FLOAT16:
@@ -78,10 +78,10 @@ def bounds(spec: Mapping[str, Any], dtype: str, quantiser: Quantiser | None) -> 
       )
     stored += 2.0 ** (math.floor(math.log2(largest + level)) - 11)
   if quantiser is not None:
-    reach = np.abs(quantiser.offset) + 255 * quantiser.scale
-    stored += float(np.max(np.asarray(quantiser.scale, np.float64) / 2 + 4 * _ROUNDING * reach))
-  restored = exact + stored * math.sqrt(n) * norm if facts.restorable else None
-  return Bounds(stored, restored, facts.noise)
+    ends = np.abs(quantiser.offset) + 255 * quantiser.scale
+    stored += float(np.max(np.asarray(quantiser.scale, np.float64) / 2 + 4 * _ROUNDING * ends))
+  restored = exact + stored * math.sqrt(n) * norm if reach.restorable else None
+  return Bounds(stored, restored, reach.noise)
 
 
 def quantiser_for(low: np.ndarray, high: np.ndarray) -> Quantiser:

@@ -2,7 +2,7 @@
 
 All records of a data set are alike but for the bytes of the image and those of the label. So no protobuf is built for
 each of them: TFDS's own serialiser says once a label what stands around the image. Nor is one parsed: records come from
-machines that nobody vouches for, and need no more than a few lengths to be compared.
+untrusted machines, and need no more than a few lengths to be compared.
 """
 
 import contextlib

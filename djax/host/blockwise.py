@@ -21,29 +21,29 @@ def arrays(function: str, **given: Any) -> list[np.ndarray]:
   """Returns arguments as NumPy arrays, or refuses those that JAX is tracing.
 
   Args:
-    function: who asks.
+    function: the caller's name, for the message.
     **given: arguments by name.
 
   Raises:
     TypeError: for what has no values to work on.
   """
-  found = []
+  result = []
   for name, value in given.items():
     try:
-      found.append(np.asarray(value))
+      result.append(np.asarray(value))
     except TypeError:
       raise TypeError(
         f"{function}: works on the host, in NumPy: {name} must be an array with values, got a {type(value).__name__}. "
         "Call it outside of jit, vmap and grad; what works inside is djax.ops."
       ) from None
-  return found
+  return result
 
 
 def check_permutation(function: str, perm: np.ndarray, positions: int) -> None:
   """Refuses what is not a permutation of the block positions: blocks would be doubled and lost.
 
   Args:
-    function: who asks.
+    function: the caller's name, for the message.
     perm: secret, to be ``[P]`` integers, each of ``0..P-1`` once.
     positions: how many there are.
 

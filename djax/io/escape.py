@@ -1,7 +1,7 @@
 r"""Text from outside, made safe to show: on a terminal, in Markdown and in HTML.
 
 Names, warnings and fingerprints of a foreign file may hold escape sequences that move the cursor, change a window's
-title or draw a line that djax never said, and characters that turn the direction of writing or cannot be seen. Letters
+title or draw a line that djax never wrote, and characters that turn the direction of writing or cannot be seen. Letters
 of any script stay as they are. What is escaped is not meant to be read back: a text that holds ``\x1b`` in four letters
 looks like one that held the character.
 """

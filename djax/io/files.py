@@ -1,15 +1,12 @@
 """Writing files of the owner: whole or not at all, readable by the owner alone where they hold originals, and durable.
 
 What is written goes under a temporary name first. That name is always the same one for a target, is locked while
-somebody writes, and is cleared by the next call: a process that was killed leaves nothing behind for ever. A rename
+somebody writes, and is cleared by the next call: what a killed process left does not stay. A rename
 gives the final name; file and folder are synced, so that it survives a power cut. Whatever else lies under a temporary
 name, such as a link, a pipe or a file of another user, is neither written to nor taken away.
-
-Disks that know no locks are written without. Where Python itself has none, nothing that needs one is written.
 """
 
 import contextlib
-import errno
 import os
 import shutil
 import stat
@@ -18,33 +15,25 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, NoReturn
 
-try:
-  import fcntl
-except ImportError:  # not on Windows, where keys and data can still be read
-  fcntl = None  # type: ignore[assignment]
-
 from djax.errors import DjaxError, UnsafeError
+from djax.io import locks
 
 __all__ = [
   "check_new",
+  "check_room",
   "named",
   "new_file",
   "new_folder",
   "private",
   "replace",
-  "require_locks",
   "sync_folder",
   "sync_tree",
   "temporary_of",
-  "wait_for_lock",
-  "working_lock",
 ]
 
 _PRIVATE_FILE, _PRIVATE_FOLDER = 0o600, 0o700
-# Links are refused, and a pipe that somebody put there does not hold us; O_BINARY is for Windows.
-_FLAGS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-_NEW = os.O_CREAT | os.O_EXCL | _FLAGS
-_BUSY = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)
+_NEW = os.O_CREAT | os.O_EXCL | locks.SAFE_OPEN
+_SPARE_BYTES = 4 << 20
 _TRIES = 100
 _SYNCS = 8  # at a time
 
@@ -61,6 +50,26 @@ def check_new(target: Path) -> None:
   if os.path.lexists(target):
     _clear_second_name(target)
     raise UnsafeError(f"{target} exists and is not overwritten. Give another name.")
+
+
+def check_room(target: Path, needed: int, *, hint: str = "") -> None:
+  """Refuses to begin what the disk has no room for.
+
+  Args:
+    target: what is to be written; itself or its folder exists.
+    needed: about how many bytes it takes.
+    hint: what else helps, after "Make room and re-run the command".
+
+  Raises:
+    DjaxError: if less is free, or hardly more.
+  """
+  needed += _SPARE_BYTES
+  free = shutil.disk_usage(target if target.is_dir() else target.parent).free
+  if free < needed:
+    raise DjaxError(
+      f"{target} needs {needed / 1e6:.1f} MB free, got {free / 1e6:.1f} MB. "
+      f"Make room and re-run the command{hint}."
+    )
 
 
 @contextlib.contextmanager
@@ -98,25 +107,12 @@ def new_file(target: Path) -> Iterator[IO[bytes]]:
     DjaxError: if this platform has no locks.
     OSError: if it cannot be written.
   """
-  check_new(target)
-  require_locks(target)
-  temporary = temporary_of(target)
-  with named(target):
-    descriptor = _claim(temporary, folder=False)
-    try:
-      check_new(target)  # who held the lock before may have written it
-      with os.fdopen(descriptor, "r+b", closefd=False) as file:
-        yield file
-      os.fsync(descriptor)
-      _check_ours(descriptor, temporary)
-      _publish(temporary, target)
-    except BaseException:
-      _discard(descriptor, temporary)
-      raise
-    finally:
-      with contextlib.suppress(OSError):  # what counts is on the disk already
-        os.close(descriptor)
-  sync_folder(target.parent)
+  with _claimed(target, folder=False) as (descriptor, temporary):
+    with os.fdopen(descriptor, "r+b", closefd=False) as file:
+      yield file
+    os.fsync(descriptor)
+    _check_ours(descriptor, temporary)
+    _publish(temporary, target)
 
 
 @contextlib.contextmanager
@@ -129,32 +125,39 @@ def new_folder(target: Path) -> Iterator[Path]:
     target: its name; must not exist. The mode is 0700, that of files in it 0600 if they are made by ``private``.
 
   Raises:
-    UnsafeError: if the target exists, another process is writing it, or something else has the temporary name.
-    DjaxError: if this platform has no locks.
+    UnsafeError: as ``new_file``.
+    DjaxError: as ``new_file``.
     OSError: if it cannot be written.
   """
+  with _claimed(target, folder=True) as (descriptor, temporary):
+    yield temporary
+    _check_ours(descriptor, temporary)
+    sync_tree(temporary)
+    _check_ours(descriptor, temporary)
+    check_new(target)
+    try:
+      os.rename(temporary, target)
+    except OSError:
+      check_new(target)  # it appeared in the last moment
+      raise
+
+
+@contextlib.contextmanager
+def _claimed(target: Path, *, folder: bool) -> Iterator[tuple[int, Path]]:
+  """Yields descriptor and name of a locked temporary file or folder; the body publishes it, else it is removed."""
   check_new(target)
-  require_locks(target)
+  locks.require_locks(target)
   temporary = temporary_of(target)
   with named(target):
-    descriptor = _claim(temporary, folder=True)
+    descriptor = _claim(temporary, folder=folder)
     try:
       check_new(target)  # who held the lock before may have written it
-      yield temporary
-      _check_ours(descriptor, temporary)
-      sync_tree(temporary)
-      _check_ours(descriptor, temporary)
-      check_new(target)
-      try:
-        os.rename(temporary, target)
-      except OSError:
-        check_new(target)  # it appeared in the last moment
-        raise
+      yield descriptor, temporary
     except BaseException:
       _discard(descriptor, temporary)
       raise
     finally:
-      with contextlib.suppress(OSError):
+      with contextlib.suppress(OSError):  # what counts is on the disk already
         os.close(descriptor)
   sync_folder(target.parent)
 
@@ -199,63 +202,6 @@ def replace(path: Path, data: bytes, *, mode: int = 0o666, folder: Path | None =
   sync_folder(path.parent)
 
 
-@contextlib.contextmanager
-def working_lock(path: Path, *, busy: str) -> Iterator[None]:
-  """Holds a lock while a directory is worked on; the file stays, the lock does not outlive the process.
-
-  Processes that were forked meanwhile hold it as well. Disks that know no locks are worked on without one.
-
-  Args:
-    path: the lock's file; made if need be.
-    busy: what to say where another process holds it.
-
-  Raises:
-    UnsafeError: if another process holds it, or something else than a file has that name.
-    DjaxError: if this platform has no locks.
-    OSError: if the file cannot be made.
-  """
-  require_locks(path)
-  if os.path.lexists(path) and not stat.S_ISREG(os.lstat(path).st_mode):
-    _in_the_way(path)
-  descriptor = os.open(path, os.O_RDWR | os.O_CREAT | _FLAGS, 0o666)
-  try:
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-      _in_the_way(path)
-    if not _try_lock(descriptor):
-      raise UnsafeError(busy)
-    yield
-  finally:
-    os.close(descriptor)
-
-
-def wait_for_lock(descriptor: int) -> None:
-  """Locks an open file, waiting for whoever has it; on disks without locks it does nothing.
-
-  Call ``require_locks`` before the file is made.
-
-  Args:
-    descriptor: of the file.
-  """
-  with contextlib.suppress(OSError):
-    fcntl.flock(descriptor, fcntl.LOCK_EX)
-
-
-def require_locks(path: Path) -> None:
-  """Refuses to write where Python has no file locks, before anything is made.
-
-  Args:
-    path: what would be written.
-
-  Raises:
-    DjaxError: if this platform has no locks.
-  """
-  if fcntl is None:
-    raise DjaxError(
-      f"{path} must be locked while it is written, and file locking is not available on this platform (Python has no "
-      "module fcntl here). Write it on Linux, on macOS or under WSL."
-    )
-
-
 def temporary_of(target: Path) -> Path:
   """Returns the one temporary name of a target, beside it.
 
@@ -266,7 +212,7 @@ def temporary_of(target: Path) -> Path:
 
 
 def sync_folder(folder: Path) -> None:
-  """Makes names in a folder survive a power cut, on file systems that can; nothing is said where it fails.
+  """Makes names in a folder survive a power cut, on file systems that can; a failure is ignored.
 
   Args:
     folder: the folder.
@@ -288,13 +234,13 @@ def sync_tree(folder: Path) -> None:
   Raises:
     OSError: if a folder cannot be read, or a file's content cannot be written to the disk.
   """
-  folders, found = [], []
+  folders, paths = [], []
   for place, _, names in os.walk(folder, topdown=False, onerror=_raise):
     folders.append(Path(place))
-    found += [os.path.join(place, name) for name in names]
+    paths += [os.path.join(place, name) for name in names]
   # A disk takes many syncs at a time in the time of one: 10 000 small files in a second instead of twenty.
   with ThreadPoolExecutor(_SYNCS) as pool:
-    for _ in pool.map(_sync_file, found):
+    for _ in pool.map(_sync_file, paths):
       pass
   for below in folders:
     sync_folder(below)
@@ -304,7 +250,7 @@ def _sync_file(path: str) -> None:
   """Syncs a file; what is none is left alone."""
   if not stat.S_ISREG(os.lstat(path).st_mode):
     return
-  descriptor = os.open(path, os.O_RDONLY | _FLAGS)
+  descriptor = os.open(path, os.O_RDONLY | locks.SAFE_OPEN)
   try:
     os.fsync(descriptor)
   finally:
@@ -326,7 +272,7 @@ def _claim(temporary: Path, *, folder: bool) -> int:
     descriptor = _make(temporary, folder=folder) if left is None else left
     if descriptor is None:
       continue
-    locked = _try_lock(descriptor)
+    locked = locks.try_lock(descriptor)
     if locked and _is_at(descriptor, temporary):
       if left is None:
         return descriptor
@@ -344,13 +290,13 @@ def _open_left(temporary: Path, *, folder: bool) -> int | None:
   access = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) if folder else os.O_RDWR
   try:
     if not _could_be_left(os.lstat(temporary), folder=folder):
-      _in_the_way(temporary)
-    descriptor = os.open(temporary, access | _FLAGS)
+      locks.refuse_in_the_way(temporary)
+    descriptor = os.open(temporary, access | locks.SAFE_OPEN)
   except FileNotFoundError:
     return None
   if not _could_be_left(os.fstat(descriptor), folder=folder):
     os.close(descriptor)
-    _in_the_way(temporary)
+    locks.refuse_in_the_way(temporary)
   return descriptor
 
 
@@ -358,12 +304,6 @@ def _could_be_left(status: os.stat_result, *, folder: bool) -> bool:
   """Whether djax of this user may have made it: in a shared folder others can put things under any name."""
   kind = stat.S_ISDIR if folder else stat.S_ISREG
   return kind(status.st_mode) and (not hasattr(os, "geteuid") or status.st_uid == os.geteuid())
-
-
-def _in_the_way(path: Path) -> NoReturn:
-  raise UnsafeError(
-    f"{path} is in the way: it is nothing that djax made. Take it away, or give another name for the output."
-  )
 
 
 def _make(temporary: Path, *, folder: bool) -> int | None:
@@ -376,7 +316,7 @@ def _make(temporary: Path, *, folder: bool) -> int | None:
     return None
   try:
     temporary.chmod(_PRIVATE_FOLDER)  # the umask may have taken the owner's rights
-    return os.open(temporary, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | _FLAGS)
+    return os.open(temporary, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | locks.SAFE_OPEN)
   except FileNotFoundError:  # another process took it for something left
     return None
   except BaseException:
@@ -397,15 +337,6 @@ def _make_file(path: Path, access: int) -> int:
       path.unlink()
     raise
   return descriptor
-
-
-def _try_lock(descriptor: int) -> bool:
-  """Locks a file for this process; False if another one has it. Disks without locks are written without."""
-  try:
-    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-  except OSError as error:
-    return error.errno not in _BUSY
-  return True
 
 
 def _is_at(descriptor: int, path: Path) -> bool:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple, NoReturn
 
 from djax.errors import DataError
-from djax.io import files
+from djax.io import files, locks
 
 __all__ = [
   "Content",
@@ -38,8 +38,6 @@ __all__ = [
 
 _PIECE = 1 << 20
 _LINKS_REFUSED = getattr(os, "O_NOFOLLOW", 0)
-# Without O_NONBLOCK, opening a pipe waits for a writer that may never come; O_BINARY is for Windows.
-_FLAGS = os.O_RDONLY | _LINKS_REFUSED | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 _HOLDS_FOLDERS = os.open in os.supports_dir_fd
 _MOST_DIGITS = 40  # those of 128 bits and a sign; longer integers overflow what they are put into
 _KINDS = {
@@ -100,11 +98,7 @@ def read(folder: Path, name: str, *, limit: int) -> bytes:
     ForeignFileError: if it is no regular file, is longer (also if it grows meanwhile), or cannot be read.
   """
   with opened(folder, name, limit=limit) as file:
-    pieces, length = [], 0
-    for piece in _pieces(file, folder / name, limit):
-      pieces.append(piece)
-      length += len(piece)
-  return b"".join(pieces)
+    return b"".join(_pieces(file, folder / name, limit))
 
 
 def digest(folder: Path, name: str, *, limit: int) -> Content:
@@ -119,12 +113,12 @@ def digest(folder: Path, name: str, *, limit: int) -> Content:
     MissingFileError: if it does not exist.
     ForeignFileError: as for ``read``.
   """
-  found, length = hashlib.sha256(), 0
+  sha256, length = hashlib.sha256(), 0
   with opened(folder, name, limit=limit) as file:
     for piece in _pieces(file, folder / name, limit):
-      found.update(piece)
+      sha256.update(piece)
       length += len(piece)
-  return Content(length, found.hexdigest())
+  return Content(length, sha256.hexdigest())
 
 
 @contextlib.contextmanager
@@ -163,7 +157,7 @@ def copy_file(folder: Path, name: str, content: Content, target: Path) -> None:
     ForeignFileError: if it is no regular file, cannot be read, or holds anything else.
     OSError: if the copy cannot be written.
   """
-  found = hashlib.sha256()
+  sha256 = hashlib.sha256()
   path = folder / name
   with opened(folder, name, limit=content.bytes) as source:
     size = os.fstat(source.fileno()).st_size
@@ -174,9 +168,9 @@ def copy_file(folder: Path, name: str, content: Content, target: Path) -> None:
     try:
       with copy:
         for piece in _pieces(source, path, content.bytes):
-          found.update(piece)
+          sha256.update(piece)
           copy.write(piece)
-      if found.hexdigest() != content.sha256:
+      if sha256.hexdigest() != content.sha256:
         raise ForeignFileError(f"{path} is damaged: its SHA-256 is not the recorded one.")
     except BaseException:
       target.unlink()
@@ -212,20 +206,20 @@ def names(folder: Path, *, most: int = 1 << 20) -> list[str]:
     MissingFileError: if it does not exist.
     ForeignFileError: if it is no folder, cannot be read, or holds more.
   """
-  found: list[str] = []
+  entry_names: list[str] = []
   try:
     with os.scandir(folder) as entries:
       for entry in entries:
-        found.append(entry.name)
-        if len(found) > most:
+        entry_names.append(entry.name)
+        if len(entry_names) > most:
           raise ForeignFileError(f"{folder} must hold at most {most} entries, has more.")
   except OSError as error:
     _refuse(folder, error)
-  return sorted(found)
+  return sorted(entry_names)
 
 
 def parse_json(data: bytes) -> Any:
-  """Parses JSON that nobody vouches for.
+  """Parses JSON from an untrusted source.
 
   Strings may hold any character, also one half of a surrogate pair, which cannot be written as UTF-8.
 
@@ -269,10 +263,10 @@ def _whole(text: str) -> int:
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
   """Makes an object; of two fields of one name, another parser might take the other."""
-  found = dict(pairs)
-  if len(found) != len(pairs):
+  value = dict(pairs)
+  if len(value) != len(pairs):
     raise ValueError("a field stands twice in one object")
-  return found
+  return value
 
 
 def _parts(folder: Path, name: str) -> list[str]:
@@ -321,7 +315,7 @@ def _open(folder: Path, name: str, limit: int) -> int:
     with _below(folder, name) as (last, at):
       # Some devices act when they are opened, so it is looked at before as well as after.
       _regular(path, os.stat(last, dir_fd=at, follow_symlinks=False))
-      descriptor = os.open(last, _FLAGS, dir_fd=at)
+      descriptor = os.open(last, os.O_RDONLY | locks.SAFE_OPEN, dir_fd=at)
   except OSError as error:
     _refuse(path, error)
   try:
@@ -362,7 +356,7 @@ def _pieces(file: IO[bytes], path: Path, limit: int) -> Iterator[bytes]:
 
 
 def _refuse(path: Path, error: OSError) -> NoReturn:
-  """Says why a file cannot be opened."""
+  """Raises the error that says why a file cannot be opened."""
   if isinstance(error, FileNotFoundError):
     raise MissingFileError(f"{path} must exist, it does not.") from None
   if error.errno in (errno.ENOTDIR, errno.ELOOP):

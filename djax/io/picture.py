@@ -61,5 +61,5 @@ def _cell(image: np.ndarray) -> Image.Image:
   height, width, channels = image.shape
   picture = Image.fromarray(image[..., :3] if channels >= 3 else image[..., 0])
   size = tuple(max(1, round(side * _CELL / max(height, width))) for side in (width, height))
-  way = Image.Resampling.NEAREST if max(height, width) <= _CELL else Image.Resampling.BOX
-  return picture.convert("RGB").resize(size, way)
+  method = Image.Resampling.NEAREST if max(height, width) <= _CELL else Image.Resampling.BOX
+  return picture.convert("RGB").resize(size, method)

@@ -291,10 +291,10 @@ def _parse(path: str, place: _Path) -> _Parsed:
 
 def _number(name: str, text: str, line: str) -> int:
   """Returns the number in the one line of that form."""
-  found = re.search(f"^{line}$", text, re.MULTILINE)
-  if found is None:
+  match = re.search(f"^{line}$", text, re.MULTILINE)
+  if match is None:
     raise _malformed(name)
-  return int(found[1])
+  return int(match[1])
 
 
 def _bytes(name: str, encoded: str, length: int) -> bytes:

@@ -41,24 +41,24 @@ def find_passphrase(passphrase_file: _Path | None, *, new: bool = False) -> Call
   def find() -> str:
     if passphrase_file is not None:
       name = f"passphrase file {os.fspath(passphrase_file)}"
-      found = _line(read_private(passphrase_file, name).decode("utf-8", "surrogateescape"))
+      passphrase = _line(read_private(passphrase_file, name).decode("utf-8", "surrogateescape"))
     elif (held := _take_from_environment()) is not None:
-      name, found = f"environment variable {ENVIRONMENT}", held
+      name, passphrase = f"environment variable {ENVIRONMENT}", held
     elif sys.stdin is not None and sys.stdin.isatty():
-      name, found = "passphrase", _prompt(new)
+      name, passphrase = "passphrase", _prompt(new)
     else:
       raise KeyFileError(
         f"a passphrase is needed: give --passphrase-file, or set {ENVIRONMENT}, "
         "or run on a terminal to be asked."
       )
-    if not _line(found):
+    if not _line(passphrase):
       raise KeyFileError(f"{name}: must not be empty.")
     if new:
       try:
-        return new_passphrase(found)
+        return new_passphrase(passphrase)
       except KeyFileError as error:
         raise KeyFileError(f"{name}: {error}") from None
-    return found
+    return passphrase
 
   return find
 
@@ -76,24 +76,25 @@ def new_passphrase(text: str) -> str:
     KeyFileError: for bytes that are not UTF-8, control characters such as NUL or a second line, a byte order mark, or
       blanks at an end.
   """
-  found = unicodedata.normalize("NFC", _line(text))
-  if any(unicodedata.category(character) == "Cs" for character in found):
+  line = unicodedata.normalize("NFC", _line(text))
+  categories = {unicodedata.category(character) for character in line}
+  if "Cs" in categories:
     raise KeyFileError(
       "a new passphrase must be UTF-8 text, and these bytes are not. Save it as UTF-8."
     )
-  if "\ufeff" in found:
+  if "\ufeff" in line:
     raise KeyFileError(
       "a new passphrase must hold no byte order mark, which nobody can type. Save it as UTF-8 without one."
     )
-  if any(unicodedata.category(character) in ("Cc", "Zl", "Zp") for character in found):
+  if categories & {"Cc", "Zl", "Zp"}:
     raise KeyFileError(
       "a new passphrase must be one line without control characters, such as those of UTF-16. Save it as UTF-8."
     )
-  if found != found.strip():
+  if line != line.strip():
     raise KeyFileError(
       "a new passphrase must not begin or end with a blank, which nobody sees. Take it away."
     )
-  return found
+  return line
 
 
 def forms(text: str) -> list[str]:
@@ -123,12 +124,12 @@ def _take_from_environment() -> str | None:
 def _prompt(new: bool) -> str:
   """Asks on the terminal, twice for a new passphrase."""
   try:
-    found = getpass.getpass("New passphrase: " if new else "Passphrase: ")
-    if new and found and getpass.getpass("The same again: ") != found:
+    passphrase = getpass.getpass("New passphrase: " if new else "Passphrase: ")
+    if new and passphrase and getpass.getpass("The same again: ") != passphrase:
       raise KeyFileError("passphrase: the two entries differ. Nothing was written; start again.")
   except EOFError:
     raise KeyFileError("passphrase: none was entered.") from None
-  return found
+  return passphrase
 
 
 def read_private(path: _Path, name: str) -> bytes:

@@ -1,11 +1,11 @@
 """Networks by name. Each is a Flax module called as ``module.apply(variables, images, train=...)``.
 
-Images are float32 ``[B, H, W, C]``; logits are float32 ``[B, K]``. A new network is one file and one row. Its class has
-fields ``classes`` and ``dtype``; it may have ``width``, ``depth``, ``dropout`` and ``patch``, which the config
-fills, and
+Images are float32 ``[B, H, W, C]``; logits are float32 ``[B, K]``. A new network is one file and one row: a subclass of
+``network.Classifier``. Its fields that have the name of a config field, such as ``width``, are filled from it. It may
+have
 
 - ``standardised = False`` (a ClassVar), to get pixels as they are stored instead of standardised ones;
-- a static method ``from_spec(spec) -> dict`` that takes further attributes from the public facts of the disguise;
+- a static method ``from_spec(spec) -> dict`` that takes further attributes from ``SchemeSpec.to_dict()``;
 - a method ``estimate(batches) -> dict``: what it takes from disguised training images, ``[B, H, W, C]`` as stored or
   dequantised, before the first step. That replaces entries of its own collection ``batch_stats``, of the same shape and
   dtype. It may read as few of the batches as it likes.
@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from djax.errors import ConfigError
+from djax.errors import ConfigError, nearest
 from djax.models.cnn import Cnn
 from djax.models.mixer import Mixer
 from djax.models.mlp import Mlp
@@ -38,9 +38,11 @@ __all__ = [
   "CHOICES",
   "MODELS",
   "STEMS",
+  "TYPES",
   "Settings",
   "Stemmed",
   "check",
+  "check_values",
   "create",
   "standardised",
 ]
@@ -62,16 +64,17 @@ STEMS: dict[str, Any] = {
 }
 # Of a field, the least and the greatest value: far above what has a use, they keep made-up configs from filling memory.
 BOUNDS: dict[str, tuple[float, float]] = {
-  "width": (1, 1 << 14),
-  "depth": (1, 64),
-  "patch": (0, 1 << 10),
-  "stem_rank": (0, 1 << 12),
+  "model.width": (1, 1 << 14),
+  "model.depth": (1, 64),
+  "model.patch": (0, 1 << 10),
+  "model.stem_rank": (0, 1 << 12),
 }
-_WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+# How the types of config fields are called.
+TYPES = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
 CHOICES: dict[str, Collection[str]] = {
-  "name": MODELS,
-  "stem": STEMS,
-  "dtype": ("float32", "bfloat16"),
+  "model.name": MODELS,
+  "model.stem": STEMS,
+  "model.dtype": ("float32", "bfloat16"),
 }
 
 
@@ -107,11 +110,7 @@ class Stemmed(nn.Module):
     return self.trunk(self.stem(images, train=train), train=train)
 
   def estimate(self, batches: Iterator[np.ndarray]) -> dict[str, Any]:
-    """Returns what the stem takes from training images.
-
-    Args:
-      batches: disguised images, float32 ``[B, H, W, C]``.
-    """
+    """Returns what the stem estimates."""
     stem: Any = self.stem
     return {"stem": stem.estimate(batches)} if hasattr(stem, "estimate") else {}
 
@@ -131,22 +130,46 @@ def check(given: Mapping[str, Any]) -> Settings:
       f"config.model must have the fields {', '.join(fields)} alone, {name!r} is missing or too much."
     )
   for name, kind in fields.items():
-    value = given[name]
-    if type(value) is not kind:
-      raise ConfigError(f"config.model.{name} must be {_WORDS[kind]}, got {type(value).__name__}.")
-    if name in CHOICES and value not in CHOICES[name]:
+    if type(given[name]) is not kind:
       raise ConfigError(
-        f"config.model.{name} must be one of {', '.join(CHOICES[name])}, got {value!r}."
+        f"config.model.{name} must be {TYPES[kind]}, got {type(given[name]).__name__}."
       )
-    if name in BOUNDS:
-      low, high = BOUNDS[name]
-      if not value >= low:
-        raise ConfigError(f"config.model.{name} must be at least {low}, got {value}.")
-      if not value <= high:
-        raise ConfigError(f"config.model.{name} must be at most {high}, got {value}.")
-  if not 0 <= given["dropout"] < 1:
-    raise ConfigError(f"config.model.dropout must lie in [0, 1), got {given['dropout']}.")
+  check_values(
+    {f"model.{name}": value for name, value in given.items()}, BOUNDS, ["model.dropout"], CHOICES
+  )
   return Settings(**given)
+
+
+def check_values(
+  given: Mapping[str, Any],
+  bounds: Mapping[str, tuple[float, float]],
+  shares: Collection[str],
+  choices: Mapping[str, Collection[str]],
+) -> None:
+  """Refuses values of config fields that are out of range.
+
+  Args:
+    given: values of the right types, by the field's name, ``group.name``.
+    bounds: of fields, the least and the greatest value.
+    shares: fields that must lie in [0, 1).
+    choices: of fields, what they may be.
+
+  Raises:
+    ConfigError: with the first thing that is wrong.
+  """
+  for name, (low, high) in bounds.items():
+    if not given[name] >= low:
+      raise ConfigError(f"config.{name} must be at least {low}, got {given[name]}.")
+    if not given[name] <= high:
+      raise ConfigError(f"config.{name} must be at most {high}, got {given[name]}.")
+  for name in shares:
+    if not 0 <= given[name] < 1:
+      raise ConfigError(f"config.{name} must lie in [0, 1), got {given[name]}.")
+  for name, known in choices.items():
+    if given[name] not in known:
+      raise ConfigError(
+        f"config.{name} must be one of {', '.join(known)}, got {given[name]!r}.{nearest(given[name], known)}"
+      )
 
 
 def create(config: Any, *, classes: int, spec: Mapping[str, Any]) -> nn.Module:
@@ -163,17 +186,15 @@ def create(config: Any, *, classes: int, spec: Mapping[str, Any]) -> nn.Module:
   """
   dtype = jnp.dtype(config.dtype)
   network = MODELS[config.name]
-  facts = _facts("name", config.name, network, spec)
-  fields = network.__dataclass_fields__
-  facts |= {name: getattr(config, name) for name in ("width", "depth", "dropout") if name in fields}
-  if "patch" in fields:
-    facts["patch"] = config.patch or spec.get("block_size", 0)
-    if not facts["patch"]:
+  options = _options(network, config) | _from_spec("name", config.name, network, spec)
+  if "patch" in options:
+    options["patch"] = options["patch"] or spec.get("block_size", 0)
+    if not options["patch"]:
       raise ConfigError(
         f"config.model.patch must be given for {config.name} on {spec['scheme']} images, which have no blocks, got 0. "
         f"Networks without tokens need none: {', '.join(_without('patch'))}."
       )
-  trunk = network(classes=classes, dtype=dtype, **facts)
+  trunk = network(**options | {"classes": classes, "dtype": dtype})
   if config.stem == "none":
     return trunk
   if not standardised(trunk):
@@ -181,24 +202,25 @@ def create(config: Any, *, classes: int, spec: Mapping[str, Any]) -> nn.Module:
       f"config.model.stem must be none with {config.name}, which takes units as they are, got {config.stem!r}."
     )
   stem = STEMS[config.stem]
-  options = {
-    field: getattr(config, f"stem_{field}")
-    for field in ("rank", "mixing", "frozen")
-    if field in stem.__dataclass_fields__
-  }
-  return Stemmed(stem(dtype=dtype, **options, **_facts("stem", config.stem, stem, spec)), trunk)
+  options = _options(stem, config, prefix="stem_") | _from_spec("stem", config.stem, stem, spec)
+  return Stemmed(stem(dtype=dtype, **options), trunk)
 
 
 def standardised(model: nn.Module) -> bool:
-  """Returns whether a network takes standardised images, as most do, or pixels as they are stored.
-
-  Args:
-    model: from ``create``.
-  """
+  """Returns whether a network takes standardised images, as most do, or pixels as they are stored."""
   return getattr(model, "standardised", True)
 
 
-def _facts(field: str, name: str, part: Any, spec: Mapping[str, Any]) -> dict[str, Any]:
+def _options(part: Any, config: Any, prefix: str = "") -> dict[str, Any]:
+  """Returns the fields of a network or stem that the config fills."""
+  own = {field.name for field in dataclasses.fields(part)} - {
+    "name",
+    "parent",
+  }  # Flax has these two
+  return {name: getattr(config, prefix + name) for name in own if hasattr(config, prefix + name)}
+
+
+def _from_spec(field: str, name: str, part: Any, spec: Mapping[str, Any]) -> dict[str, Any]:
   """Returns what a network or stem takes from the public facts of the disguise."""
   if not hasattr(part, "from_spec"):
     return {}

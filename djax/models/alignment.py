@@ -1,4 +1,4 @@
-"""Where the blocks of disguised images belong and what undoes their matrices, estimated from these images alone.
+"""The order of the blocks and the inverse matrices of a disguise, estimated from disguised images alone.
 
 These are the attacks ``placement`` and ``moments`` without public images: neighbours in any image are alike, and that
 is enough to tell order and matrices, up to a mirror image of them all. It runs once, on the host.
@@ -23,11 +23,7 @@ _VALUES = 4096  # of an image: a covariance of all takes 67 MB, and a dozen such
 
 
 def refuses(spec: Mapping[str, Any]) -> str | None:
-  """Returns why nothing can be estimated for a disguise, or None if it can.
-
-  Args:
-    spec: ``SchemeSpec.to_dict()``.
-  """
+  """Returns why nothing can be estimated for a disguise, or None if it can."""
   traits = schemes.traits(spec)
   if Trait.LINEAR not in traits:
     return f"scheme {spec['scheme']!r} has neither matrices nor an order of blocks"
@@ -41,7 +37,7 @@ def refuses(spec: Mapping[str, Any]) -> str | None:
 def estimate(
   spec: Mapping[str, Any], batches: Iterator[np.ndarray]
 ) -> tuple[np.ndarray | None, np.ndarray | None]:
-  """Estimates what the key did; what is doubtful about it is logged as a warning.
+  """Estimates the permutation and the inverse matrices; doubts are logged as warnings.
 
   Args:
     spec: ``SchemeSpec.to_dict()`` of a disguise that is not refused.
@@ -63,8 +59,8 @@ def estimate(
   doubts: list[str] = []
   traits = schemes.traits(spec)
   if Trait.MOVED in traits:
-    perm, found = placement.estimate_permutation(Known(spec, images, images[:0]), 0)
-    doubts += found["warnings"]
+    perm, diagnostics = placement.estimate_permutation(Known(spec, images, images[:0]), 0)
+    doubts += diagnostics["warnings"]
     images = blockwise.permute(np.argsort(perm), images, block_size=spec["block_size"])
     perm = perm.astype(np.int32)
   if Trait.MATRICES in traits:

@@ -1,7 +1,7 @@
 """What a run held when a checkpoint was finished: length and SHA-256 of its files, in ``checksums/<step>.json``.
 
-The record is written last and removed first, so a checkpoint without one is unfinished and never used. It tells damage
-and exchanged files. It is no signature: who can write the run can write its records as well.
+The record is written last and removed first, so a checkpoint without one is unfinished and never used. It detects
+damage and exchanged files. It is no signature: whoever can write the run can write its records as well.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ from djax.io.foreign import Content
 __all__ = [
   "CHECKPOINTS",
   "CONFIG",
-  "FACTS",
+  "DISGUISE",
   "FOLDER",
   "LIMITS",
   "METRICS",
@@ -31,19 +31,20 @@ __all__ = [
   "limit",
   "newest",
   "recorded",
+  "unchecked",
   "verify",
   "write",
 ]
 
 FOLDER, CHECKPOINTS = "checksums", "checkpoints"
-CONFIG, FACTS, METRICS, NETWORK = (
+CONFIG, DISGUISE, METRICS, NETWORK = (
   "config.json",
   "disguise.json",
   "metrics.jsonl",
   "network.safetensors",
 )
 # Limits in bytes; those of a checkpoint follow from its network.
-LIMITS = {CONFIG: 1 << 20, FACTS: 1 << 20, "MANIFEST.json": 8 << 20, "MANIFEST.mac": 1 << 10}
+LIMITS = {CONFIG: 1 << 20, DISGUISE: 1 << 20, "MANIFEST.json": 8 << 20, "MANIFEST.mac": 1 << 10}
 _METRICS_BYTES = 64 << 20
 # A checkpoint holds the network as such and, for the optimizer, up to four times: with averages and two moments.
 _TIMES_NETWORK, _SPARE_CHECKPOINT_BYTES = 8, 16 << 20
@@ -83,9 +84,6 @@ class Record(NamedTuple):
 def recorded(workdir: Path) -> list[int]:
   """Returns the steps of the finished checkpoints, in order.
 
-  Args:
-    workdir: the run directory.
-
   Raises:
     DataError: if the folder of records is something else.
   """
@@ -99,9 +97,6 @@ def recorded(workdir: Path) -> list[int]:
 
 def newest(workdir: Path) -> Record | None:
   """Returns the record of the newest finished checkpoint, or None where there is none yet.
-
-  Args:
-    workdir: the run directory.
 
   Raises:
     DataError: if the record is damaged, or the run was made by a djax that kept none.
@@ -121,7 +116,7 @@ def newest(workdir: Path) -> Record | None:
 
 
 def checked(workdir: Path, record: Record, name: str, *, limit: int | None = None) -> bytes:
-  """Returns the bytes of a file, which are those that were recorded.
+  """Returns the bytes of a file, checked against the record.
 
   Args:
     workdir: the run directory.
@@ -138,20 +133,20 @@ def checked(workdir: Path, record: Record, name: str, *, limit: int | None = Non
       f"{workdir / FOLDER}: the record of step {record.step} must name {name}, it does not."
     )
   content = record.files[name]
-  if content.bytes > limit:
-    raise DataError(f"{workdir / name} must have at most {limit} bytes, has {content.bytes}.")
+  _check_length(workdir / name, content, limit)
   data = foreign.read(workdir, name, limit=content.bytes)
   if _content(data) != content:
     raise _damaged(workdir / name)
   return data
 
 
+def unchecked(workdir: Path, name: str) -> bytes:
+  """Returns the bytes of a file of a run, of at most its usual length, whatever the record says."""
+  return foreign.read(workdir, name, limit=LIMITS[name])
+
+
 def beginning(workdir: Path, metrics: Content) -> bytes:
   """Returns the recorded bytes with which ``metrics.jsonl`` begins.
-
-  Args:
-    workdir: the run directory.
-    metrics: of its newest record.
 
   Raises:
     DataError: if it begins with anything else.
@@ -165,7 +160,7 @@ def beginning(workdir: Path, metrics: Content) -> bytes:
 def verify(
   workdir: Path, record: Record, *, limit: int, apart_from: Collection[str] = frozenset()
 ) -> None:
-  """Compares all that a record names with what is there.
+  """Compares all files that a record names with their checksums.
 
   Args:
     workdir: the run directory.
@@ -185,20 +180,14 @@ def verify(
   for name, content in record.files.items():
     if name in apart_from:
       continue
-    most = LIMITS.get(name, limit)
-    if content.bytes > most:
-      raise DataError(f"{workdir / name} must have at most {most} bytes, has {content.bytes}.")
+    _check_length(workdir / name, content, LIMITS.get(name, limit))
     if foreign.digest(workdir, name, limit=content.bytes) != content:
       raise _damaged(workdir / name)
   beginning(workdir, record.metrics)
 
 
 def write(workdir: Path, step: int) -> None:
-  """Records a checkpoint that is whole; first all it names is made to survive a power cut.
-
-  Args:
-    workdir: the run directory.
-    step: of the checkpoint.
+  """Records a complete checkpoint, after its files are synced to disk.
 
   Raises:
     OSError: if the record cannot be written.
@@ -207,20 +196,15 @@ def write(workdir: Path, step: int) -> None:
   files.sync_tree(folder)
   files.sync_folder(folder.parent)
   names = [name for name in LIMITS if (workdir / name).exists()]
-  for place, _, found in os.walk(folder, onerror=_raise):
-    names += [(Path(place) / name).relative_to(workdir).as_posix() for name in found]
+  for place, _, entries in os.walk(folder, onerror=_raise):
+    names += [(Path(place) / name).relative_to(workdir).as_posix() for name in entries]
   contents = {name: _digest(workdir, name) for name in sorted(names)}
   record = Record(step, contents, _digest(workdir, METRICS))
   files.replace(workdir / FOLDER / f"{step}.json", _text(record))
 
 
 def forget(workdir: Path, step: int) -> None:
-  """Takes back that a checkpoint is finished, before it is removed.
-
-  Args:
-    workdir: the run directory.
-    step: of the checkpoint.
-  """
+  """Marks a checkpoint as unfinished, before it is removed."""
   (workdir / FOLDER / f"{step}.json").unlink(missing_ok=True)
   files.sync_folder(workdir / FOLDER)
 
@@ -289,6 +273,11 @@ def _content(data: bytes) -> Content:
 def _digest(workdir: Path, name: str) -> Content:
   """Hashes a file that this process wrote."""
   return foreign.digest(workdir, name, limit=(workdir / name).stat().st_size)
+
+
+def _check_length(path: Path, content: Content, limit: int) -> None:
+  if content.bytes > limit:
+    raise DataError(f"{path} must have at most {limit} bytes, has {content.bytes}.")
 
 
 def _damaged(path: Path) -> DataError:

@@ -1,31 +1,27 @@
 """A small convolutional network, of the kind the papers use on MNIST."""
 
 from functools import partial
-from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from djax.models.network import Classifier
+
 __all__ = ["Cnn"]
 
 
-class Cnn(nn.Module):
+class Cnn(Classifier):
   """Two strided convolutions, one hidden dense layer.
 
   Strides rather than pooling: neighbours in a disguised block are coordinates, and their maximum means nothing.
 
   Attributes:
-    classes: number of labels ``K``.
     width: channels of the first convolution; the second has twice, the dense layer 32 times as many.
     dropout: rate before both dense layers.
-    dtype: of the layers' arithmetic; parameters stay float32.
   """
 
-  classes: int
   width: int = 16
-  dropout: float = 0.0
-  dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:

@@ -1,18 +1,18 @@
 """MLP-Mixer for small images (Tolstikhin et al., arXiv:2105.01601)."""
 
 from functools import partial
-from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from djax.models.network import Classifier
 from djax.models.vit import cut, two_layers
 
 __all__ = ["Mixer"]
 
 
-class Mixer(nn.Module):
+class Mixer(Classifier):
   """Dense layers across the tokens and dense layers across their channels, in turn.
 
   Mixing has a weight of its own for each position, so no order of the tokens is better than another, and a permutation
@@ -20,21 +20,16 @@ class Mixer(nn.Module):
   published; secret matrices that differ by position need a stem that undoes them.
 
   Attributes:
-    classes: number of labels ``K``.
     width: channels of a token; half as many are between the layers across tokens, four times as many between those
       across channels, as published.
     depth: number of blocks.
     patch: side of a token in pixels; divides both sides of the image.
     dropout: rate on what each half of a block adds to the tokens.
-    dtype: of the layers' arithmetic; parameters stay float32.
   """
 
-  classes: int
   width: int = 192
   depth: int = 6
   patch: int = 4
-  dropout: float = 0.0
-  dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:

@@ -1,16 +1,17 @@
 """Dense layers over all pixels: a network that has no use for neighbours."""
 
 from functools import partial
-from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from djax.models.network import Classifier
+
 __all__ = ["Mlp"]
 
 
-class Mlp(nn.Module):
+class Mlp(Classifier):
   """Hidden dense layers on the flattened image.
 
   It suits disguises because it assumes nothing about neighbours. Its first layer takes in any secret matrix and any
@@ -19,18 +20,13 @@ class Mlp(nn.Module):
   them apart. What remains of the disguise is its noise, and the gain from neighbours that is given up.
 
   Attributes:
-    classes: number of labels ``K``.
     width: of every hidden layer.
     depth: number of hidden layers.
     dropout: rate after every hidden layer; of the pixels a third of it.
-    dtype: of the layers' arithmetic; parameters stay float32.
   """
 
-  classes: int
   width: int = 1024
   depth: int = 2
-  dropout: float = 0.0
-  dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:

@@ -37,17 +37,18 @@ class Predictor:
   Args:
     model: the network's module.
     network: its parameters and statistics.
-    facts: public facts of the run.
+    summary: public description of the run.
 
   Attributes:
+    model: as given, and so ``network``, which lies on the first device.
     classes: number of label ids ``K``.
-    facts: what ``disguise.json`` of the run holds, its ``model`` and ``step``.
+    summary: what ``disguise.json`` of the run holds, its ``model`` and ``step``.
   """
 
-  def __init__(self, model: nn.Module, network: Network, facts: dict[str, Any]):
-    self.classes: int = facts["classes"]
-    self.facts = facts
-    self._network = jax.device_put(network, jax.devices()[0])
+  def __init__(self, model: nn.Module, network: Network, summary: dict[str, Any]):
+    self.classes: int = summary["classes"]
+    self.summary = summary
+    self.model, self.network = model, jax.device_put(network, jax.devices()[0])
     self._forward = lambda network, images: jax.nn.softmax(logits(model, network, images))
     self._probabilities = jax.jit(self._forward)
 
@@ -65,26 +66,26 @@ class Predictor:
       ConfigError: for images of another shape than the network was made for.
       DataError: if what comes out are no probabilities, or one image alone takes too much memory.
     """
-    shape = tuple(self.facts["disguised_shape"])
+    shape = tuple(self.summary["disguised_shape"])
     if images.shape[1:] != shape:
       raise ConfigError(
         f"images must be [n, {', '.join(map(str, shape))}] as in the run, got {images.shape}. "
         "Disguise them as the training images were."
       )
     batch = min(batch, self._most_at_once)
-    found = [np.zeros((0, self.classes), np.float32)]
+    parts = [np.zeros((0, self.classes), np.float32)]
     for start in range(0, len(images), batch):
       part = images[start : start + batch]
       # Filled up, so that one program serves every batch.
       filled = np.concatenate([part, np.zeros((batch - len(part), *shape), part.dtype)])
-      found.append(np.asarray(self._probabilities(self._network, filled))[: len(part)])
-    return _checked(np.concatenate(found))
+      parts.append(np.asarray(self._probabilities(self.network, filled))[: len(part)])
+    return _checked(np.concatenate(parts))
 
   @functools.cached_property
   def _most_at_once(self) -> int:
     """How many images may be worked on at once, by the largest array that one makes on its way."""
-    one = jax.ShapeDtypeStruct((1, *self.facts["disguised_shape"]), jnp.float32)
-    largest = max(_sizes(jax.make_jaxpr(self._forward)(self._network, one).jaxpr, one.shape))
+    one = jax.ShapeDtypeStruct((1, *self.summary["disguised_shape"]), jnp.float32)
+    largest = max(_sizes(jax.make_jaxpr(self._forward)(self.network, one).jaxpr, one.shape))
     if largest > _LARGEST_ARRAY:
       raise DataError(
         f"the network of the run must need at most {_LARGEST_ARRAY} bytes between its layers for an image, it needs "
@@ -95,9 +96,6 @@ class Predictor:
 
 def load(workdir: str | Path) -> Predictor:
   """Reads the network of the newest finished checkpoint of a run, and changes nothing there.
-
-  Args:
-    workdir: the run directory.
 
   Raises:
     ConfigError: if it holds no run, or no checkpoint yet.
@@ -120,12 +118,12 @@ def load(workdir: str | Path) -> Predictor:
 
 def _load(folder: Path, record: checksums.Record) -> Predictor:
   config_bytes = checksums.checked(folder, record, checksums.CONFIG)
-  facts_bytes = checksums.checked(folder, record, checksums.FACTS)
+  disguise_bytes = checksums.checked(folder, record, checksums.DISGUISE)
   try:
     settings = models.check(run_files.config_from(config_bytes)["model"])
-    facts = run_files.facts_from(facts_bytes)
-    model = models.create(settings, classes=facts["classes"], spec=facts["spec"])
-    like = _abstract(model, tuple(facts["disguised_shape"]))
+    disguise = run_files.disguise_from(disguise_bytes)
+    model = models.create(settings, classes=disguise["classes"], spec=disguise["spec"])
+    like = _abstract(model, tuple(disguise["disguised_shape"]))
     size = weights.size(like)
   except Exception as error:  # a scheme or a network says in its own way what it cannot take
     reason = f"{type(error).__name__}: {error}"[:_LONGEST_REASON]
@@ -147,7 +145,7 @@ def _load(folder: Path, record: checksums.Record) -> Predictor:
       f"{folder / name} must hold the network that config.json and disguise.json describe, it holds another."
     ) from None
   return Predictor(
-    model, network, {**facts, "model": dataclasses.asdict(settings), "step": record.step}
+    model, network, {**disguise, "model": dataclasses.asdict(settings), "step": record.step}
   )
 
 
@@ -188,7 +186,7 @@ def _sizes(jaxpr: Any, shape: tuple[int, ...]) -> Iterator[int]:
 
 def _refuse_unfinished(folder: Path) -> NoReturn:
   """Says what a directory without a finished checkpoint lacks."""
-  if not all(os.path.lexists(folder / name) for name in (checksums.CONFIG, checksums.FACTS)):
+  if not all(os.path.lexists(folder / name) for name in (checksums.CONFIG, checksums.DISGUISE)):
     raise ConfigError(
       f"{folder} must be a run directory with config.json and disguise.json, it has none. "
       "Give the --workdir of a run of `python -m train`."
@@ -196,6 +194,6 @@ def _refuse_unfinished(folder: Path) -> NoReturn:
   if os.path.lexists(folder / checksums.CHECKPOINTS) and names(folder / checksums.CHECKPOINTS):
     raise DataError(
       f"{folder} must hold a checkpoint with its checksums, it has one without: it was not finished, or its record is "
-      "lost. Let the run go on, or take it from a good copy."
+      "lost. Resume the run, or take it from a good copy."
     )
-  raise ConfigError(f"{folder} must hold a checkpoint, it has none yet. Let the run go on.")
+  raise ConfigError(f"{folder} must hold a checkpoint, it has none yet. Resume the run.")

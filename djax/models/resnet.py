@@ -1,29 +1,25 @@
 """ResNet-18 for small images: a 3x3 stem without pooling (He et al. 2016, doi:10.1109/CVPR.2016.90)."""
 
 from functools import partial
-from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from djax.models.network import Classifier
+
 __all__ = ["ResNet18"]
 
 
-class ResNet18(nn.Module):
+class ResNet18(Classifier):
   """Four stages of two basic blocks.
 
   Attributes:
-    classes: number of labels ``K``.
     width: channels of the first stage; each further stage doubles them and halves the sides.
     dropout: rate before the last layer.
-    dtype: of the layers' arithmetic; parameters stay float32.
   """
 
-  classes: int
   width: int = 64
-  dropout: float = 0.0
-  dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:

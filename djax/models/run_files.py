@@ -8,12 +8,12 @@ from djax.errors import ConfigError
 from djax.io import foreign, form
 from djax.models import checksums
 
-__all__ = ["config_from", "facts_from"]
+__all__ = ["config_from", "disguise_from"]
 
 _LONGEST_TEXT, _LONGEST_NAME = 4096, 64  # characters
 _MOST_CLASSES, _LONGEST_SIDE = 1 << 16, 1 << 14
 _NAME, _TEXT = re.compile(r"[a-z][a-z0-9_]{0,40}"), re.compile(r"[ -~]{1,200}")
-_FACTS = {
+_DISGUISE = {
   "spec": dict,
   "disguised_shape": [1],
   "classes": 1,
@@ -25,9 +25,6 @@ _FACTS = {
 
 def config_from(data: bytes) -> dict[str, Any]:
   """Reads the config of a run: fields in groups, whose names and values are not checked yet.
-
-  Args:
-    data: the bytes of ``config.json``.
 
   Raises:
     ConfigError: if they are no fields in groups.
@@ -42,39 +39,36 @@ def config_from(data: bytes) -> dict[str, Any]:
   return value
 
 
-def facts_from(data: bytes) -> dict[str, Any]:
+def disguise_from(data: bytes) -> dict[str, Any]:
   """Reads ``disguise.json`` of a run that comes from somewhere else.
 
-  Args:
-    data: the bytes of the file.
-
   Returns:
-    The public facts of the disguise, as ``Inputs.facts`` has them.
+    The public description of the disguise, as ``Inputs.summary`` has it.
 
   Raises:
-    ValueError: if they are damaged, or no scheme makes images of that shape.
+    ValueError: if it is damaged, or no scheme makes images of that shape.
   """
-  facts = foreign.parse_json(data)
-  form.check(facts, _FACTS, checksums.FACTS)
-  for name, value in facts.items():
-    form.check(name, _NAME, "the name of a fact")
-    if name not in _FACTS:
+  disguise = foreign.parse_json(data)
+  form.check(disguise, _DISGUISE, checksums.DISGUISE)
+  for name, value in disguise.items():
+    form.check(name, _NAME, "a name in disguise.json")
+    if name not in _DISGUISE:
       _check_value(name, value)
-  if facts["classes"] > _MOST_CLASSES:
-    raise ValueError(f"classes must be at most {_MOST_CLASSES}, got {facts['classes']}")
-  for name, value in facts["spec"].items():
+  if disguise["classes"] > _MOST_CLASSES:
+    raise ValueError(f"classes must be at most {_MOST_CLASSES}, got {disguise['classes']}")
+  for name, value in disguise["spec"].items():
     form.check(name, _NAME, "a name in spec")
     if isinstance(value, list) and len(value) <= 4:
       form.check(value, [0], f"spec.{name}")
     else:
       _check_value(f"spec.{name}", value)
-  shape = tuple(facts["disguised_shape"])
+  shape = tuple(disguise["disguised_shape"])
   if len(shape) != 3 or max(shape) > _LONGEST_SIDE:
     raise ValueError(f"disguised_shape must be three numbers of at most {_LONGEST_SIDE}")
-  made = tuple(schemes.from_spec(facts["spec"]).spec.disguised_shape)
-  if made != shape:
-    raise ValueError(f"disguised_shape must be {list(made)} by its spec, got {list(shape)}")
-  return facts
+  expected = tuple(schemes.from_spec(disguise["spec"]).spec.disguised_shape)
+  if expected != shape:
+    raise ValueError(f"disguised_shape must be {list(expected)} by its spec, got {list(shape)}")
+  return disguise
 
 
 def _check_fields(value: dict[str, Any], *, groups: bool) -> None:

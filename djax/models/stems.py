@@ -63,17 +63,13 @@ class Position(nn.Module):
 
   @staticmethod
   def from_spec(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the attributes that the public facts of a disguise give.
-
-    Args:
-      spec: ``SchemeSpec.to_dict()``.
-
-    Raises:
-      ConfigError: if the disguise has no blocks.
-    """
+    """See ``djax.models``; raises ``ConfigError`` if the disguise has no blocks."""
     _check_blocks("position", spec)
-    facts = {"mix": spec.get("mix", "block"), "per_channel": spec.get("per_channel", False)}
-    return {"block_size": spec["block_size"], **facts}
+    return {
+      "block_size": spec["block_size"],
+      "mix": spec.get("mix", "block"),
+      "per_channel": spec.get("per_channel", False),
+    }
 
   @nn.compact
   def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
@@ -119,14 +115,7 @@ class Aligned(nn.Module):
 
   @staticmethod
   def from_spec(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the attributes that the public facts of a disguise give.
-
-    Args:
-      spec: ``SchemeSpec.to_dict()``.
-
-    Raises:
-      ConfigError: if the disguise has no blocks, or nothing that could be estimated.
-    """
+    """See ``djax.models``; raises ``ConfigError`` if there are no blocks, or nothing that could be estimated."""
     _check_blocks("aligned", spec)
     if reason := alignment.refuses(spec):
       raise ConfigError(
@@ -136,14 +125,10 @@ class Aligned(nn.Module):
     return {"spec": FrozenDict({**spec, "image_shape": tuple(spec["image_shape"])})}
 
   def estimate(self, batches: Iterator[np.ndarray]) -> dict[str, np.ndarray]:
-    """Returns the entries of ``batch_stats``: float32 ``inverse`` and int32 ``perm``, where the disguise has them.
-
-    Args:
-      batches: of disguised training images, as stored, float32 ``[B, H, W, C]``; not all are read.
-    """
+    """See ``djax.models``; gives float32 ``inverse`` and int32 ``perm``, where the disguise has them."""
     inverse, perm = alignment.estimate(self.spec, batches)
-    found = {"inverse": inverse, "perm": perm}
-    return {name: value for name, value in found.items() if value is not None}
+    estimates = {"inverse": inverse, "perm": perm}
+    return {name: value for name, value in estimates.items() if value is not None}
 
   @nn.compact
   def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from djax.models.network import Classifier
 from djax.ops import blocks
 
 __all__ = ["UnitMlp"]
@@ -18,7 +19,7 @@ _COUNTED = 2**26  # units counted at all: more would not change which are the mo
 _TABLE = 2**21  # units with a count of their own; beyond it, those with the least are forgotten
 
 
-class UnitMlp(nn.Module):
+class UnitMlp(Classifier):
   """Embeds the units of encrypted images by their hashes, and joins the positions in hidden layers.
 
   A cipher leaves nothing but equality: equal units stay equal, and their pixels say nothing. So each unit of the
@@ -30,11 +31,9 @@ class UnitMlp(nn.Module):
   photographs hardly ever repeat; for these there is no accuracy to be had.
 
   Attributes:
-    classes: number of labels ``K``.
     width: of the hidden layers.
     depth: number of hidden layers.
     dropout: rate after each hidden layer; before the first it is half of it.
-    dtype: of the layers' arithmetic; parameters stay float32.
     block_size: side ``b`` in pixels, of the disguise.
     unit_pixels: pixels of one channel in a unit, of the disguise.
     shared: whether one key serves all block positions; else equal units at two positions are two words.
@@ -44,11 +43,9 @@ class UnitMlp(nn.Module):
       for an empty background, never does.
   """
 
-  classes: int
   width: int = 1024
   depth: int = 1
   dropout: float = 0.5
-  dtype: Any = jnp.float32
   block_size: int = 4
   unit_pixels: int = 16
   shared: bool = True
@@ -60,15 +57,9 @@ class UnitMlp(nn.Module):
 
   @staticmethod
   def from_spec(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the attributes that the public facts of a disguise give.
+    """See ``djax.models``; raises ``KeyError`` if the disguise has no units.
 
     A unit of few pixels takes few values and says little: it gets a short vector and is seldom dropped.
-
-    Args:
-      spec: ``SchemeSpec.to_dict()`` of the scheme ``aes``.
-
-    Raises:
-      KeyError: if the disguise has no units.
     """
     pixels, shared = spec["unit_pixels"], not spec["position_keys"]
     return {
@@ -99,14 +90,14 @@ class UnitMlp(nn.Module):
     """
     hashed = jax.jit(self._hashes)
     chunks = _chunks(jax.device_get(hashed(jax.device_put(batch))) for batch in batches)
-    table, seen = np.empty(0, np.uint64), 0
+    table, counted = np.empty(0, np.uint64), 0
     for chunk in chunks:
-      if not seen:
+      if not counted:
         by_key = chunk.reshape(1, -1) if self.shared else np.moveaxis(chunk, 1, 0)
         background = np.array([_most_frequent(units.ravel()) for units in by_key])
       table = _merged(table, chunk.ravel())
-      seen += chunk.size
-      if seen >= _COUNTED:
+      counted += chunk.size
+      if counted >= _COUNTED:
         break
     units, counts = table >> 32, table & 0xFFFFFFFF
     units, counts = units[counts > 1], counts[counts > 1]
@@ -137,8 +128,8 @@ class UnitMlp(nn.Module):
     background = self.variable("batch_stats", "background", jnp.zeros, (keys,), jnp.uint32)
     rows = _rows(vocabulary.value, hashes)
     if train and self.unit_dropout:
-      gone = jax.random.bernoulli(self.make_rng("dropout"), self.unit_dropout, rows.shape)
-      rows = jnp.where(gone & (hashes != background.value[:, None]), self.vocabulary, rows)
+      dropped = jax.random.bernoulli(self.make_rng("dropout"), self.unit_dropout, rows.shape)
+      rows = jnp.where(dropped & (hashes != background.value[:, None]), self.vocabulary, rows)
     # Small beside a weight: a unit must earn its vector.
     init = nn.initializers.normal(0.1)
     x = nn.Embed(self.vocabulary + 1, self.features, embedding_init=init, dtype=self.dtype)(rows)
@@ -172,9 +163,9 @@ class UnitMlp(nn.Module):
 
 def _rows(vocabulary: jax.Array, hashes: jax.Array) -> jax.Array:
   """Returns int32 places of hashes in a sorted vocabulary, its length for those that it does not hold."""
-  found = jnp.searchsorted(vocabulary, hashes)
+  rows = jnp.searchsorted(vocabulary, hashes)
   size = vocabulary.shape[0]
-  return jnp.where(vocabulary[jnp.minimum(found, size - 1)] == hashes, found, size)
+  return jnp.where(vocabulary[jnp.minimum(rows, size - 1)] == hashes, rows, size)
 
 
 def _chunks(parts: Iterator[np.ndarray]) -> Iterator[np.ndarray]:

@@ -1,18 +1,19 @@
 """VGG-16 for small images: configuration D of Simonyan & Zisserman (arXiv:1409.1556), with batch normalisation."""
 
 from functools import partial
-from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+
+from djax.models.network import Classifier
 
 __all__ = ["Vgg16"]
 
 STAGES = ((2, 1), (2, 2), (3, 4), (3, 8), (3, 8))  # convolutions, and their channels in widths
 
 
-class Vgg16(nn.Module):
+class Vgg16(Classifier):
   """Thirteen 3x3 convolutions in five stages, each closed by a maximum over 2x2, and one dense layer.
 
   The two dense layers of 4096 that the publication has for images of 224 pixels are left out, as is usual at 32: all
@@ -20,16 +21,11 @@ class Vgg16(nn.Module):
   neighbours mean the same, which holds in plain images only. An odd side is rounded up, so images of any size pass.
 
   Attributes:
-    classes: number of labels ``K``.
     width: channels of the first stage, 64 in the publication; they double up to eight times as many.
     dropout: rate before the last layer.
-    dtype: of the layers' arithmetic; parameters stay float32.
   """
 
-  classes: int
   width: int = 64
-  dropout: float = 0.0
-  dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:

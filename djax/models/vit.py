@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from djax.models.network import Classifier
 from djax.ops import blocks
 
 __all__ = ["Vit", "cut", "two_layers"]
@@ -14,7 +15,7 @@ __all__ = ["Vit", "cut", "two_layers"]
 HEAD = 32  # channels of an attention head
 
 
-class Vit(nn.Module):
+class Vit(Classifier):
   """Patches as tokens, learned positions, attention; the mean of all tokens is classified.
 
   Where ``patch`` is the block size of the disguise, a token is one block. Positions are learned, and no order of them
@@ -25,20 +26,16 @@ class Vit(nn.Module):
   all widths, so that ``width`` and ``depth`` alone set the size.
 
   Attributes:
-    classes: number of labels ``K``.
     width: channels of a token, in heads of 32: a multiple of 32, or anything below for a single head.
     depth: number of blocks.
     patch: side of a token in pixels; divides both sides of the image.
     dropout: rate on what each half of a block adds to the tokens.
-    dtype: of the layers' arithmetic, except the softmax; parameters stay float32.
+    dtype: as in ``Classifier``, except for the softmax, which is float32.
   """
 
-  classes: int
   width: int = 192
   depth: int = 6
   patch: int = 4
-  dropout: float = 0.0
-  dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:

@@ -41,11 +41,7 @@ def dump(tree: Any) -> bytes:
 
 
 def size(tree: Any) -> int:
-  """Returns how many bytes ``dump`` would return.
-
-  Args:
-    tree: of arrays or ``jax.ShapeDtypeStruct``.
-  """
+  """Returns how many bytes ``dump`` would return."""
   return len(_header(tree)) + sum(map(_bytes, jax.tree.leaves(tree)))
 
 
@@ -63,12 +59,12 @@ def load(data: bytes, like: Any) -> Any:
   if len(data) != size(like) or not data.startswith(header):
     raise ValueError("a file of weights must hold the arrays that are wanted, it holds others")
   leaves, structure = jax.tree.flatten(like)
-  found, start = [], len(header)
+  arrays, start = [], len(header)
   for leaf in leaves:
     count = int(np.prod(leaf.shape, dtype=object))
-    found.append(np.frombuffer(data, leaf.dtype, count, start).reshape(leaf.shape))
+    arrays.append(np.frombuffer(data, leaf.dtype, count, start).reshape(leaf.shape))
     start += _bytes(leaf)
-  return jax.tree.unflatten(structure, found)
+  return jax.tree.unflatten(structure, arrays)
 
 
 def _header(tree: Any) -> bytes:

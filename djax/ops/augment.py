@@ -62,11 +62,11 @@ def view(
   columns = _mirrored(jnp.arange(width) + across, width)
   if flip:
     columns = jnp.where(u[0] < 0.5, columns[::-1], columns)
-  made = image[rows[:, None], columns[None, :]]
+  result = image[rows[:, None], columns[None, :]]
   if rotate or scale or shear:
     greatest = jnp.array([math.radians(rotate), scale, scale, shear], jnp.float32)
-    made = _warped(made, (2 * u[1:] - 1) * greatest)
-  return jnp.where(jnp.asarray(number) == 0, image, made)
+    result = _warped(result, (2 * u[1:] - 1) * greatest)
+  return jnp.where(jnp.asarray(number) == 0, image, result)
 
 
 def _check(shape: tuple[int, ...], crop: int, greatest: dict[str, float]) -> None:
@@ -121,5 +121,7 @@ def _warped(image: jax.Array, drawn: jax.Array) -> jax.Array:
   def read(channel: jax.Array) -> jax.Array:
     return ndimage.map_coordinates(channel, places, order=1, mode="nearest")
 
-  made = jax.vmap(read, in_axes=-1, out_axes=-1)(image.astype(jnp.float32))
-  return (jnp.round(made) if jnp.issubdtype(image.dtype, jnp.integer) else made).astype(image.dtype)
+  result = jax.vmap(read, in_axes=-1, out_axes=-1)(image.astype(jnp.float32))
+  if jnp.issubdtype(image.dtype, jnp.integer):
+    result = jnp.round(result)
+  return result.astype(image.dtype)

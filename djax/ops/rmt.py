@@ -40,7 +40,7 @@ def matrix_shape(
     if per_channel:
       raise ValueError(
         "rmt: per_channel must be False with mix='block', whose one matrix spans all channels. "
-        "Use mix='rows' for a matrix a channel."
+        "Use mix='rows' for one matrix per channel."
       )
     side = block_size * block_size * channels
     return (positions, side, side)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from djax.disguised import manifest
+from djax.disguised import manifest as manifest_lib
 from djax.disguised.manifest import Manifest
 from djax.errors import KeyMismatchError, ManifestError
 from djax.keys import Master
@@ -10,24 +10,29 @@ from djax.keys import Master
 __all__ = ["authenticate", "authenticated", "check_expected", "mac_key"]
 
 
-def mac_key(facts: Manifest, master: Master) -> bytes:
+def mac_key(manifest: Manifest, master: Master) -> bytes:
   """Returns the subkey of a manifest's MAC.
 
   Args:
-    facts: the manifest.
+    manifest: as ``manifest.read`` returned it.
     master: the owner's key.
   """
-  streams_of_owner = master if facts.version == 1 else master.owner()
-  return streams_of_owner.subkey(manifest.mac_label(facts))
+  streams_of_owner = master if manifest.version == 1 else master.owner()
+  return streams_of_owner.subkey(manifest_lib.mac_label(manifest))
 
 
 def authenticate(
-  facts: Manifest, where: Path, master: Master, *, role: str = manifest.DATASET, expect: str = ""
+  manifest: Manifest,
+  where: Path,
+  master: Master,
+  *,
+  role: str = manifest_lib.DATASET,
+  expect: str = "",
 ) -> None:
   """Checks that the owner of a key wrote the manifest that was read, and that it is what it is taken for.
 
   Args:
-    facts: as ``manifest.read`` returned it.
+    manifest: as ``manifest.read`` returned it.
     where: the directory, for messages.
     master: the owner's key.
     role: ``dataset`` or ``request``.
@@ -39,37 +44,39 @@ def authenticate(
 
   Security: an authentic directory may be an old one, or one of another source. ``expect`` and the ledger tell.
   """
-  if facts.key_fingerprint != master.fingerprint:
+  if manifest.key_fingerprint != master.fingerprint:
     raise KeyMismatchError(
-      f"{where} was disguised with the key {facts.key_fingerprint}, got {master.fingerprint}. "
+      f"{where} was disguised with the key {manifest.key_fingerprint}, got {master.fingerprint}. "
       "Give the key it was disguised with."
     )
-  manifest.authenticate(facts, mac_key=mac_key(facts, master), where=where)
-  if facts.role != role:
-    raise ManifestError(f"{where} must be a {role}, is a {facts.role}. Give the other directory.")
+  manifest_lib.authenticate(manifest, mac_key=mac_key(manifest, master), where=where)
+  if manifest.role != role:
+    raise ManifestError(
+      f"{where} must be a {role}, is a {manifest.role}. Give the other directory."
+    )
   if expect:
-    check_expected(facts, where, expect)
+    check_expected(manifest, where, expect)
 
 
-def check_expected(facts: Manifest, where: Path, expect: str) -> None:
+def check_expected(manifest: Manifest, where: Path, expect: str) -> None:
   """Refuses another manifest than the one expected.
 
   Args:
-    facts: as ``manifest.read`` returned it.
+    manifest: as ``manifest.read`` returned it.
     where: the directory, for messages.
     expect: SHA-256, in hex.
 
   Raises:
     ManifestError: if it is another one.
   """
-  if facts.sha256 != expect.lower():
+  if manifest.sha256 != expect.lower():
     raise ManifestError(
-      f"{where} must have the manifest {expect}, has {facts.sha256}. It is another data set, or an older one."
+      f"{where} must have the manifest {expect}, has {manifest.sha256}. It is another data set, or an older one."
     )
 
 
 def authenticated(
-  folder: Path, master: Master, *, role: str = manifest.DATASET, expect: str = ""
+  folder: Path, master: Master, *, role: str = manifest_lib.DATASET, expect: str = ""
 ) -> Manifest:
   """Reads a manifest, once, that the owner of a key wrote and nobody changed since.
 
@@ -86,6 +93,6 @@ def authenticated(
     KeyMismatchError: as ``authenticate``.
     ManifestError: if it is missing or damaged, or as ``authenticate``.
   """
-  facts = manifest.read(folder)
-  authenticate(facts, folder, master, role=role, expect=expect)
-  return facts
+  manifest = manifest_lib.read(folder)
+  authenticate(manifest, folder, master, role=role, expect=expect)
+  return manifest

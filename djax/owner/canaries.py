@@ -54,7 +54,7 @@ class Outcome(NamedTuple):
 
 def read(
   source: str,
-  facts: Manifest,
+  manifest: Manifest,
   names: tuple[str, ...],
   *,
   image_size: int = 0,
@@ -64,7 +64,7 @@ def read(
 
   Args:
     source: as ``sources.open`` takes it; its classes must have names of the data set's.
-    facts: the data set's manifest.
+    manifest: of the data set.
     names: of its classes, unsealed.
     image_size: to which images of a folder are resized.
     scale: as ``sources.open`` takes it.
@@ -81,7 +81,7 @@ def read(
     raise DataError(
       f"canaries: classes must be those of the data set, got {unknown[0]!r}. Name the folders as its classes."
     )
-  shape, dtype = tuple(facts.spec["image_shape"]), facts.source["dtype"]
+  shape, dtype = tuple(manifest.spec["image_shape"]), manifest.source["dtype"]
   images = np.concatenate([part.images for part in parts])
   if images.shape[1:] != shape or (images.dtype != np.uint8 and dtype == "uint8"):
     raise DataError(

@@ -58,8 +58,8 @@ class Disguiser:
     def draw() -> np.ndarray:
       shape = self.scheme.spec.disguised_shape
       count = int(np.prod(shape))
-      found = self._streams.noise(originals, images, split, indices, view, count)
-      return found.reshape(-1, *shape)
+      values = self._streams.noise(originals, images, split, indices, view, count)
+      return values.reshape(-1, *shape)
 
     return self.scheme.export(self._key, images, draw)
 

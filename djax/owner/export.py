@@ -11,23 +11,23 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from djax import keys, schemes
-from djax.disguised import datacard, directory, manifest, quantise, records
+from djax import keys
+from djax.disguised import datacard, directory, quantise, records
+from djax.disguised import manifest as manifest_lib
 from djax.disguised.manifest import UNFINISHED, Manifest, Shard
 from djax.errors import DataError, DjaxError, KeyMismatchError, UnsafeError
-from djax.io import files, foreign, form
+from djax.io import files, foreign, form, locks
 from djax.keys import Master
 from djax.owner import plan, pool, restore, shards
 from djax.owner.ledger import Ledger
 from djax.owner.plan import Job, Request
 from djax.owner.shards import Task
-from djax.schemes import Trait
 from djax.sources.inventory import Inventory
 
 __all__ = ["disguise", "finish"]
@@ -35,7 +35,6 @@ __all__ = ["disguise", "finish"]
 _BYTES_OF_A_WORKER = 64 << 20
 # Example, ArrayRecord chunk and block headers; and what ArrayRecord takes for a file at least.
 _RECORD_OVERHEAD, _SHARD_OVERHEAD = 256, 128 << 10
-_SPARE_BYTES = 4 << 20
 _PLAN = "plan.json"
 
 
@@ -58,9 +57,9 @@ def disguise(
     master: the owner's key.
     ledger: the owner's list of data sets, in which this one is entered; None for none.
     workers: processes; 0: as many as the size of the work and the machine call for.
-    say: told, before the work, what the ledger knows of the same source.
-    look: given, before the work, what is in the source, and about how many bytes will be written.
-    progress: told how many records are done, and of how many.
+    say: called, before the work, with each line that the ledger has on the same source.
+    look: called, before the work, with what is in the source, and about how many bytes will be written.
+    progress: called with how many records are done, and of how many.
 
   Returns:
     The manifest of the whole directory.
@@ -76,19 +75,20 @@ def disguise(
   folder = Path(out).expanduser()
   begun = _begun_id(folder)
   request = dataclasses.replace(request, dataset_id=request.dataset_id or begun or keys.new_id())
-  job, facts, roots, hashes, found = plan.make(request, folder, master)
+  job, roots, hashes, found = plan.make(request, folder, master)
+  manifest = job.manifest
   _check_place(folder, roots)
-  whole = _already_whole(folder, facts, master)
+  whole = _already_whole(folder, manifest, master)
   entry = None
   if ledger is not None:
-    entry = ledger.planned(facts, hashes, master)
+    entry = ledger.planned(manifest, hashes, master)
     if begun is None:
       for line in ledger.warnings(entry):
         say(line)
-  look(found, _size(facts, sum(split.records for split in facts.splits.values())))
+  look(found, _size(manifest, sum(split.records for split in manifest.splits.values())))
   if whole is None:
-    with files.named(folder), _unfinished(folder, job, facts):
-      whole = _work(job, facts, master, workers, progress)
+    with files.named(folder), _unfinished(job):
+      whole = _work(job, master, workers, progress)
   if ledger is not None and entry is not None:
     ledger.enter(entry, whole)
   return whole
@@ -98,8 +98,8 @@ def _begun_id(folder: Path) -> str | None:
   """Returns the id of what an earlier call left in the directory, unfinished or whole."""
   if not folder.is_dir():
     return None
-  if (folder / manifest.FILE).exists():
-    return manifest.read(folder).id
+  if (folder / manifest_lib.FILE).exists():
+    return manifest_lib.read(folder).id
   begun = _plan_of(folder)
   return None if begun is None else str(begun["asked"].get("id", ""))
 
@@ -107,11 +107,11 @@ def _begun_id(folder: Path) -> str | None:
 def _plan_of(folder: Path) -> dict[str, Any] | None:
   """Reads the plan of an unfinished directory, if there is one."""
   try:
-    found = foreign.parse_json(
-      foreign.read(folder / UNFINISHED, _PLAN, limit=2 * manifest.MOST_BYTES)
+    content = foreign.parse_json(
+      foreign.read(folder / UNFINISHED, _PLAN, limit=2 * manifest_lib.MOST_BYTES)
     )
-    form.check(found, {"asked": {"key_fingerprint": str}, "starts": dict}, "plan")
-    return found
+    form.check(content, {"asked": {"key_fingerprint": str}, "starts": dict}, "plan")
+    return content
   except foreign.MissingFileError:
     return None
   except ValueError as error:
@@ -130,18 +130,18 @@ def _check_place(folder: Path, roots: set[Path]) -> None:
     raise UnsafeError(f"{folder} exists and is no directory. Give another --out.")
   if target.is_dir() and not (target / UNFINISHED).is_dir():
     others = sorted(entry.name for entry in target.iterdir())
-    if others and manifest.FILE not in others:
+    if others and manifest_lib.FILE not in others:
       raise UnsafeError(f"{folder} is not empty (holds {others[0]}). Give a new --out.")
 
 
-def _already_whole(folder: Path, facts: Manifest, master: Master) -> Manifest | None:
+def _already_whole(folder: Path, manifest: Manifest, master: Master) -> Manifest | None:
   """Returns the manifest if the directory is whole and the same; refuses another one."""
-  if not (folder / manifest.FILE).exists():
+  if not (folder / manifest_lib.FILE).exists():
     return None
-  there = manifest.read(folder)
-  if _asked(there) != _asked(facts):
+  there = manifest_lib.read(folder)
+  if _asked(there) != _asked(manifest):
     raise UnsafeError(
-      f"{folder} holds a disguised data set already, made otherwise ({_difference(there, facts)}). "
+      f"{folder} holds a disguised data set already, made otherwise ({_difference(there, manifest)}). "
       "Nothing is overwritten: give another --out."
     )
   restore.authenticate(there, folder, master)
@@ -150,41 +150,42 @@ def _already_whole(folder: Path, facts: Manifest, master: Master) -> Manifest | 
   return there
 
 
-def _asked(facts: Manifest) -> dict[str, Any]:
+def _asked(manifest: Manifest) -> dict[str, Any]:
   """Returns what a call asks for: all of a manifest but what the work finds out, and the version that did it."""
-  wanted = facts.to_dict()
+  wanted = manifest.to_dict()
   for name in ("quantiser", "error", "files", "djax"):
     del wanted[name]
-  wanted["splits"] = {name: split.records for name, split in facts.splits.items()}
+  wanted["splits"] = {name: split.records for name, split in manifest.splits.items()}
   return json.loads(json.dumps(wanted))
 
 
-def _difference(there: Manifest, facts: Manifest) -> str:
+def _difference(there: Manifest, manifest: Manifest) -> str:
   """Names the facts in which two data sets differ."""
-  old, new = _asked(there), _asked(facts)
+  old, new = _asked(there), _asked(manifest)
   names = [name for name in new if old.get(name) != new[name] and name != "sealed"]
   return ", ".join(names) or "sealed"
 
 
 @contextlib.contextmanager
-def _unfinished(folder: Path, job: Job, facts: Manifest) -> Iterator[None]:
+def _unfinished(job: Job) -> Iterator[None]:
   """Holds the directory's lock and its plan while it is written; leaves both if the work stops."""
-  files.require_locks(folder)
+  folder = job.out
+  locks.require_locks(folder)
   place = folder / UNFINISHED
   place.mkdir(parents=True, exist_ok=True)
   busy = f"{folder} is being written by another process. Wait for it, or stop it."
-  with files.working_lock(place / "lock", busy=busy):
-    if (folder / manifest.FILE).exists():  # between our look and our lock
+  with locks.working_lock(place / "lock", busy=busy):
+    if (folder / manifest_lib.FILE).exists():  # between our look and our lock
       shutil.rmtree(place)
       raise UnsafeError(
         f"{folder} was finished by another process meanwhile. Re-run the command to check it."
       )
-    asked = json.loads(json.dumps({"asked": _asked(facts), "starts": dict(job.starts_of)}))
+    asked = json.loads(json.dumps({"asked": _asked(job.manifest), "starts": dict(job.starts_of)}))
     begun = _plan_of(folder)
     if begun is not None:
       _check_plan(folder, asked, begun)
     else:
-      manifest.replace(place / _PLAN, json.dumps(asked).encode())
+      manifest_lib.replace(place / _PLAN, json.dumps(asked).encode())
     for entry in place.iterdir():
       if entry.suffix[1:].isdigit() or entry.suffix == ".tmp":
         entry.unlink(missing_ok=True)  # what a killed process was writing
@@ -197,7 +198,7 @@ def _check_plan(folder: Path, new: dict[str, Any], old: dict[str, Any]) -> None:
   if new == old:
     return
   asked, before = new["asked"], old["asked"]
-  if before.get("version") != manifest.VERSION:
+  if before.get("version") != manifest_lib.VERSION:
     raise UnsafeError(
       f"{folder} was begun by an older djax, whose records have another order. Finish it with that one, or give "
       "another --out."
@@ -219,18 +220,12 @@ def _check_plan(folder: Path, new: dict[str, Any], old: dict[str, Any]) -> None:
   )
 
 
-def _work(
-  job: Job,
-  facts: Manifest,
-  master: Master,
-  workers: int,
-  progress: Callable[[int, int], None],
-) -> Manifest:
+def _work(job: Job, master: Master, workers: int, progress: Callable[[int, int], None]) -> Manifest:
   """Has every shard scanned, if need be, and written; then finishes the directory."""
-  secret = master.data_set(facts.id, facts.spec)
-  count = sum(starts[-1] for starts in job.starts_of.values())
-  is_float = Trait.FLOATS in schemes.traits(facts.spec) or facts.source["dtype"] != "uint8"
-  scans = is_float and facts.dtype == "uint8"
+  manifest = job.manifest
+  secret = master.data_set(manifest.id, manifest.spec)
+  count = sum(split.records for split in manifest.splits.values())
+  scans = manifest.has_floats and manifest.dtype == "uint8"
   total, done = count * (2 if scans else 1), 0
 
   def advance(count: int) -> None:
@@ -241,9 +236,9 @@ def _work(
   def run(tasks: list[Task], outcomes: dict[Task, Any]) -> None:
     """Does the tasks that have no outcome yet."""
     for task in outcomes:
-      advance(_records(job, task))
+      advance(len(job.rows(task.split, task.index)))
     if waiting := [task for task in tasks if task not in outcomes]:
-      pool.run(job, secret, waiting, workers=workers or _workers(facts), advance=advance)
+      pool.run(job, secret, waiting, workers=workers or _workers(manifest), advance=advance)
 
   quantiser = None
   if scans:
@@ -254,7 +249,10 @@ def _work(
     quantiser = quantise.quantiser_for(low.min(0), high.max(0))
   tasks = shards.tasks(job, quantiser)
   whole = {task: shard for task in tasks if (shard := shards.written(job, task, check=True))}
-  _check_room(job, facts, [task for task in tasks if task not in whole])
+  missing = [task for task in tasks if task not in whole]
+  needed = _size(manifest, sum(len(job.rows(task.split, task.index)) for task in missing))
+  needed += len(missing) * _SHARD_OVERHEAD
+  files.check_room(job.out, needed, hint=", or store float16 or uint8")
   run(tasks, whole)
   by_split: dict[str, list[Shard]] = {name: [] for name in job.starts_of}
   for task in tasks:
@@ -264,75 +262,50 @@ def _work(
         f"{job.out} lost {job.shard_file(task.split, task.index)} while it was written."
       )
     by_split[task.split].append(shard)
-  return _finish(job, facts, master, quantiser, by_split)
-
-
-def _finish(
-  job: Job,
-  facts: Manifest,
-  master: Master,
-  quantiser: quantise.Quantiser | None,
-  by_split: Mapping[str, list[Shard]],
-) -> Manifest:
-  """Completes the facts of the plan and writes all that is not a shard."""
-  facts = dataclasses.replace(
-    facts,
+  manifest = dataclasses.replace(
+    manifest,
     quantiser=quantiser,
-    error=quantise.bounds(facts.spec, facts.dtype, quantiser),
+    error=quantise.bounds(manifest.spec, manifest.dtype, quantiser),
     splits={
       name: dataclasses.replace(split, shards=tuple(by_split[name]))
-      for name, split in facts.splits.items()
+      for name, split in manifest.splits.items()
     },
   )
-  return finish(job.out, facts, master)
+  return finish(job.out, manifest, master)
 
 
-def finish(folder: Path, facts: Manifest, master: Master) -> Manifest:
+def finish(folder: Path, manifest: Manifest, master: Master) -> Manifest:
   """Writes what TFDS reads, the data card and, last, the manifest.
 
   Args:
     folder: the directory, with its shards and ``.unfinished``.
-    facts: all but the hashes of the files written here.
+    manifest: all but the hashes of the files written here.
     master: the owner's key.
   """
-  features = records.features(facts.disguised_shape, facts.dtype, facts.classes, facts.class_names)
+  features = records.features(
+    manifest.disguised_shape, manifest.dtype, manifest.classes, manifest.class_names
+  )
   place = folder / UNFINISHED / "features"
   place.mkdir(exist_ok=True)
   features.save_config(str(place))
   texts = {path.name: path.read_bytes() for path in sorted(place.iterdir())}
-  texts["dataset_info.json"] = json.dumps(records.tfds_info(facts.splits), indent=1).encode()
-  texts["README.md"] = datacard.text(facts).encode()
+  texts["dataset_info.json"] = json.dumps(records.tfds_info(manifest.splits), indent=1).encode()
+  texts["README.md"] = datacard.text(manifest).encode()
   for name, data in texts.items():
-    manifest.replace(folder / name, data)
+    manifest_lib.replace(folder / name, data)
   hashes = {name: hashlib.sha256(data).hexdigest() for name, data in texts.items()}
-  facts = dataclasses.replace(facts, files=hashes)
-  manifest.write(folder, facts, mac_key=restore.mac_key(facts, master))
-  return manifest.read(folder)
+  manifest = dataclasses.replace(manifest, files=hashes)
+  manifest_lib.write(folder, manifest, mac_key=restore.mac_key(manifest, master))
+  return manifest_lib.read(folder)
 
 
-def _records(job: Job, task: Task) -> int:
-  start, stop = job.starts_of[task.split][task.index : task.index + 2]
-  return stop - start
-
-
-def _size(facts: Manifest, records: int) -> int:
+def _size(manifest: Manifest, records: int) -> int:
   """Returns about how many bytes some records take."""
-  pixels = math.prod(facts.disguised_shape)
-  return records * (pixels * np.dtype(facts.dtype).itemsize + _RECORD_OVERHEAD)
+  pixels = math.prod(manifest.disguised_shape)
+  return records * (pixels * np.dtype(manifest.dtype).itemsize + _RECORD_OVERHEAD)
 
 
-def _check_room(job: Job, facts: Manifest, tasks: list[Task]) -> None:
-  records = sum(_records(job, task) for task in tasks)
-  needed = _size(facts, records) + len(tasks) * _SHARD_OVERHEAD + _SPARE_BYTES
-  free = shutil.disk_usage(job.out).free
-  if free < needed:
-    raise DjaxError(
-      f"{job.out} needs {needed / 1e6:.1f} MB free, got {free / 1e6:.1f} MB. "
-      "Make room and re-run the command, or store float16 or uint8."
-    )
-
-
-def _workers(facts: Manifest) -> int:
+def _workers(manifest: Manifest) -> int:
   """Returns a process for each 64 MiB to write, at most one a core."""
-  records = sum(split.records for split in facts.splits.values())
-  return min(os.cpu_count() or 1, 1 + _size(facts, records) // _BYTES_OF_A_WORKER)
+  records = sum(split.records for split in manifest.splits.values())
+  return min(os.cpu_count() or 1, 1 + _size(manifest, records) // _BYTES_OF_A_WORKER)

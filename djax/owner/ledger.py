@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 
 from djax.disguised.manifest import Manifest
 from djax.errors import DataError, DjaxError, UnsafeError
-from djax.io import files, foreign, form
+from djax.io import files, foreign, form, locks
 from djax.keys import Master
 
 __all__ = ["Entry", "Ledger", "Standing", "beside"]
@@ -30,16 +30,6 @@ _MOST_BYTES = 64 << 20
 _SKETCH = 256
 _HASH_DIGITS = 16
 _MOVE = "Move it away to start a new one, or give disguise --no-ledger: nothing is lost but what it knows."
-_FORM = {
-  "date": str,
-  "fingerprint": str,
-  "id": str,
-  "manifest_sha256": str,
-  "source": str,
-  "sketch": [str],
-  "spec": dict,
-  "asked": str,
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +55,10 @@ class Entry:
   sketch: tuple[str, ...]
   spec: dict[str, Any]
   asked: str
+
+
+# What a line must hold, in the words of ``djax.io.form``.
+_FORM = {field.name: str for field in dataclasses.fields(Entry)} | {"sketch": [str], "spec": dict}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,23 +123,23 @@ class Ledger:
     except foreign.ForeignFileError as error:
       raise DataError(f"the ledger cannot be read: {error} {_MOVE}") from None
     *lines, last = data.split(b"\n")
-    found = []
+    entries = []
     for number, line in enumerate(lines, 1):
       try:
-        found.append(_parsed(line))
+        entries.append(_parsed(line))
       except ValueError as error:
         raise DataError(
           f"{self.path} must hold one data set a line, line {number} is damaged ({error}). {_MOVE}"
         ) from None
     with contextlib.suppress(ValueError):
-      found.append(_parsed(last))
-    return found
+      entries.append(_parsed(last))
+    return entries
 
-  def planned(self, facts: Manifest, hashes: Sequence[str], master: Master) -> Entry:
+  def planned(self, manifest: Manifest, hashes: Sequence[str], master: Master) -> Entry:
     """Returns the entry of a data set that is to be written, and makes sure that it can be entered.
 
     Args:
-      facts: the manifest as far as it is known.
+      manifest: as far as it is known.
       hashes: SHA-256 of each file of the source, in hex; none for a source without files.
       master: the owner's key.
 
@@ -156,13 +150,13 @@ class Ledger:
     """
     entry = Entry(
       date="",
-      fingerprint=facts.key_fingerprint,
-      id=facts.id,
+      fingerprint=manifest.key_fingerprint,
+      id=manifest.id,
       manifest_sha256="",
-      source=facts.source["name"],
-      sketch=_sketch(hashes or [f"name:{facts.source['name']}"], master),
-      spec=dict(facts.spec),
-      asked=_asked(facts),
+      source=manifest.source["name"],
+      sketch=_sketch(hashes or [f"name:{manifest.source['name']}"], master),
+      spec=dict(manifest.spec),
+      asked=_asked(manifest),
     )
     for other in self.entries():
       same = (other.fingerprint, other.id) == (entry.fingerprint, entry.id)
@@ -192,21 +186,21 @@ class Ledger:
           "average and to compare"
         )
 
-  def enter(self, planned: Entry, facts: Manifest) -> None:
+  def enter(self, planned: Entry, manifest: Manifest) -> None:
     """Enters a data set that is written, unless it stands there already.
 
     Args:
       planned: its entry, as ``planned`` returned it.
-      facts: its manifest.
+      manifest: of the data set.
 
     Raises:
       DataError: as ``entries``.
       DjaxError: if the ledger cannot be written; the data set is whole, and doing the same again enters it.
     """
     now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    entry = dataclasses.replace(planned, date=now, manifest_sha256=facts.sha256)
+    entry = dataclasses.replace(planned, date=now, manifest_sha256=manifest.sha256)
     with self._opened() as descriptor:
-      if any(other.manifest_sha256 == facts.sha256 for other in self.entries()):
+      if any(other.manifest_sha256 == manifest.sha256 for other in self.entries()):
         return
       try:
         _append(descriptor, json.dumps(dataclasses.asdict(entry)).encode())
@@ -214,11 +208,11 @@ class Ledger:
         self._refuse(error)
     files.sync_folder(self.path.parent)
 
-  def standing(self, facts: Manifest) -> Standing:
+  def standing(self, manifest: Manifest) -> Standing:
     """Says whether a directory is known, and the newest of its source.
 
     Args:
-      facts: its manifest, authenticated.
+      manifest: of the directory, authenticated.
 
     Raises:
       DataError: as ``entries``.
@@ -226,9 +220,9 @@ class Ledger:
     every = self.entries()
     if not every:
       return Standing(None)
-    entries = [entry for entry in every if entry.fingerprint == facts.key_fingerprint]
+    entries = [entry for entry in every if entry.fingerprint == manifest.key_fingerprint]
     place = next(
-      (i for i, entry in enumerate(entries) if entry.manifest_sha256 == facts.sha256), None
+      (i for i, entry in enumerate(entries) if entry.manifest_sha256 == manifest.sha256), None
     )
     if place is None:
       return Standing(False)
@@ -238,14 +232,14 @@ class Ledger:
   @contextlib.contextmanager
   def _opened(self) -> Iterator[int]:
     """Opens the file for adding to it, locked."""
-    files.require_locks(self.path)
+    locks.require_locks(self.path)
     flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0)
     try:
       descriptor = os.open(self.path, flags, 0o600)
     except OSError as error:
       self._refuse(error)
     try:
-      files.wait_for_lock(descriptor)
+      locks.wait_for_lock(descriptor)
       yield descriptor
     finally:
       os.close(descriptor)
@@ -280,15 +274,15 @@ def _append(descriptor: int, line: bytes) -> None:
 
 def _parsed(line: bytes) -> Entry:
   """Reads a line."""
-  found = foreign.parse_json(line)
-  form.check(found, _FORM, "it")
-  fields = {field.name: found[field.name] for field in dataclasses.fields(Entry)}
-  return Entry(**{**fields, "sketch": tuple(found["sketch"])})
+  value = foreign.parse_json(line)
+  form.check(value, _FORM, "it")
+  fields = {name: value[name] for name in _FORM}
+  return Entry(**{**fields, "sketch": tuple(fields["sketch"])})
 
 
-def _asked(facts: Manifest) -> str:
+def _asked(manifest: Manifest) -> str:
   """Returns the hash of what was asked for; the source's own hash covers its files, the splits and the spec."""
-  asked = [facts.spec, facts.dtype, facts.labels, facts.views, facts.source["hmac"]]
+  asked = [manifest.spec, manifest.dtype, manifest.labels, manifest.views, manifest.source["hmac"]]
   return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
 
 

@@ -32,14 +32,14 @@ class Query:
 
 
 def read(
-  paths: Sequence[str | os.PathLike], facts: Manifest, *, image_size: int = 0, scale: int = 0
+  paths: Sequence[str | os.PathLike], manifest: Manifest, *, image_size: int = 0, scale: int = 0
 ) -> Query:
   """Reads images that fit a disguised data set.
 
   Args:
     paths: PNG and JPEG files, folders of them, ``.npy`` files of ``[N, H, W]`` or ``[N, H, W, C]``, and ``.npz`` files
       with such an array, named ``images`` or the only one. Grey files are taken where the data set has colours.
-    facts: the data set's manifest.
+    manifest: of the data set.
     image_size: side in pixels to which image files are resized; 0 leaves them as they are.
     scale: the value of white, 1 or 255; 0: 255, and images whose values are nearly all at most 1 are refused.
 
@@ -47,7 +47,7 @@ def read(
     ConfigError: for an ``image_size`` other than the data set's.
     DataError: for images that are missing, damaged or do not fit, or none.
   """
-  height, width, _ = shape = tuple(facts.spec["image_shape"])
+  height, width, _ = shape = tuple(manifest.spec["image_shape"])
   if image_size and (image_size, image_size) != (height, width):
     raise ConfigError(
       f"image_size must give images of {height}x{width} pixels as in the data set, got {image_size}."
@@ -56,16 +56,16 @@ def read(
   names: list[str] = []
   for path in (Path(path).expanduser() for path in paths):
     if path.suffix.lower() in (".npy", ".npz"):
-      found = _array(path, shape, facts.source["dtype"], scale)
-      images.append(found)
-      names += [f"{path}[{index}]" for index in range(len(found))]
+      array = _array(path, shape, manifest.source["dtype"], scale)
+      images.append(array)
+      names += [f"{path}[{index}]" for index in range(len(array))]
       continue
     for file in _listed(path):
       images.append(_picture(file, shape, image_size)[None])
       names.append(str(file))
   if not names:
     raise DataError(f"there must be at least one image, got none in {', '.join(map(str, paths))}.")
-  return Query(np.concatenate(images).astype(facts.source["dtype"]), tuple(names))
+  return Query(np.concatenate(images).astype(manifest.source["dtype"]), tuple(names))
 
 
 def _listed(path: Path) -> list[Path]:

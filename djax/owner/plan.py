@@ -14,7 +14,8 @@ import numpy as np
 
 import djax
 from djax import keys, schemes, sources
-from djax.disguised import datacard, directory, manifest, quantise
+from djax.disguised import datacard, directory, quantise
+from djax.disguised import manifest as manifest_lib
 from djax.disguised.manifest import Manifest, SplitFacts
 from djax.errors import ConfigError, DataError, UnsafeError
 from djax.keys import Master
@@ -86,27 +87,21 @@ class Job:
 
   Attributes:
     request: what was asked.
-    spec: ``SchemeSpec.to_dict()``.
-    dtype: what is stored.
-    classes: number of classes.
+    manifest: as far as it is known before the work.
     out: the directory.
-    views: ``count``, ``crop``, ``flip`` and ``together`` of the manifest.
     starts_of: by split name, the first record of each shard, and at the end the number of records.
     snapshots: by split name, ``Records.snapshot`` of the source that was planned; workers refuse another one.
   """
 
   request: Request
-  spec: Mapping[str, Any]
-  dtype: str
-  classes: int
+  manifest: Manifest
   out: Path
-  views: Mapping[str, Any]
   starts_of: Mapping[str, tuple[int, ...]]
   snapshots: Mapping[str, str]
 
-  def views_of(self, split: str) -> int:
-    """Returns the number of views in a split."""
-    return self.request.views if split == "train" else 1
+  def rows(self, split: str, index: int) -> range:
+    """Returns which records of a split a shard holds."""
+    return range(*self.starts_of[split][index : index + 2])
 
   def shard_file(self, split: str, index: int) -> str:
     """Returns the name of a shard in the directory."""
@@ -119,14 +114,12 @@ class Plan(NamedTuple):
 
   Attributes:
     job: for the workers.
-    facts: the manifest as far as it is known before the work.
     roots: files and folders that hold originals.
     hashes: SHA-256 of each file that the records come from, in hex.
     inventory: what is in the source.
   """
 
   job: Job
-  facts: Manifest
   roots: set[Path]
   hashes: tuple[str, ...]
   inventory: Inventory
@@ -160,31 +153,10 @@ def make(request: Request, out: Path, master: Master) -> Plan:
   spec, disguised_shape = scheme.spec.to_dict(), scheme.spec.disguised_shape
   stored = _dtype(spec, request.dtype, given)
   _check_views(request, shape)
-  record_bytes = math.prod(disguised_shape) * stored.itemsize
-  step = request.originals_per_shard or max(1, _SHARD_BYTES // (record_bytes * request.views))
-  views = {
-    "count": request.views,
-    "crop": request.crop,
-    "flip": request.flip,
-    "together": request.views_together,
-  }
   views_of = {name: request.views if name == "train" else 1 for name in counts}
-  job = Job(
-    request=request,
-    spec=spec,
-    dtype=stored.name,
-    classes=len(names),
-    out=out,
-    views=views,
-    starts_of={
-      name: (*range(0, count * views_of[name], step * views_of[name]), count * views_of[name])
-      for name, count in counts.items()
-    },
-    snapshots=snapshots,
-  )
   secret = _secret(request, spec, master)
   hashes = tuple(directory.file_sha256(path) for _, path in files)
-  facts = Manifest(
+  manifest = Manifest(
     djax=djax.__version__,
     expansion=keys.DATA_SETS,
     key_fingerprint=master.fingerprint,
@@ -201,7 +173,12 @@ def make(request: Request, out: Path, master: Master) -> Plan:
     classes=len(names),
     class_names=names if request.plain_labels else None,
     labels="plain" if request.plain_labels else "permuted",
-    views=views,
+    views={
+      "count": request.views,
+      "crop": request.crop,
+      "flip": request.flip,
+      "together": request.views_together,
+    },
     splits={
       name: SplitFacts(count * views_of[name], views_of[name], ()) for name, count in counts.items()
     },
@@ -210,13 +187,20 @@ def make(request: Request, out: Path, master: Master) -> Plan:
     sealed="",
     id=request.dataset_id,
   )
-  box = sealed_metadata.box_of(facts, master)
-  facts = dataclasses.replace(facts, sealed=box.seal({"class_names": list(names)}))
+  box = sealed_metadata.box_of(manifest, master)
+  manifest = dataclasses.replace(manifest, sealed=box.seal({"class_names": list(names)}))
   try:
-    manifest.check(facts)
+    manifest_lib.check(manifest)
   except ValueError as error:
     raise ConfigError(f"disguise: what is asked cannot be written down: {error}.") from None
-  return Plan(job, facts, _roots(request, first.name, files), hashes, found)
+  record_bytes = math.prod(disguised_shape) * stored.itemsize
+  step = request.originals_per_shard or max(1, _SHARD_BYTES // (record_bytes * request.views))
+  starts_of = {
+    name: (*range(0, split.records, step * split.views), split.records)
+    for name, split in manifest.splits.items()
+  }
+  job = Job(request, manifest, out, starts_of, snapshots)
+  return Plan(job, _roots(request, first.name, files), hashes, found)
 
 
 def _secret(request: Request, spec: Mapping[str, Any], master: Master) -> keys.Streams:

@@ -3,6 +3,7 @@
 The secret of the data set, not the master key, reaches them through pipes: no argument or file shows it.
 """
 
+import contextlib
 import multiprocessing
 import signal
 from collections.abc import Callable, Sequence
@@ -34,14 +35,14 @@ def run(
     secret: of the data set; its bytes go through pipes between parent and child alone.
     tasks: what to do, in order.
     workers: number of processes.
-    advance: told the number of originals done, now and then.
+    advance: called now and then with the number of records that were done since.
 
   Raises:
     DjaxError: the first error of a worker, or a worker's death.
   """
   workers = min(workers, len(tasks))
   if workers <= 1:
-    with Worker(job, secret) as worker:
+    with contextlib.closing(Worker(job, secret)) as worker:
       for task in tasks:
         worker.run(task, advance)
     return
@@ -97,7 +98,7 @@ def _distribute(pipes: dict[Any, Any], waiting: list[Task], advance: Callable[[i
 
 
 def _serve(pipe: Connection) -> None:
-  """A worker's life: secret, job, then tasks. Sends counts, None after a task, or the error that ended it."""
+  """Runs a worker: gets secret, job, then tasks. Sends counts, None after a task, or the error that ended it."""
   signal.signal(signal.SIGINT, signal.SIG_IGN)
   try:
     secret = Streams(pipe.recv_bytes(), expansion=keys.DATA_SETS)

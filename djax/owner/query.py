@@ -17,7 +17,8 @@ import numpy as np
 
 import djax
 from djax import keys
-from djax.disguised import directory, manifest, quantise, records
+from djax.disguised import directory, quantise, records
+from djax.disguised import manifest as manifest_lib
 from djax.disguised.manifest import UNFINISHED, Manifest, Shard, SplitFacts
 from djax.errors import ConfigError, DataError, ManifestError
 from djax.io import files, foreign
@@ -29,7 +30,7 @@ from djax.owner.pictures import Query, read
 
 __all__ = ["Answer", "Answers", "Query", "answers", "ask", "disguised", "named", "read", "request"]
 
-SPLIT = manifest.REQUEST_SPLIT
+SPLIT = manifest_lib.REQUEST_SPLIT
 _CHUNK = 256
 _SUM_TOLERANCE = 1e-3  # of probabilities, rounded on their way
 _MOST_NUMBER = 40  # bytes that a probability takes in an answer
@@ -69,36 +70,38 @@ class Answers(NamedTuple):
   canaries: canaries_lib.Outcome | None = None
 
 
-def disguised(query: Query, facts: Manifest, master: Master) -> tuple[np.ndarray, int]:
+def disguised(query: Query, manifest: Manifest, master: Master) -> tuple[np.ndarray, int]:
   """Disguises images as those of a data set were, under the noise of the split ``query``, each with index 0.
 
   So an image always has the same noise, wherever it stands in a question.
 
   Args:
     query: the images.
-    facts: the data set's manifest.
+    manifest: of the data set.
     master: its key.
 
   Returns:
     Images as stored, ``[N, H', W', C]``, and the number of values that the range of its quantiser cut.
   """
-  tool = Disguiser(facts.spec, _streams(facts, master))
-  found, cut = [], 0
+  tool = Disguiser(manifest.spec, _streams(manifest, master))
+  parts, cut = [], 0
   for start in range(0, len(query.images), _CHUNK):
     part = query.images[start : start + _CHUNK]
     exact = tool.images(part, SPLIT, [0] * len(part))
-    found.append(disguiser.stored(exact, facts.dtype, facts.quantiser, block_size=facts.block_size))
-    if facts.quantiser is not None:
-      cut += _outside(exact, facts.quantiser, facts.block_size)
-  return np.concatenate(found), cut
+    parts.append(
+      disguiser.stored(exact, manifest.dtype, manifest.quantiser, block_size=manifest.block_size)
+    )
+    if manifest.quantiser is not None:
+      cut += _outside(exact, manifest.quantiser, manifest.block_size)
+  return np.concatenate(parts), cut
 
 
-def _streams(facts: Manifest, master: Master) -> record_noise.RecordStreams:
+def _streams(manifest: Manifest, master: Master) -> record_noise.RecordStreams:
   """Returns the streams of images that are asked about: the matrices of the data set, noise of their own."""
-  if facts.version == 1:
-    return record_noise.of(facts, master)
-  secret = master.data_set(facts.id, facts.spec)
-  return record_noise.Current(secret, role=manifest.REQUEST, views=_ALONE)
+  if manifest.version == 1:
+    return record_noise.of(manifest, master)
+  secret = master.data_set(manifest.id, manifest.spec)
+  return record_noise.Current(secret, role=manifest_lib.REQUEST, views=_ALONE)
 
 
 def _outside(exact: np.ndarray, quantiser: quantise.Quantiser, block_size: int) -> int:
@@ -109,13 +112,13 @@ def _outside(exact: np.ndarray, quantiser: quantise.Quantiser, block_size: int) 
   return int(((exact < low - half) | (exact > high + half)).sum())
 
 
-def ask(query: Query, run: str | os.PathLike, facts: Manifest, master: Master) -> Answers:
+def ask(query: Query, run: str | os.PathLike, manifest: Manifest, master: Master) -> Answers:
   """Has the network of a run directory on this machine classify images.
 
   Args:
     query: the images.
     run: the run directory.
-    facts: its manifest, as ``restore.authenticated`` returns it.
+    manifest: of the run, as ``restore.authenticated`` returns it.
     master: the key of its images.
 
   Raises:
@@ -125,20 +128,20 @@ def ask(query: Query, run: str | os.PathLike, facts: Manifest, master: Master) -
   from djax.models import predict  # loads Flax, to answer on this machine alone
 
   predictor = predict.load(Path(run))
-  if predictor.facts["source_sha256"] != facts.sha256:
+  if predictor.summary["source_sha256"] != manifest.sha256:
     raise ManifestError(
-      f"{run} must be trained on the images of its {manifest.FILE}, but its disguise.json names others. "
+      f"{run} must be trained on the images of its {manifest_lib.FILE}, but its disguise.json names others. "
       "Take the run directory from a good copy."
     )
-  stored, cut = disguised(query, facts, master)
-  images = restore.values(stored, facts).astype(np.float32)
-  found = named(predictor.probabilities(images, _CHUNK), query.names, facts, master)
-  return found._replace(cut=cut)
+  stored, cut = disguised(query, manifest, master)
+  images = restore.values(stored, manifest).astype(np.float32)
+  probabilities = predictor.probabilities(images, _CHUNK)
+  return named(probabilities, query.names, manifest, master)._replace(cut=cut)
 
 
 def request(
   query: Query,
-  facts: Manifest,
+  manifest: Manifest,
   master: Master,
   out: str | os.PathLike,
   *,
@@ -151,7 +154,7 @@ def request(
 
   Args:
     query: the images; names of files are sealed.
-    facts: manifest of the data set that the network was trained on.
+    manifest: of the data set that the network was trained on.
     master: its key.
     out: the directory; must not exist.
     canaries: images of known classes to be planted among the others.
@@ -166,7 +169,7 @@ def request(
   """
   target = restore.check_new(out)
   classes: list[int] = []
-  if canaries is not None and facts.version == 1:
+  if canaries is not None and manifest.version == 1:
     raise ConfigError(
       "canaries need a data set of format version 2: a request to one of version 1 keeps the order of its images, so "
       "the planted ones would be the last. Leave them out."
@@ -177,29 +180,29 @@ def request(
   count = len(query.images)
   name = f"{directory.NAME}-{SPLIT}.array_record-00000-of-00001"
   asked = dataclasses.replace(
-    facts,
+    manifest,
     djax=djax.__version__,
-    role=manifest.REQUEST,
-    request=None if facts.version == 1 else keys.new_id(),
+    role=manifest_lib.REQUEST,
+    request=None if manifest.version == 1 else keys.new_id(),
     views=_ALONE,
     splits={SPLIT: SplitFacts(count, 1, ())},
     files={},
   )
   order = record_noise.of(asked, master).order(SPLIT, count, 1)
-  stored, cut = disguised(query, facts, master)
+  stored, cut = disguised(query, manifest, master)
   with files.new_folder(target) as temporary:
     (temporary / UNFINISHED).mkdir(parents=True)
-    features = records.features(facts.disguised_shape, facts.dtype, facts.classes)
+    features = records.features(manifest.disguised_shape, manifest.dtype, manifest.classes)
     with records.writer(temporary / UNFINISHED / name, features) as write:
       write(stored[order], np.zeros(count, np.int32))
     os.rename(temporary / UNFINISHED / name, temporary / name)
     size, digest = (temporary / name).stat().st_size, directory.file_sha256(temporary / name)
     content = {
-      "class_names": _opened(facts, master)["class_names"],
+      "class_names": _opened(manifest, master)["class_names"],
       "names": list(query.names),
       **({"canaries": classes} if classes else {}),
     }
-    source = {"name": SPLIT, "dtype": facts.source["dtype"], "hmac": _hmac(query, asked, master)}
+    source = {"name": SPLIT, "dtype": manifest.source["dtype"], "hmac": _hmac(query, asked, master)}
     written = export.finish(
       temporary,
       dataclasses.replace(
@@ -214,18 +217,18 @@ def request(
   return written, cut
 
 
-def _opened(facts: Manifest, master: Master) -> dict[str, Any]:
+def _opened(manifest: Manifest, master: Master) -> dict[str, Any]:
   """Returns the sealed part of a manifest."""
-  return sealed_metadata.box_of(facts, master).unseal(facts.sealed)
+  return sealed_metadata.box_of(manifest, master).unseal(manifest.sealed)
 
 
-def _hmac(query: Query, facts: Manifest, master: Master) -> str:
+def _hmac(query: Query, manifest: Manifest, master: Master) -> str:
   """Returns the keyed hash of a request's images, as docs/format.md has it of a source's files."""
-  own = master if facts.version == 1 else master.data_set(facts.id, facts.spec)
+  own = master if manifest.version == 1 else master.data_set(manifest.id, manifest.spec)
   names = [name.encode("utf-8", "surrogateescape") for name in query.names]
   images = [np.ascontiguousarray(image) for image in query.images]
   parts: list[Any] = [*names, *images]
-  if facts.version == 1:
+  if manifest.version == 1:
     parts = [part for pair in zip(names, images, strict=True) for part in pair]
   digest = hmac.new(own.subkey("source"), digestmod=hashlib.sha256)
   for part in parts:
@@ -238,7 +241,7 @@ def answers(
 ) -> Answers:
   """Reads the answer of the rented machine to a request.
 
-  Nothing vouches for its numbers but the machine itself, and planted images where the request has them.
+  Its numbers are not authenticated; planted images show whether they were invented, where the request has them.
 
   Args:
     folder: the request's directory.
@@ -252,27 +255,27 @@ def answers(
     DataError: if the answer is damaged, belongs to another request, or holds anything but probabilities.
   """
   place = Path(folder).expanduser()
-  facts = restore.authenticated(place, master, role=manifest.REQUEST, expect=expect)
-  count, path = facts.splits[SPLIT].records, Path(file).expanduser()
-  limit = count * facts.classes * _MOST_NUMBER + _MOST_REST
+  manifest = restore.authenticated(place, master, role=manifest_lib.REQUEST, expect=expect)
+  count, path = manifest.splits[SPLIT].records, Path(file).expanduser()
+  limit = count * manifest.classes * _MOST_NUMBER + _MOST_REST
   data = foreign.read(path.parent, path.name, limit=limit)
-  stored = _probabilities(data, path, folder, facts)
-  opened = _opened(facts, master)
-  order = record_noise.of(facts, master).order(SPLIT, count, 1)
+  stored = _probabilities(data, path, folder, manifest)
+  opened = _opened(manifest, master)
+  order = record_noise.of(manifest, master).order(SPLIT, count, 1)
   probabilities = np.empty_like(stored)
   probabilities[order] = stored
   planted = opened.get("canaries", [])
   asked = count - len(planted)
-  found = named(probabilities, [*opened["names"], *([""] * len(planted))], facts, master)
+  named_answers = named(probabilities, [*opened["names"], *([""] * len(planted))], manifest, master)
   outcome = None
   if planted:
-    given = [int(np.argmax(row.probabilities)) for row in found.rows[asked:]]
+    given = [int(np.argmax(row.probabilities)) for row in named_answers.rows[asked:]]
     outcome = canaries_lib.judge(planted, given)
-  return found._replace(rows=found.rows[:asked], canaries=outcome)
+  return named_answers._replace(rows=named_answers.rows[:asked], canaries=outcome)
 
 
 def _probabilities(
-  data: bytes, path: Path, folder: str | os.PathLike, facts: Manifest
+  data: bytes, path: Path, folder: str | os.PathLike, manifest: Manifest
 ) -> np.ndarray:
   """Parses an answer: float64 ``[N, K]``, in the order of the request's records."""
   try:
@@ -283,9 +286,9 @@ def _probabilities(
     raise DataError(f"{path}: is no answer of python -m train.answer.") from None
   if (form, version) != ("djax-answers", 1):
     raise DataError(f"{path}: must be djax-answers of version 1, got another format.")
-  if of != facts.sha256:
+  if of != manifest.sha256:
     raise DataError(f"{path}: answers another request than {folder}. Give the one it was made for.")
-  shape = (facts.splits[SPLIT].records, facts.classes)
+  shape = (manifest.splits[SPLIT].records, manifest.classes)
   fits = isinstance(rows, list) and len(rows) == shape[0]
   fits = fits and all(isinstance(row, list) and len(row) == shape[1] for row in rows)
   if not fits:
@@ -298,20 +301,20 @@ def _probabilities(
 
 
 def named(
-  probabilities: np.ndarray, names: Sequence[str], facts: Manifest, master: Master
+  probabilities: np.ndarray, names: Sequence[str], manifest: Manifest, master: Master
 ) -> Answers:
   """Turns probabilities by label id into answers by class name.
 
   Args:
     probabilities: ``[N, K]``.
     names: of the images.
-    facts: manifest of the data set or the request.
+    manifest: of the data set or the request.
     master: its key.
   """
-  classes = tuple(_opened(facts, master)["class_names"])
+  classes = tuple(_opened(manifest, master)["class_names"])
   by_class = np.asarray(probabilities)
-  if facts.labels == "permuted":
-    by_class = by_class[:, record_noise.of(facts, master).labels(facts.classes)]
+  if manifest.labels == "permuted":
+    by_class = by_class[:, record_noise.of(manifest, master).labels(manifest.classes)]
   rows = tuple(
     Answer(name, classes[row.argmax()], float(row.max()), tuple(map(float, row)))
     for name, row in zip(names, by_class, strict=True)

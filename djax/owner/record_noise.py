@@ -6,9 +6,10 @@ shards, workers or the order of work. The same record has one noise however ofte
 averaged away.
 """
 
+import abc
 import hashlib
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher
@@ -22,14 +23,25 @@ from djax.keys import Master
 __all__ = ["Current", "Old", "RecordStreams", "label", "of", "uniforms"]
 
 
-class RecordStreams(Protocol):
-  """What a data set draws from the key."""
+class RecordStreams(abc.ABC):
+  """What a data set draws from the key.
 
-  def read(self, label: str, count: int) -> bytes:
-    """Returns bytes of a labelled stream, for ``make_key``."""
+  Args:
+    read: ``(label, count) -> bytes`` of a labelled stream, which ``make_key`` gets as well.
+  """
 
-  def views(self, originals: np.ndarray, split: str, indices: Sequence[int], view: int) -> Any:
+  # Whether noise depends on the very pixels it is added to, or on those of the original. Two images that differ, in a
+  # shift alone perhaps, would otherwise share noise, and their difference would be that of the images.
+  _noise_by_view = True
+
+  def __init__(self, read: samplers.Reader):
+    self.read = read
+
+  def views(
+    self, originals: np.ndarray, split: str, indices: Sequence[int], view: int
+  ) -> np.ndarray:
     """Returns float32 ``[B, 3]`` on ``[0, 1)``, see ``host.augment``."""
+    return uniforms(self._subkey("views", split), originals, indices, view=view, count=3)
 
   def noise(
     self,
@@ -41,18 +53,26 @@ class RecordStreams(Protocol):
     count: int,
   ) -> np.ndarray:
     """Returns float32 ``[B, count]`` on ``[0, 1)`` for the view ``images`` of some originals."""
+    pixels = images if self._noise_by_view else originals
+    return uniforms(self._subkey("noise", split), pixels, indices, view=view, count=count)
 
   def labels(self, classes: int) -> np.ndarray:
     """Returns int32 ``[K]``: class ``c`` of the source is stored as label id ``labels[c]``."""
+    return samplers.permutation(samplers.Words(self.read, f"labels|{classes}"), classes)
 
+  @abc.abstractmethod
   def order(self, split: str, originals: int, views: int) -> np.ndarray:
     """Returns int64 ``[originals * views]``: which record of the source stands at each place of a split.
 
     Record ``r`` is view ``r % views`` of original ``r // views``.
     """
 
+  @abc.abstractmethod
+  def _subkey(self, purpose: str, split: str) -> bytes:
+    """Returns the secret of the ``noise`` or the ``views`` of a split."""
 
-class Current:
+
+class Current(RecordStreams):
   """Derivation ``djx2``.
 
   Args:
@@ -66,39 +86,12 @@ class Current:
   def __init__(
     self, secret: keys.Streams, *, role: str, views: Mapping[str, Any], own_id: str | None = None
   ):
-    self.read = secret.read
+    super().__init__(secret.read)
     self._secret = secret
     self._together = views["together"]
     self._role = role
     self._order_of = f"{role}|{own_id}" if own_id else role
-    self._how = f"{views['count']}|{views['crop']}|{int(views['flip'])}"
-
-  def views(self, originals: np.ndarray, split: str, indices: Sequence[int], view: int) -> Any:
-    """See ``RecordStreams``."""
-    subkey = self._secret.subkey(f"views|{self._role}|{split}|{self._how}")
-    return uniforms(subkey, originals, indices, view=view, count=3)
-
-  def noise(
-    self,
-    originals: np.ndarray,
-    images: np.ndarray,
-    split: str,
-    indices: Sequence[int],
-    view: int,
-    count: int,
-  ) -> np.ndarray:
-    """See ``RecordStreams``. The nonce is of the very pixels that the noise is added to.
-
-    Two images that differ, in a shift alone perhaps, would otherwise share noise, and their difference would be that
-    of the images.
-    """
-    del originals
-    subkey = self._secret.subkey(f"noise|{self._role}|{split}|{self._how}")
-    return uniforms(subkey, images, indices, view=view, count=count)
-
-  def labels(self, classes: int) -> np.ndarray:
-    """See ``RecordStreams``."""
-    return samplers.permutation(samplers.Words(self.read, f"labels|{classes}"), classes)
+    self._options = f"{views['count']}|{views['crop']}|{int(views['flip'])}"
 
   def order(self, split: str, originals: int, views: int) -> np.ndarray:
     """See ``RecordStreams``. Sources list their classes in turn, so their own order would name each label id."""
@@ -111,8 +104,11 @@ class Current:
       order = (order[:, None] * views + np.arange(views)).reshape(-1)
     return order
 
+  def _subkey(self, purpose: str, split: str) -> bytes:
+    return self._secret.subkey(f"{purpose}|{self._role}|{split}|{self._options}")
 
-class Old:
+
+class Old(RecordStreams):
   """Derivation ``djx1``.
 
   Args:
@@ -120,50 +116,32 @@ class Old:
     master: the owner's key.
   """
 
+  _noise_by_view = False
+
   def __init__(self, spec: Mapping[str, Any], master: Master):
-    self.read = master.read
+    super().__init__(master.read)
     self._spec, self._master = spec, master
-
-  def views(self, originals: np.ndarray, split: str, indices: Sequence[int], view: int) -> Any:
-    """See ``RecordStreams``."""
-    subkey = self._master.subkey(label("views", self._spec, split))
-    return uniforms(subkey, originals, indices, view=view, count=3)
-
-  def noise(
-    self,
-    originals: np.ndarray,
-    images: np.ndarray,
-    split: str,
-    indices: Sequence[int],
-    view: int,
-    count: int,
-  ) -> np.ndarray:
-    """See ``RecordStreams``. The nonce is of the original, whatever the view shows."""
-    del images
-    subkey = self._master.subkey(label("noise", self._spec, split))
-    return uniforms(subkey, originals, indices, view=view, count=count)
-
-  def labels(self, classes: int) -> np.ndarray:
-    """See ``RecordStreams``."""
-    return samplers.permutation(samplers.Words(self.read, f"labels|{classes}"), classes)
 
   def order(self, split: str, originals: int, views: int) -> np.ndarray:
     """See ``RecordStreams``. The order of the source."""
     del split
     return np.arange(originals * views)
 
+  def _subkey(self, purpose: str, split: str) -> bytes:
+    return self._master.subkey(label(purpose, self._spec, split))
 
-def of(facts: Manifest, master: Master) -> RecordStreams:
+
+def of(manifest: Manifest, master: Master) -> RecordStreams:
   """Returns the streams of a data set or request.
 
   Args:
-    facts: its manifest.
+    manifest: of it.
     master: its key.
   """
-  if facts.version == 1:
-    return Old(facts.spec, master)
-  secret = master.data_set(facts.id, facts.spec)
-  return Current(secret, role=facts.role, views=facts.views, own_id=facts.request)
+  if manifest.version == 1:
+    return Old(manifest.spec, master)
+  secret = master.data_set(manifest.id, manifest.spec)
+  return Current(secret, role=manifest.role, views=manifest.views, own_id=manifest.request)
 
 
 def label(purpose: str, spec: Mapping[str, Any], split: str) -> str:

@@ -23,7 +23,7 @@ from PIL import Image
 from djax.disguised import directory, quantise
 from djax.disguised.directory import Disguised, Split
 from djax.disguised.manifest import Manifest
-from djax.errors import ConfigError, DjaxError, UnsafeError
+from djax.errors import ConfigError, UnsafeError
 from djax.io import files
 from djax.keys import Master
 from djax.owner import record_noise, sealed_metadata
@@ -39,13 +39,11 @@ __all__ = [
   "check_new",
   "mac_key",
   "originals",
-  "to_folder",
-  "to_npz",
+  "to_files",
   "values",
 ]
 
 _CHUNK_BYTES = 4 << 20
-_SPARE_BYTES = 4 << 20
 _FILE_BYTES = 4096  # of disk that a small file takes
 _LONGEST_NAME = 60
 _PRIVATE = 0o700
@@ -67,18 +65,18 @@ class Restored(NamedTuple):
   labels: np.ndarray
 
 
-def values(images: np.ndarray, facts: Manifest) -> np.ndarray:
+def values(images: np.ndarray, manifest: Manifest) -> np.ndarray:
   """Turns stored images into disguised ones, as far as storing them allows.
 
   Args:
     images: ``[B, H', W', C]`` as stored.
-    facts: the manifest.
+    manifest: of the data set.
 
   Returns:
     The same shape: uint8 where the disguise itself is, else float32.
   """
-  if facts.quantiser is not None:
-    return quantise.dequantise(images, facts.quantiser, block_size=facts.block_size)
+  if manifest.quantiser is not None:
+    return quantise.dequantise(images, manifest.quantiser, block_size=manifest.block_size)
   return images if images.dtype == np.uint8 else images.astype(np.float32)
 
 
@@ -97,28 +95,28 @@ def originals(data: Disguised, master: Master, split: str, *, chunk: int) -> Ite
     NotInvertibleError: if the disguise has no way back.
     DataError: while restoring, if a shard or a record is damaged.
   """
-  facts = data.manifest
-  authenticate(facts, data.path, master, role=facts.role)
-  drawn = record_noise.of(facts, master)
-  tool = Disguiser(facts.spec, drawn)
-  probe = np.zeros((1, *facts.disguised_shape), facts.dtype)
-  tool.restored(values(probe, facts))  # refused before the first record is read
-  classes = np.arange(facts.classes, dtype=np.int32)
-  if facts.labels == "permuted":
-    classes = np.argsort(drawn.labels(facts.classes)).astype(np.int32)
-  return _originals(data.splits[split], facts, drawn, tool, classes, chunk)
+  manifest = data.manifest
+  authenticate(manifest, data.path, master, role=manifest.role)
+  drawn = record_noise.of(manifest, master)
+  tool = Disguiser(manifest.spec, drawn)
+  probe = np.zeros((1, *manifest.disguised_shape), manifest.dtype)
+  tool.restored(values(probe, manifest))  # refused before the first record is read
+  classes = np.arange(manifest.classes, dtype=np.int32)
+  if manifest.labels == "permuted":
+    classes = np.argsort(drawn.labels(manifest.classes)).astype(np.int32)
+  return _originals(data.splits[split], manifest, drawn, tool, classes, chunk)
 
 
 def _originals(
   split: Split,
-  facts: Manifest,
+  manifest: Manifest,
   drawn: record_noise.RecordStreams,
   tool: Disguiser,
   classes: np.ndarray,
   chunk: int,
 ) -> Iterator[Restored]:
   """Reads view 0 of each original, shard by shard."""
-  views = facts.splits[split.name].views
+  views = manifest.splits[split.name].views
   order = drawn.order(split.name, len(split) // views, views)
   for shard in range(split.shards):
     with split.private_shard(shard) as (rows, read):
@@ -126,10 +124,12 @@ def _originals(
       for start in range(0, len(firsts), chunk):
         some = firsts[start : start + chunk]
         images, labels = read(some)
-        yield Restored(order[some] // views, tool.restored(values(images, facts)), classes[labels])
+        yield Restored(
+          order[some] // views, tool.restored(values(images, manifest)), classes[labels]
+        )
 
 
-def to_npz(
+def to_files(
   data: Disguised,
   master: Master,
   out: str | os.PathLike,
@@ -137,38 +137,62 @@ def to_npz(
   expect: str = "",
   progress: Progress = lambda done, total: None,
 ) -> Manifest:
-  """Restores a whole data set to an uncompressed ``.npz`` that ``djax.sources`` reads.
+  """Restores a whole data set to files that ``djax.sources`` reads; originals are cut to 0..255.
 
-  It holds ``train_images``, ``train_labels``, ``test_images``, ``test_labels`` and ``class_names``. Images are uint8
-  where the source was, else float32; cut to 0..255, as originals are.
+  A name in ``.npz`` gives an uncompressed archive of ``train_images``, ``train_labels``, ``test_images``,
+  ``test_labels`` and ``class_names``; images are uint8 where the source was, else float32. Any other name gives a
+  folder of PNG files ``train|test/<class name>/<index>.png``; what a file name cannot hold is replaced in class names
+  by ``_``.
 
   Args:
     data: the disguised data set; every byte is verified first.
     master: its key.
-    out: the file; must not exist.
+    out: the file or folder; must not exist.
     expect: SHA-256 of the manifest, in hex; empty: any.
-    progress: told how many originals are done, and of how many.
+    progress: called with how many originals are done, and of how many.
 
   Returns:
     The manifest.
 
   Raises:
+    ConfigError: if the originals do not fit a PNG: floats, or neither 1 nor 3 channels.
     KeyMismatchError: if the data set was made with another key.
     ManifestError: if anything is damaged or tampered with.
     NotInvertibleError: if the disguise has no way back.
     UnsafeError: if ``out`` exists, or lies in the data set.
     DjaxError: if the disk has too little room.
   """
-  target = check_new(out, data.path)
-  facts, names = _verified(data, master, expect)
-  largest = max(split.records // split.views for split in facts.splits.values())
-  _check_room(target, _pixels(facts) * (_count(facts) + largest))
+  target, manifest = check_new(out, data.path), data.manifest
+  authenticate(manifest, data.path, master, expect=expect)
+  write = _write_archive if os.fspath(out).endswith(".npz") else _write_folder
+  if write is _write_folder:
+    _check_fits_png(manifest)
+  directory.verify(data.path, manifest=manifest)
+  originals(data, master, next(iter(data.splits)), chunk=1)  # refuses what has no way back
+  names = sealed_metadata.box_of(manifest, master).unseal(manifest.sealed)["class_names"]
+  write(target, manifest, names, _Chunks(data, master, progress))
+  return manifest
+
+
+def _check_fits_png(manifest: Manifest) -> None:
+  """Refuses originals that no PNG file holds."""
+  channels, dtype = manifest.spec["image_shape"][2], manifest.source["dtype"]
+  if dtype != "uint8" or channels not in (1, 3):
+    raise ConfigError(
+      f"PNG files hold 8 bits in 1 or 3 channels, the originals are {dtype} with {channels}. "
+      "Give an --out that ends in .npz."
+    )
+
+
+def _write_archive(target: Path, manifest: Manifest, names: list[str], chunks: "_Chunks") -> None:
+  """Writes originals to an ``.npz`` archive."""
+  largest = max(split.records // split.views for split in manifest.splits.values())
+  files.check_room(target, _pixels(manifest) * (_count(manifest) + largest))
   with files.new_file(target) as file, zipfile.ZipFile(file, "w") as archive:
-    chunks = _Chunks(data, master, facts, progress)
-    for split, records in facts.splits.items():
+    for split, records in manifest.splits.items():
       count = records.records // records.views
       labels = np.empty(count, np.int32)
-      shape, dtype = (count, *facts.spec["image_shape"]), np.dtype(facts.source["dtype"])
+      shape, dtype = (count, *manifest.spec["image_shape"]), np.dtype(manifest.source["dtype"])
       # Records come in another order than the archive takes them; this file has no name for anyone to find.
       with tempfile.TemporaryFile(dir=target.parent) as scratch:
         for part in chunks.of(split):
@@ -182,55 +206,16 @@ def to_npz(
           shutil.copyfileobj(scratch, member, _CHUNK_BYTES)
       _add(archive, f"{split}_labels", labels)
     _add(archive, "class_names", np.array(names))
-  return facts
 
 
-def to_folder(
-  data: Disguised,
-  master: Master,
-  out: str | os.PathLike,
-  *,
-  expect: str = "",
-  progress: Progress = lambda done, total: None,
-) -> Manifest:
-  """Restores a whole data set to PNG files ``train|test/<class name>/<index>.png``, which ``djax.sources`` reads.
-
-  What a file name cannot hold is replaced in class names by ``_``.
-
-  Args:
-    data: the disguised data set; every byte is verified first.
-    master: its key.
-    out: the folder; must not exist.
-    expect: SHA-256 of the manifest, in hex; empty: any.
-    progress: told how many originals are done, and of how many.
-
-  Returns:
-    The manifest.
-
-  Raises:
-    ConfigError: if the originals do not fit a PNG: floats, or neither 1 nor 3 channels.
-    KeyMismatchError: if the data set was made with another key.
-    ManifestError: if anything is damaged or tampered with.
-    NotInvertibleError: if the disguise has no way back.
-    UnsafeError: if ``out`` exists, or lies in the data set.
-    DjaxError: if the disk has too little room.
-  """
-  target = check_new(out, data.path)
-  authenticate(data.manifest, data.path, master, expect=expect)
-  channels, dtype = data.manifest.spec["image_shape"][2], data.manifest.source["dtype"]
-  if dtype != "uint8" or channels not in (1, 3):
-    raise ConfigError(
-      f"PNG files hold 8 bits in 1 or 3 channels, the originals are {dtype} with {channels}. "
-      "Give an --out that ends in .npz."
-    )
-  facts, names = _verified(data, master, expect)
-  _check_room(target, (_pixels(facts) + _FILE_BYTES) * _count(facts))
+def _write_folder(target: Path, manifest: Manifest, names: list[str], chunks: "_Chunks") -> None:
+  """Writes originals to PNG files, one folder a class."""
+  files.check_room(target, (_pixels(manifest) + _FILE_BYTES) * _count(manifest))
   folders = _file_names(names)
   with files.new_folder(target) as temporary:
     with files.private(temporary / folder.ORDER_FILE) as file:
       file.write(json.dumps(folders).encode())
-    chunks = _Chunks(data, master, facts, progress)
-    for split, records in facts.splits.items():
+    for split, records in manifest.splits.items():
       for place in (temporary / split, *(temporary / split / name for name in folders)):
         place.mkdir(mode=_PRIVATE)
         place.chmod(_PRIVATE)  # the umask may have taken the owner's rights
@@ -239,46 +224,36 @@ def to_folder(
         for index, image, label in zip(*part, strict=True):
           path = temporary / split / folders[label] / f"{index:0{digits}d}.png"
           with files.private(path) as file:
-            Image.fromarray(image[..., 0] if channels == 1 else image).save(file, "PNG")
-  return facts
-
-
-def _verified(data: Disguised, master: Master, expect: str) -> tuple[Manifest, list[str]]:
-  """Checks key and every byte; returns the manifest and the class names of the source."""
-  facts = data.manifest
-  authenticate(facts, data.path, master, expect=expect)
-  directory.verify(data.path, manifest=facts)
-  originals(data, master, next(iter(data.splits)), chunk=1)  # refuses what has no way back
-  return facts, sealed_metadata.box_of(facts, master).unseal(facts.sealed)["class_names"]
+            Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(file, "PNG")
 
 
 class _Chunks:
   """The originals of a data set as they are written to files, in pieces of a few MB."""
 
-  def __init__(self, data: Disguised, master: Master, facts: Manifest, progress: Progress):
-    self._data, self._master, self._facts = data, master, facts
+  def __init__(self, data: Disguised, master: Master, progress: Progress):
+    self._data, self._master, self._manifest = data, master, data.manifest
     self._progress, self._done = progress, 0
 
   def of(self, split: str) -> Iterator[Restored]:
     """Yields originals, cut to 0..255 and of the dtype of the source."""
-    chunk = max(1, _CHUNK_BYTES // (4 * math.prod(self._facts.disguised_shape)))
+    chunk = max(1, _CHUNK_BYTES // (4 * math.prod(self._manifest.disguised_shape)))
     for part in originals(self._data, self._master, split, chunk=chunk):
-      if self._facts.source["dtype"] == "uint8":
+      if self._manifest.source["dtype"] == "uint8":
         images = np.clip(np.rint(part.images), 0, 255).astype(np.uint8)
       else:
         images = np.clip(part.images, 0, 255).astype(np.float32)
       yield part._replace(images=images)
       self._done += len(images)
-      self._progress(self._done, _count(self._facts))
+      self._progress(self._done, _count(self._manifest))
 
 
-def _count(facts: Manifest) -> int:
-  return sum(split.records // split.views for split in facts.splits.values())
+def _count(manifest: Manifest) -> int:
+  return sum(split.records // split.views for split in manifest.splits.values())
 
 
-def _pixels(facts: Manifest) -> int:
+def _pixels(manifest: Manifest) -> int:
   """Returns the bytes of one original."""
-  return math.prod(facts.spec["image_shape"]) * np.dtype(facts.source["dtype"]).itemsize
+  return math.prod(manifest.spec["image_shape"]) * np.dtype(manifest.source["dtype"]).itemsize
 
 
 @contextlib.contextmanager
@@ -287,8 +262,8 @@ def _member(
 ) -> Iterator[IO[bytes]]:
   """Opens an array of an archive, its header written."""
   with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as member:
-    facts = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
-    np.lib.format.write_array_header_1_0(member, facts)
+    header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(member, header)
     yield member
 
 
@@ -319,22 +294,12 @@ def check_new(out: str | os.PathLike, data: Path | None = None) -> Path:
   return target
 
 
-def _check_room(target: Path, needed: int) -> None:
-  needed += _SPARE_BYTES
-  free = shutil.disk_usage(target.parent).free
-  if free < needed:
-    raise DjaxError(
-      f"{target} needs {needed / 1e6:.1f} MB free, got {free / 1e6:.1f} MB. "
-      "Make room and re-run the command."
-    )
-
-
 def _file_names(names: Sequence[Any]) -> list[str]:
   """Makes class names safe as names of folders, each its own even where case does not count."""
-  found: list[str] = []
+  safe_names: list[str] = []
   for label, name in enumerate(names):
     safe = re.sub(r'[\x00-\x1f\x7f/\\:*?"<>|]', "_", str(name)).strip(" .")[:_LONGEST_NAME]
-    while not safe or safe.lower() in {other.lower() for other in found}:
+    while not safe or safe.lower() in {other.lower() for other in safe_names}:
       safe = f"{safe}_{label}"
-    found.append(safe)
-  return found
+    safe_names.append(safe)
+  return safe_names

@@ -67,15 +67,15 @@ class Box(NamedTuple):
       ) from None
 
 
-def box_of(facts: Manifest, master: Master) -> Box:
+def box_of(manifest: Manifest, master: Master) -> Box:
   """Returns the box of a data set or a request.
 
   Args:
-    facts: its manifest, ``sealed`` perhaps not filled yet.
+    manifest: of it, ``sealed`` perhaps not filled yet.
     master: its key.
   """
-  if facts.version == 1:
+  if manifest.version == 1:
     return Box(master.subkey, "sealed", b"djax-disguised 1")
-  secret = master.data_set(facts.id, facts.spec)
-  own = f"|{facts.request}" if facts.request else ""
-  return Box(secret.subkey, f"sealed|{facts.role}{own}", b"djax-disguised 2")
+  secret = master.data_set(manifest.id, manifest.spec)
+  own = f"|{manifest.request}" if manifest.request else ""
+  return Box(secret.subkey, f"sealed|{manifest.role}{own}", b"djax-disguised 2")

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from djax import sources
-from djax.disguised import directory, manifest, records
+from djax.disguised import directory, records
+from djax.disguised import manifest as manifest_lib
 from djax.disguised.manifest import UNFINISHED, Shard
 from djax.disguised.quantise import Quantiser
 from djax.errors import DataError
@@ -65,11 +66,13 @@ class Worker:
 
   def __init__(self, job: Job, secret: Streams):
     self._job = job
-    self._streams = record_noise.Current(secret, role=manifest.DATASET, views=job.views)
-    self._disguiser = Disguiser(job.spec, self._streams)
-    self._label_of = np.arange(job.classes, dtype=np.int32)
+    self._streams = record_noise.Current(
+      secret, role=manifest_lib.DATASET, views=job.manifest.views
+    )
+    self._disguiser = Disguiser(job.manifest.spec, self._streams)
+    self._label_of = np.arange(job.manifest.classes, dtype=np.int32)
     if not job.request.plain_labels:
-      self._label_of = self._streams.labels(job.classes)
+      self._label_of = self._streams.labels(job.manifest.classes)
     self._sources: dict[str, sources.Records] = {}
     self._orders: dict[str, np.ndarray] = {}
 
@@ -78,7 +81,7 @@ class Worker:
 
     Args:
       task: what to do.
-      advance: told the number of records done, now and then.
+      advance: called now and then with the number of records that were done since.
 
     Raises:
       DjaxError: if the source is damaged or the disk full.
@@ -90,52 +93,48 @@ class Worker:
     while self._sources:
       self._sources.popitem()[1].close()
 
-  def __enter__(self) -> "Worker":
-    return self
-
-  def __exit__(self, *error: object) -> None:
-    self.close()
-
   def _scan(self, task: Task, advance: Callable[[int], None]) -> None:
-    b = self._job.spec["block_size"]
+    b = self._job.manifest.block_size
     low, high = [], []
     for _, images, _ in self._chunks(task, advance):
       _, height, width, channels = images.shape
       grid = images.reshape(-1, height // b, b, width // b, b, channels)
       low.append(grid.min((0, 2, 4, 5)).ravel())
       high.append(grid.max((0, 2, 4, 5)).ravel())
-    found = {"low": np.min(low, 0).tolist(), "high": np.max(high, 0).tolist()}
-    manifest.replace(_path(self._job, task, ".range.json"), json.dumps(found).encode())
+    values_range = {"low": np.min(low, 0).tolist(), "high": np.max(high, 0).tolist()}
+    manifest_lib.replace(_path(self._job, task, ".range.json"), json.dumps(values_range).encode())
 
   def _write(self, task: Task, advance: Callable[[int], None]) -> None:
-    job = self._job
-    shape = self._disguiser.scheme.spec.disguised_shape
-    first, end = job.starts_of[task.split][task.index : task.index + 2]
-    images = np.empty((end - first, *shape), np.dtype(job.dtype).newbyteorder("<"))
-    labels = np.empty(end - first, np.int32)
+    job, manifest = self._job, self._job.manifest
+    count = len(job.rows(task.split, task.index))
+    images = np.empty(
+      (count, *manifest.disguised_shape), np.dtype(manifest.dtype).newbyteorder("<")
+    )
+    labels = np.empty(count, np.int32)
     for places, exact, ids in self._chunks(task, advance):
       images[places] = disguiser.stored(
-        exact, job.dtype, task.quantiser, block_size=job.spec["block_size"]
+        exact, manifest.dtype, task.quantiser, block_size=manifest.block_size
       )
       labels[places] = ids
     temporary = _path(job, task, f".{os.getpid()}")
-    with records.writer(temporary, records.features(shape, job.dtype, job.classes)) as write:
+    features = records.features(manifest.disguised_shape, manifest.dtype, manifest.classes)
+    with records.writer(temporary, features) as write:
       write(images, labels)
     name = job.shard_file(task.split, task.index)
-    facts = Shard(name, len(images), temporary.stat().st_size, directory.file_sha256(temporary))
-    manifest.replace(_path(job, task, ".json"), json.dumps(dataclasses.asdict(facts)).encode())
+    shard = Shard(name, count, temporary.stat().st_size, directory.file_sha256(temporary))
+    manifest_lib.replace(_path(job, task, ".json"), json.dumps(dataclasses.asdict(shard)).encode())
     os.replace(temporary, job.out / name)
 
   def _chunks(
     self, task: Task, advance: Callable[[int], None]
   ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Yields places in a shard, the disguised images that belong there, and their label ids, a few MB at a time."""
-    first, end = self._job.starts_of[task.split][task.index : task.index + 2]
-    views = self._job.views_of(task.split)
-    held = self._order(task.split)[first:end]
+    rows = self._job.rows(task.split, task.index)
+    views = self._job.manifest.splits[task.split].views
+    held = self._order(task.split)[rows.start : rows.stop]
     sources_first = np.argsort(held, kind="stable")  # the source is read forwards, once a shard
     rising = held[sources_first] // views
-    step = max(1, _CHUNK_BYTES // (4 * math.prod(self._disguiser.scheme.spec.disguised_shape)))
+    step = max(1, _CHUNK_BYTES // (4 * math.prod(self._job.manifest.disguised_shape)))
     start = 0
     while start < len(held):
       stop = min(start + step, len(held))
@@ -151,9 +150,11 @@ class Worker:
   def _order(self, split: str) -> np.ndarray:
     """Returns which record of the source stands at each place of a split."""
     if split not in self._orders:
-      views = self._job.views_of(split)
-      count = self._job.starts_of[split][-1] // views
-      self._orders[split] = self._streams.order(split, count, views)
+      records, views = (
+        self._job.manifest.splits[split].records,
+        self._job.manifest.splits[split].views,
+      )
+      self._orders[split] = self._streams.order(split, records // views, views)
     return self._orders[split]
 
   def _disguised(
@@ -162,16 +163,15 @@ class Worker:
     """Returns one view each of some originals, which rise, and their label ids."""
     rows, back = np.unique(originals, return_inverse=True)
     given = self._source(split).take(rows)
-    if given.labels.max() >= self._job.classes:
+    if given.labels.max() >= self._job.manifest.classes:
       raise DataError(
-        f"labels must lie below the {self._job.classes} classes, got {given.labels.max()} "
+        f"labels must lie below the {self._job.manifest.classes} classes, got {given.labels.max()} "
         f"among the records {rows[0]}..{rows[-1]} of {split}."
       )
-    shape = self._disguiser.scheme.spec.disguised_shape
     images: np.ndarray | None = None
     for view in np.unique(views).tolist():
       places = np.flatnonzero(views == view)
-      made = self._disguiser.images(
+      disguised = self._disguiser.images(
         given.images[back[places]],
         split,
         originals[places].tolist(),
@@ -180,8 +180,8 @@ class Worker:
         flip=self._job.request.flip,
       )
       if images is None:
-        images = np.empty((len(originals), *shape), made.dtype)
-      images[places] = made
+        images = np.empty((len(originals), *disguised.shape[1:]), disguised.dtype)
+      images[places] = disguised
     assert images is not None
     return images, self._label_of[given.labels[back]]
 
@@ -206,8 +206,8 @@ def scanned(job: Job, task: Task) -> tuple[list[float], list[float]] | None:
     job: the job.
     task: the shard's task.
   """
-  found = _outcome(job, task, ".range.json")
-  return (found["low"], found["high"]) if found else None
+  outcome = _outcome(job, task, ".range.json")
+  return (outcome["low"], outcome["high"]) if outcome else None
 
 
 def written(job: Job, task: Task, *, check: bool = False) -> Shard | None:
@@ -218,17 +218,17 @@ def written(job: Job, task: Task, *, check: bool = False) -> Shard | None:
     task: the shard's task.
     check: whether to hash the file: an earlier run wrote it, and anything may have happened since.
   """
-  found = _outcome(job, task, ".json")
-  if found is None:
+  outcome = _outcome(job, task, ".json")
+  if outcome is None:
     return None
-  facts = Shard(**found)
+  shard = Shard(**outcome)
   try:
-    whole = (job.out / facts.file).stat().st_size == facts.bytes
+    whole = (job.out / shard.file).stat().st_size == shard.bytes
     if whole and check:
-      whole = directory.file_sha256(job.out / facts.file) == facts.sha256
+      whole = directory.file_sha256(job.out / shard.file) == shard.sha256
   except OSError:
     return None
-  return facts if whole else None
+  return shard if whole else None
 
 
 def _outcome(job: Job, task: Task, suffix: str) -> dict[str, Any] | None:

@@ -64,7 +64,7 @@ def kind_of(spec: Mapping[str, Any]) -> Kind:
 
 
 def traits(spec: Mapping[str, Any]) -> frozenset[Trait]:
-  """Returns what holds for a disguise.
+  """Returns the properties of a disguise.
 
   Args:
     spec: ``SchemeSpec.to_dict()``, complete.
@@ -79,10 +79,10 @@ def written() -> list[str]:
 
 def options() -> dict[str, Parameter]:
   """Returns the options of all schemes by name; of one that several have, the first."""
-  found: dict[str, Parameter] = {}
+  parameters: dict[str, Parameter] = {}
   for kind in SCHEMES.values():
-    found = {**kind.parameters, **found}
-  return found
+    parameters = {**kind.parameters, **parameters}
+  return parameters
 
 
 def from_spec(spec: Mapping[str, Any]) -> Scheme:

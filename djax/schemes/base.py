@@ -5,7 +5,7 @@ import enum
 import functools
 import inspect
 import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, NamedTuple, NoReturn
 
 import jax
@@ -24,6 +24,7 @@ __all__ = [
   "Reach",
   "Scheme",
   "SchemeSpec",
+  "Secret",
   "Trait",
   "check_concrete",
   "check_export",
@@ -36,9 +37,33 @@ __all__ = [
 ]
 
 
+class Secret:
+  """A key pytree that does not show its values, and is not pickled or copied. Base of frozen dataclasses."""
+
+  def __repr__(self) -> str:
+    shown = ", ".join(
+      f"{field.name}={' '.join(arrays)}"
+      for field in dataclasses.fields(self)  # type: ignore[arg-type]
+      if (arrays := [*_shapes(getattr(self, field.name))])
+    )
+    return f"{type(self).__name__}({shown}; values hidden)"
+
+  def __reduce__(self) -> NoReturn:
+    raise TypeError(
+      f"{type(self).__name__}: a secret is not pickled or copied. Make it again from the master with make_key."
+    )
+
+
+def _shapes(tree: Any) -> Iterator[str]:
+  for leaf in jax.tree.leaves(tree):
+    # A dtype has a shape too: jax.tree.map may put anything where the arrays are.
+    if hasattr(leaf, "shape") and hasattr(leaf, "dtype"):
+      yield f"{leaf.dtype}{list(leaf.shape)}"
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, repr=False)
-class Key:
+class Key(Secret):
   """The secret pytree of a scheme. Pass it as an argument; a closed-over array is written into compiled programs.
 
   Attributes:
@@ -50,21 +75,6 @@ class Key:
   perm: jax.Array | np.ndarray | None = None
   matrices: jax.Array | np.ndarray | None = None
   aes_keys: jax.Array | np.ndarray | None = None
-
-  def __repr__(self) -> str:
-    fields = ((f.name, getattr(self, f.name)) for f in dataclasses.fields(self))
-    # A dtype has a shape too: jax.tree.map may put anything where the arrays are.
-    shown = ", ".join(
-      f"{k}={v.dtype}{list(v.shape)}"
-      for k, v in fields
-      if hasattr(v, "shape") and hasattr(v, "dtype")
-    )
-    return f"Key({shown}; values hidden)"
-
-  def __reduce__(self) -> NoReturn:
-    raise TypeError(
-      "Key: a secret is not pickled or copied. Make it again from the master with make_key."
-    )
 
 
 class SchemeSpec(NamedTuple):
@@ -124,7 +134,7 @@ class Scheme(NamedTuple):
 
 
 class Trait(enum.Enum):
-  """What holds for a disguise, for those who would else ask for its name."""
+  """A property of a disguise, so that no other code asks for its name."""
 
   IDENTITY = "disguises nothing"
   BLOCKS = "works block by block, on a grid of blocks of block_size"
@@ -139,7 +149,7 @@ class Trait(enum.Enum):
 
 
 class Option(NamedTuple):
-  """What is said of an option of a scheme, as ``typing.Annotated[type, Option(...)]`` in the signature of its function.
+  """Description of an option of a scheme, as ``typing.Annotated[type, Option(...)]`` in the signature of its function.
 
   Attributes:
     help: in a few words, for ``--help``.
@@ -164,7 +174,7 @@ class Parameter(NamedTuple):
     name: also of its field ``config.disguise.NAME``.
     type: int, float, bool or str.
     default: None where it must be given.
-    option: what is said of it.
+    option: its description.
   """
 
   name: str
@@ -202,7 +212,7 @@ PERMUTE = Option("leave blocks in place")
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-  """All that djax knows of a scheme: one for each, at the end of its file.
+  """All that djax knows of a scheme. Each scheme has one, at the end of its file.
 
   Attributes:
     name: by which it is asked for.
@@ -241,14 +251,14 @@ class Kind:
   def parameters(self) -> dict[str, Parameter]:
     """The options by name that a config or the command line can set: those with an ``Option``."""
     hints = typing.get_type_hints(self.make, include_extras=True)
-    found = {}
+    parameters = {}
     for name, given in inspect.signature(self.make).parameters.items():
       if typing.get_origin(hints.get(name)) is not Annotated:
         continue
       kind, option = typing.get_args(hints[name])
       default = None if given.default is given.empty else given.default
-      found[name] = Parameter(name, kind, default, option)
-    return found
+      parameters[name] = Parameter(name, kind, default, option)
+    return parameters
 
   @property
   def takes_classes(self) -> bool:
@@ -322,11 +332,11 @@ def check_concrete(function: str, values: Any, advice: str) -> None:
   Raises:
     TypeError: for a tracer among them.
   """
-  found = [leaf for leaf in jax.tree.leaves(values) if isinstance(leaf, jax.core.Tracer)]
-  if found:
+  traced = [leaf for leaf in jax.tree.leaves(values) if isinstance(leaf, jax.core.Tracer)]
+  if traced:
     raise TypeError(
-      f"{function}: works on the host, in NumPy, and needs arrays with values, got a traced {found[0].aval.str_short()}"
-      f". {advice}"
+      f"{function}: works on the host, in NumPy, and needs arrays with values, got a traced "
+      f"{traced[0].aval.str_short()}. {advice}"
     )
 
 

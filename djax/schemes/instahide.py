@@ -18,7 +18,16 @@ import numpy as np
 
 from djax.errors import NotInvertibleError
 from djax.schemes import secret
-from djax.schemes.base import Kind, Option, Scheme, SchemeSpec, Trait, check_images, checked_shape
+from djax.schemes.base import (
+  Kind,
+  Option,
+  Scheme,
+  SchemeSpec,
+  Secret,
+  Trait,
+  check_images,
+  checked_shape,
+)
 
 __all__ = ["KIND", "InstaHideKey", "coefficients", "instahide_scheme", "partners"]
 
@@ -28,7 +37,7 @@ _TRIES = 64  # with k = 2 and the least cap all fail once in a million draws
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, repr=False)
-class InstaHideKey(secret.Secret):
+class InstaHideKey(Secret):
   """The key of InstaHide.
 
   Attributes:

@@ -21,14 +21,23 @@ from djax.errors import NotInvertibleError
 from djax.host import samplers
 from djax.ops import blocks
 from djax.schemes import secret
-from djax.schemes.base import Kind, Option, Scheme, SchemeSpec, Trait, check_images, checked_shape
+from djax.schemes.base import (
+  Kind,
+  Option,
+  Scheme,
+  SchemeSpec,
+  Secret,
+  Trait,
+  check_images,
+  checked_shape,
+)
 
 __all__ = ["KIND", "NeuraCryptKey", "neuracrypt_scheme"]
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, repr=False)
-class NeuraCryptKey(secret.Secret):
+class NeuraCryptKey(Secret):
   """The key of NeuraCrypt.
 
   Attributes:

@@ -1,4 +1,4 @@
-"""No disguise at all: the twin of every disguised result."""
+"""No disguise at all: the baseline of every disguised result."""
 
 from collections.abc import Sequence
 
@@ -17,7 +17,7 @@ __all__ = ["KIND", "plain_scheme"]
 
 
 def plain_scheme(image_shape: Sequence[int]) -> Scheme:
-  """Disguises nothing: the twin that every disguised result is held against.
+  """Disguises nothing: the baseline of every disguised result.
 
   Args:
     image_shape: ``(H, W, C)``.

@@ -160,9 +160,9 @@ def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
 
 
 def _traits(spec: Mapping[str, Any]) -> frozenset[Trait]:
-  found = {Trait.BLOCKS, Trait.LINEAR, Trait.MATRICES, Trait.FLOATS}
-  found |= {Trait.ORTHOGONAL} if spec.get("matrix", "orthogonal") == "orthogonal" else set()
-  return frozenset(found | ({Trait.MOVED} if spec.get("permute", True) else set()))
+  traits = {Trait.BLOCKS, Trait.LINEAR, Trait.MATRICES, Trait.FLOATS}
+  traits |= {Trait.ORTHOGONAL} if spec.get("matrix", "orthogonal") == "orthogonal" else set()
+  return frozenset(traits | ({Trait.MOVED} if spec.get("permute", True) else set()))
 
 
 def _reach(spec: Mapping[str, Any]) -> Reach:

@@ -1,7 +1,6 @@
-"""What the keys and schemes of the baselines have in common."""
+"""What the schemes of the baselines have in common."""
 
-import dataclasses
-from typing import Any, NoReturn
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,24 +9,7 @@ import numpy as np
 from djax.errors import ConfigError
 from djax.host import samplers
 
-__all__ = ["Secret", "not_exported", "rng_of", "seed_of"]
-
-
-class Secret:
-  """A key pytree that does not show its values, and is not pickled or copied. Base of frozen dataclasses."""
-
-  def __repr__(self) -> str:
-    shown = ", ".join(
-      f"{field.name}={[f'{leaf.dtype}{list(leaf.shape)}' for leaf in leaves]}"
-      for field in dataclasses.fields(self)  # type: ignore[arg-type]
-      if (leaves := jax.tree.leaves(getattr(self, field.name)))
-    )
-    return f"{type(self).__name__}({shown}; values hidden)"
-
-  def __reduce__(self) -> NoReturn:
-    raise TypeError(
-      f"{type(self).__name__}: a secret is not pickled or copied. Make it again from the master with make_key."
-    )
+__all__ = ["not_exported", "rng_of", "seed_of"]
 
 
 def seed_of(read: samplers.Reader, label: str) -> np.ndarray:

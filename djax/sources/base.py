@@ -1,6 +1,7 @@
 """What every kind of source gives out: images, records of a split, splits by name."""
 
 import abc
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -38,7 +39,7 @@ class Images:
     return f"Images({self.images.dtype}{shape}, {len(self.class_names)} classes)"
 
 
-class Records(abc.ABC):
+class Records(contextlib.AbstractContextManager["Records"]):
   """The records of one split of a source, read in parts; ``len`` counts them.
 
   Parts read one after the other, from the first record to the last, cost least. No file is open
@@ -92,9 +93,6 @@ class Records(abc.ABC):
   def __repr__(self) -> str:
     shape = [len(self), *self.image_shape]
     return f"Records({self.name!r}, {self.dtype}{shape}, {len(self.class_names)} classes)"
-
-  def __enter__(self) -> "Records":
-    return self
 
   def __exit__(self, *error: object) -> None:
     self.close()

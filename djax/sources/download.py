@@ -28,9 +28,10 @@ import numpy as np
 import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordWriter
 from PIL import Image
-from rich import console, progress
+from rich.progress import TaskProgressColumn
 
 from djax.errors import ConfigError, DataError, UnsafeError, nearest
+from djax.io import progress
 
 __all__ = ["prepare"]
 
@@ -180,13 +181,10 @@ def _say(line: str) -> None:
 @contextlib.contextmanager
 def _progress(label: str, total: int) -> Iterator[Callable[[int], Any]]:
   """Yields a function that advances a bar on a terminal; elsewhere prints one line."""
-  if not sys.stderr.isatty():
-    _say(label)
-    yield lambda amount: None
-    return
-  with progress.Progress(console=console.Console(stderr=True)) as bars:
-    task = bars.add_task(label, total=total)
-    yield lambda amount: bars.advance(task, amount)
+  with progress.bar(label, TaskProgressColumn(), transient=False, total=total) as update:
+    if update is None:
+      _say(label)
+    yield lambda amount: update and update(advance=amount)
 
 
 def _prepare_with_tfds(name: str, root: pathlib.Path, from_dir: str) -> pathlib.Path:
@@ -300,34 +298,34 @@ def _idx(file: str, data: bytes, ndim: int) -> Any:
 
 def _read_cifar(name: str, files: dict[str, bytes]) -> tuple[_Splits, dict[str, Any]]:
   """Reads a CIFAR binary archive in memory, its members by exact name."""
-  facts = _SETS[name]
+  data_set = _SETS[name]
   ((file, archive),) = files.items()
-  members = [*sum(facts.splits.values(), ()), *facts.labels.values()]
+  members = [*sum(data_set.splits.values(), ()), *data_set.labels.values()]
   data = {}
   try:
     with tarfile.open(fileobj=io.BytesIO(archive), mode="r:gz") as tar:
       for member in members:
-        stream = tar.extractfile(facts.folder + member)
+        stream = tar.extractfile(data_set.folder + member)
         data[member] = stream.read() if stream else b""
   except (KeyError, OSError, EOFError, zlib.error, tarfile.TarError) as error:
     raise DataError(f"prepare: {file} is not a whole CIFAR tar.gz file: {error}") from error
   splits: _Splits = {}
-  first = len(facts.labels)  # a record: a byte for each label, then the pixels
-  for split, batches in facts.splits.items():
+  first = len(data_set.labels)  # a record: a byte for each label, then the pixels
+  for split, batches in data_set.splits.items():
     records = b"".join(data[batch] for batch in batches)
     if len(records) % (first + 3072):
       raise DataError(f"prepare: {file} {split} must hold whole records, got {len(records)} bytes.")
     rows = np.frombuffer(records, np.uint8).reshape(-1, first + 3072)
     images = rows[:, first:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
-    splits[split] = (images, {key: rows[:, column] for column, key in enumerate(facts.labels)})
-  names = {key: data[member].decode("latin-1").split() for key, member in facts.labels.items()}
+    splits[split] = (images, {key: rows[:, column] for column, key in enumerate(data_set.labels)})
+  names = {key: data[member].decode("latin-1").split() for key, member in data_set.labels.items()}
   return splits, names
 
 
 def _write(name: str, folder: pathlib.Path, splits: _Splits, classes: dict[str, Any]) -> None:
   """Writes features, one shard a split, and the description that TFDS reads."""
-  facts = _SETS[name]
-  specs: dict[str, Any] = {"id": tfds.features.Text()} if facts.labels else {}
+  data_set = _SETS[name]
+  specs: dict[str, Any] = {"id": tfds.features.Text()} if data_set.labels else {}
   specs["image"] = tfds.features.Image(shape=splits["train"][0].shape[1:])
   for key, known in classes.items():
     option = "num_classes" if isinstance(known, int) else "names"
@@ -356,17 +354,17 @@ def _write(name: str, folder: pathlib.Path, splits: _Splits, classes: dict[str, 
         "shardLengths": [str(len(images))],
       }
     )
-  module = "tensorflow_datasets.image_classification." + ("cifar" if facts.labels else "mnist")
+  module = "tensorflow_datasets.image_classification." + ("cifar" if data_set.labels else "mnist")
   info = {
     "description": f"{name}, in the order of the original files; written by djax prepare.",
     "downloadSize": str(sum(size for size, _ in _ORIGINALS[name].values())),
     "fileFormat": "array_record",
-    "location": {"urls": [facts.mirrors[0]]},
+    "location": {"urls": [data_set.mirrors[0]]},
     "moduleName": module,
     "name": name,
     "splits": infos,
     "supervisedKeys": {"tuple": {"items": [{"featureKey": "image"}, {"featureKey": "label"}]}},
-    "version": facts.version,
+    "version": data_set.version,
   }
   (folder / "dataset_info.json").write_text(json.dumps(info, indent=2), encoding="utf-8")
 

@@ -116,14 +116,14 @@ def _find_tfds(source: str, data_dir: str) -> tuple[str, str, str]:
   data_dir = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
   root = pathlib.Path(data_dir).expanduser()
   folder = root / name / (config or "")
-  found = [x.parent for x in folder.glob("*/dataset_info.json")]
-  found = [x for x in found if re.fullmatch(r"\d+\.\d+\.\d+", x.name)]
-  found.sort(key=lambda path: [int(number) for number in path.name.split(".")])
-  chosen = [x for x in found if version in (None, x.name)]
+  versions = [x.parent for x in folder.glob("*/dataset_info.json")]
+  versions = [x for x in versions if re.fullmatch(r"\d+\.\d+\.\d+", x.name)]
+  versions.sort(key=lambda path: [int(number) for number in path.name.split(".")])
+  chosen = [x for x in versions if version in (None, x.name)]
   if not chosen:
     configs = {f"{name}/{x.parts[-3]}" for x in folder.glob("*/*/dataset_info.json")}
     hint = "" if name in _KNOWN else nearest(name, _KNOWN)
-    if there := [x.name for x in found] or sorted(configs):
+    if there := [x.name for x in versions] or sorted(configs):
       hint = f" There: {', '.join(there)}."
     elif os.path.isdir(source):
       hint = f" For the folder of images write ./{source}."

@@ -350,7 +350,7 @@ def _loads(run: Path, steps: list[int]) -> list[str]:
     for step in steps:
       data = (run / "checksums" / f"{step}.json").read_bytes()
       checksums.verify(run, checksums._parse(data, step), limit=1 << 30)
-    if predict.load(run).facts["step"] != steps[-1]:
+    if predict.load(run).summary["step"] != steps[-1]:
       return ["the newest checkpoint is not the one that is loaded"]
   except Exception as error:
     return [f"a recorded checkpoint: {error}"]

@@ -49,8 +49,8 @@ def chance(images):
   return psnr(images, images.mean(0))
 
 
-def run(known, attack=moments.ATTACK):
-  return base.run(attack, known, seed=0)
+def run(known, attack=moments.ATTACK, settings=None):
+  return base.run(attack, known, seed=0, settings=settings)
 
 
 WINS = 33  # dB that the attack by moments reaches; chance is 19

@@ -1,5 +1,7 @@
 """Small training runs, and what is compared of them."""
 
+import signal
+
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
@@ -33,13 +35,30 @@ def params(workdir):
   return step, jax.tree.map(np.asarray, state)
 
 
+def assert_same_bits(a, b):
+  leaves_a, leaves_b = jax.tree.leaves(a), jax.tree.leaves(b)
+  assert len(leaves_a) == len(leaves_b) > 10
+  for x, y in zip(leaves_a, leaves_b, strict=True):
+    assert np.asarray(x).tobytes() == np.asarray(y).tobytes()
+
+
 def assert_same_state(a, b):
   (step_a, state_a), (step_b, state_b) = a, b
   assert step_a == step_b
-  leaves_a, leaves_b = jax.tree.leaves(state_a), jax.tree.leaves(state_b)
-  assert len(leaves_a) == len(leaves_b) > 10
-  for x, y in zip(leaves_a, leaves_b, strict=True):
-    assert x.tobytes() == y.tobytes()
+  assert_same_bits(state_a, state_b)
+
+
+def interrupt(patch, owner, name, number=signal.SIGTERM):
+  """Makes a generator function raise a signal after it yielded five times."""
+  original = getattr(owner, name)
+
+  def interrupted(*args, **kwargs):
+    for place, item in enumerate(original(*args, **kwargs)):
+      if place == 5:
+        signal.raise_signal(number)
+      yield item
+
+  patch.setattr(owner, name, interrupted)
 
 
 def config_for(folder, *overrides):

@@ -73,12 +73,15 @@ class Pipeline:
 
   Attributes:
     feed: as given, and so ``mesh`` and ``batch_size``.
+    split: sharding of what has a row for each record of a batch.
+    replicated: sharding of what lies on every device.
   """
 
   def __init__(self, feed: Feed, *, mesh: Mesh, batch_size: int):
     self.feed, self.mesh, self.batch_size = feed, mesh, batch_size
-    self._rows = NamedSharding(mesh, PartitionSpec("data"))
-    self._argument = jax.device_put(feed.argument, NamedSharding(mesh, PartitionSpec()))
+    self.split = NamedSharding(mesh, PartitionSpec("data"))
+    self.replicated = NamedSharding(mesh, PartitionSpec())
+    self._argument = jax.device_put(feed.argument, self.replicated)
     self._transform = jax.jit(feed.transform)
 
   def __len__(self) -> int:
@@ -91,22 +94,11 @@ class Pipeline:
     return len(self) // self.batch_size
 
   def epoch(self, *, seed: int, number: int) -> np.ndarray:
-    """Returns what an epoch sees, int64 ``[n]``: one view of every record; in ``views`` epochs each of them once.
-
-    Args:
-      seed: of the order.
-      number: of the epoch, counted from 0.
-    """
+    """Returns what an epoch sees, int64 ``[n]``: one view of every record; in ``views`` epochs each of them once."""
     return _order(len(self), self.feed.views, seed, number)
 
   def training(self, *, seed: int, start: int, stop: int) -> Iterator[Batch]:
-    """Yields the batches of steps ``start .. stop - 1``; the order is a function of the seed and the step.
-
-    Args:
-      seed: of the order.
-      start: first step.
-      stop: one past the last step.
-    """
+    """Yields the batches of steps ``start .. stop - 1``; the order is a function of the seed and the step."""
 
     def indices(step: int) -> np.ndarray:
       epoch, place = divmod(start + step, self.steps_per_epoch)
@@ -116,12 +108,7 @@ class Pipeline:
     return self._batches(stop - start, indices)
 
   def all_records(self, limit: int | None = None, *, view: int = 0) -> Iterator[Batch]:
-    """Yields every record once, in order; the last batch is filled up and masked.
-
-    Args:
-      limit: stop after this many records.
-      view: which view of them.
-    """
+    """Yields every record once, in order; the last batch is filled up and masked."""
     count, size = len(self) if limit is None else min(limit, len(self)), self.batch_size
 
     def indices(batch: int) -> np.ndarray:
@@ -129,9 +116,14 @@ class Pipeline:
 
     return self._batches(-(-count // size), indices)
 
+  def images(self, limit: int | None = None, *, view: int = 0) -> Iterator[np.ndarray]:
+    """Yields the images of ``all_records`` in host memory, ``[b, H, W, C]``; only the last batch may be smaller."""
+    for batch in self.all_records(limit, view=view):
+      yield np.asarray(batch.images)[np.asarray(batch.mask) > 0]
+
   def _batches(self, count: int, indices: Callable[[int], np.ndarray]) -> Iterator[Batch]:
     source = _Source(count, lambda index: self._read(indices(index)))
-    return self._ahead(_prefetched(source) if self.feed.streamed else _one_by_one(source))
+    return self._ahead(_prefetched(source) if self.feed.streamed else iter(source))
 
   def _read(self, indices: np.ndarray) -> tuple[np.ndarray, ...]:
     """Returns images, labels, indices and mask of a batch, in host memory."""
@@ -141,7 +133,7 @@ class Pipeline:
     return images, labels.astype(np.int32), filled.astype(np.int32), mask
 
   def _on_devices(self, host: tuple[np.ndarray, ...]) -> Batch:
-    images, labels, indices, mask = jax.device_put(host, self._rows)
+    images, labels, indices, mask = jax.device_put(host, self.split)
     images, labels = self._transform(self._argument, images, labels, indices)
     return Batch(images, labels, mask)
 
@@ -165,15 +157,12 @@ class _Source:
   def __getitem__(self, index: int) -> tuple[np.ndarray, ...]:
     return self._read(int(index))
 
+  def __iter__(self) -> Iterator[tuple[np.ndarray, ...]]:
+    return map(self._read, range(self._count))
+
 
 def epoch_order(count: int, *, seed: int, epoch: int) -> np.ndarray:
-  """Returns the order of an epoch, int64 ``[count]``: a permutation that depends on both numbers, not on their sum.
-
-  Args:
-    count: number of records.
-    seed: of the run.
-    epoch: counted from 0.
-  """
+  """Returns the order of an epoch, int64 ``[count]``: a permutation that depends on both numbers, not on their sum."""
   return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, epoch]))).permutation(
     count
   )
@@ -184,10 +173,6 @@ def _order(count: int, views: int, seed: int, epoch: int) -> np.ndarray:
   """Keeps the orders of two epochs: read-ahead works on both where they meet."""
   rows = epoch_order(count, seed=seed, epoch=epoch)
   return rows + count * ((epoch + rows) % views)
-
-
-def _one_by_one(source: _Source) -> Iterator[tuple[np.ndarray, ...]]:
-  return (source[index] for index in range(len(source)))
 
 
 def _prefetched(source: _Source) -> Iterator[tuple[np.ndarray, ...]]:

@@ -63,6 +63,6 @@ def cut_blocks(rng: jax.Array, images: jax.Array, *, share: float, block_size: i
   if not 0 <= share <= 1:
     raise ValueError(f"cut_blocks: share must lie in 0..1, got {share}. It is a probability.")
   cut = blocks.blockify(images, block_size=block_size)
-  kept = jax.random.bernoulli(rng, 1 - share, (*cut.shape[:2], 1, 1, 1))
-  cut = jnp.where(kept, cut, jnp.zeros_like(cut))
+  mask = jax.random.bernoulli(rng, 1 - share, (*cut.shape[:2], 1, 1, 1))
+  cut = jnp.where(mask, cut, jnp.zeros_like(cut))
   return blocks.unblockify(cut, height=images.shape[1], width=images.shape[2])

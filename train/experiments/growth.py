@@ -21,20 +21,19 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import matplotlib
 import numpy as np
+from matplotlib.figure import Figure
 
-matplotlib.use("svg")
-from matplotlib import pyplot
+from djax.bench.machine import processor
+from djax.io import pages
+from train.experiments import DOCS
 
-__all__ = ["Fit", "Plan", "check", "curve", "draw", "fit", "measure", "peak_of", "rates", "summary"]
+__all__ = ["Plan", "check", "curve", "draw", "fit", "measure", "peak_of", "rates", "summary"]
 
-ROOT = Path(__file__).resolve().parents[2]
-DOCS = ROOT / "docs"
 SIDE, BLOCK = 32, 4  # where the number of images grows
 SCHEMES = {"rmt": ("--noise-level", "25"), "aes": ()}
 VERBS = ("disguise rmt", "disguise aes", "verify", "epoch")
@@ -61,7 +60,7 @@ class Plan(NamedTuple):
     factors: by which they are multiplied; the first and the last but one serve the other sides and block sizes too.
     sides: of images, at a constant number of pixels.
     blocks: block sizes at 32x32x3; AES leaves out those below 4.
-    rounds: over everything; of the two largest epochs there is one.
+    rounds: over everything.
   """
 
   images: int
@@ -75,25 +74,25 @@ FULL = Plan(10_000, (1, 2, 4, 8, 16), (32, 64, 128, 224), (2, 4, 8, 16), 3)
 SMALL = Plan(256, (1, 8, 16), (32, 64), (4, 8), 1)
 
 
-class Fit(NamedTuple):
-  """A straight line by least squares: ``y = start + slope * x``, and the share of variance it explains."""
+class Case(NamedTuple):
+  """One command that is measured: what it does, and with how many training images of which side and block size."""
 
-  slope: float
-  start: float
-  r2: float
+  verb: str
+  side: int
+  block: int
+  images: int
 
 
-def fit(x: Iterable[float], y: Iterable[float]) -> Fit:
-  """Fits a line.
+def fit(x: np.ndarray, y: np.ndarray) -> tuple[float, float, float]:
+  """Fits a line by least squares; returns its slope, its start and R^2, the share of variance it explains.
 
   Args:
-    x: at least two different values.
-    y: as many.
+    x: ``[n]``, at least two different values.
+    y: ``[n]``.
   """
-  x, y = np.array([*x], np.float64), np.array([*y], np.float64)
   slope, start = np.polyfit(x, y, 1)
-  rest, spread = np.sum((y - start - slope * x) ** 2), np.sum((y - y.mean()) ** 2)
-  return Fit(float(slope), float(start), float(1 - rest / spread) if spread else 0.0)
+  variance = np.var(y)
+  return slope, start, 1 - np.var(y - start - slope * x) / variance if variance else 0.0
 
 
 def curve(
@@ -120,22 +119,21 @@ def rates(runs: list[dict[str, Any]], verb: str, by: str) -> dict[int, float]:
     verb: one of ``VERBS``.
     by: ``side`` or ``block``.
   """
-  found = {}
+  result = {}
   for value in sorted({run[by] for run in runs if run["verb"] == verb}):
     side = value if by == "side" else SIDE
     images, seconds, _ = curve(runs, verb, **{by: value}).T
-    slope = fit(images * side**2 / 1e6, seconds).slope
-    found[value] = _per_second(slope)
-  return found
+    result[value] = _per_second(fit(images * side**2 / 1e6, seconds)[0])
+  return result
 
 
 def _per_second(slope: float) -> float:
-  """Inverts what one costs; NaN where noise hides it."""
+  """Inverts the seconds that one costs; NaN where noise hides them."""
   return 1 / slope if slope > 0 else float("nan")
 
 
 def check(runs: list[dict[str, Any]]) -> list[str]:
-  """Judges a measurement; returns what grows faster than it should, in words, or nothing.
+  """Judges a measurement; returns a message for each thing that grows faster than it should.
 
   Args:
     runs: of a measurement.
@@ -143,9 +141,9 @@ def check(runs: list[dict[str, Any]]) -> list[str]:
   faults = []
   for verb in VERBS:
     images, seconds, peak = curve(runs, verb).T
-    line = fit(images, seconds)
-    if not (line.slope > 0 and line.r2 >= LEAST_R2):
-      faults.append(f"{verb}: time must be linear, R^2 >= {LEAST_R2}, got {line.r2:.4f}")
+    slope, _, r2 = fit(images, seconds)
+    if not (slope > 0 and r2 >= LEAST_R2):
+      faults.append(f"{verb}: time must be linear, R^2 >= {LEAST_R2}, got {r2:.4f}")
     if not peak[-1] <= MOST_MEMORY * peak[0]:
       growth = f"{peak[0]:.0f} MB to {peak[-1]:.0f} MB"
       faults.append(f"{verb}: memory must be flat, at most {MOST_MEMORY} times, got {growth}")
@@ -169,58 +167,57 @@ def summary(runs: list[dict[str, Any]]) -> list[str]:
   lines = []
   for verb in VERBS:
     images, seconds, peak = curve(runs, verb).T
-    line = fit(images, seconds)
+    slope, start, r2 = fit(images, seconds)
     lines.append(
-      f"{verb:13} {1000 * line.slope:7.3f} s a 1000 images ({_per_second(line.slope):.0f}/s), R^2 {line.r2:.4f}, "
-      f"start {line.start:.2f} s, {peak[0]:.0f} MB at {images[0]:.0f} images, {peak[-1]:.0f} MB "
-      f"at {images[-1]:.0f} (x{peak[-1] / peak[0]:.2f})"
+      f"{verb:13} {1000 * slope:7.3f} s a 1000 images ({_per_second(slope):.0f}/s), "
+      f"R^2 {r2:.4f}, start {start:.2f} s, {peak[0]:.0f} MB at {images[0]:.0f} images, "
+      f"{peak[-1]:.0f} MB at {images[-1]:.0f} (x{peak[-1] / peak[0]:.2f})"
     )
   for verb, by in itertools.product(VERBS[:2], ("side", "block")):
-    found = ", ".join(f"{value}: {rate:.1f}" for value, rate in rates(runs, verb, by).items())
-    lines.append(f"{verb:13} megapixels/s by {by}: {found}")
+    values = ", ".join(f"{value}: {rate:.1f}" for value, rate in rates(runs, verb, by).items())
+    lines.append(f"{verb:13} megapixels/s by {by}: {values}")
   return lines
 
 
-def draw(measured: dict[str, Any], target: Path) -> None:
+def draw(measured: dict[str, Any], path: Path) -> None:
   """Draws a measurement.
 
   Args:
     measured: as ``measure`` returns it.
-    target: the SVG file; the same bytes for the same measurement.
+    path: the SVG file; the same bytes for the same measurement.
   """
   runs, machine = measured["runs"], measured["machine"]
-  matplotlib.rcParams["svg.hashsalt"] = "djax"
-  figure, ((time, memory), (sides, blocks)) = pyplot.subplots(
-    2, 2, figsize=(9, 6.5), layout="constrained"
-  )
+  figure = Figure(figsize=(9, 6.5), layout="constrained")
+  (time, memory), (sides, blocks) = panels = figure.subplots(2, 2)
   for number, verb in enumerate(VERBS):
     images, seconds, peak = curve(runs, verb).T
-    line = fit(images, seconds)
+    slope, start, _ = fit(images, seconds)
     ends = np.array([0, images[-1]])
-    time.plot(images / 1000, seconds, "o", color=f"C{number}", label=verb)
-    time.plot(ends / 1000, line.start + line.slope * ends, "-", color=f"C{number}", linewidth=1)
-    memory.plot(images / 1000, peak, "o-", color=f"C{number}", label=verb)
-  for number, verb in enumerate(VERBS[:2]):
-    for axes, by in ((sides, "side"), (blocks, "block")):
-      found = rates(runs, verb, by)
-      axes.plot([*found], [*found.values()], "o-", color=f"C{number}", label=verb)
-      axes.set_xscale("log", base=2)
-      ticks = sorted({run[by] for run in runs})
-      axes.set_xticks(ticks, map(str, ticks))
-  time.set(
-    xlabel="thousand training images, 32x32x3", ylabel="seconds, with the start", xlim=0, ylim=0
-  )
-  memory.set(
-    xlabel="thousand training images, 32x32x3", ylabel="peak MB of the largest process", xlim=0
-  )
-  sides.set(xlabel=f"image side, blocks of {BLOCK}", ylabel="megapixels/s, without the start")
-  blocks.set(xlabel=f"block size, images of {SIDE}", ylabel="megapixels/s, without the start")
-  for axes in (time, memory, sides, blocks):
+    color = f"C{number}"
+    time.plot(images / 1000, seconds, "o", color=color, label=verb)
+    time.plot(ends / 1000, start + slope * ends, "-", color=color, linewidth=1)
+    memory.plot(images / 1000, peak, "o-", color=color, label=verb)
+  for axes, by, title in (
+    (sides, "side", f"image side, blocks of {BLOCK}"),
+    (blocks, "block", f"block size, images of {SIDE}"),
+  ):
+    for number, verb in enumerate(VERBS[:2]):
+      values = rates(runs, verb, by)
+      axes.plot([*values], [*values.values()], "o-", color=f"C{number}", label=verb)
+    axes.set_xscale("log", base=2)
+    ticks = sorted({run[by] for run in runs})
+    axes.set_xticks(ticks, map(str, ticks))
+    axes.set(xlabel=title, ylabel="megapixels/s, without the start")
+  for axes, title in (
+    (time, "seconds, with the start"),
+    (memory, "peak MB of the largest process"),
+  ):
+    axes.set(xlabel="thousand training images, 32x32x3", ylabel=title, xlim=0)
+  for axes in panels.flat:
     axes.set_ylim(0)
     axes.legend()
   figure.suptitle(f"{machine['cpu']}, {machine['cores']} cores, jax {machine['jax']}")
-  figure.savefig(target, metadata={"Date": None})
-  pyplot.close(figure)
+  pages.save_svg(figure, path)
 
 
 def peak_of(command: list[str], *, cwd: Path | None = None) -> tuple[float, float]:
@@ -234,20 +231,20 @@ def peak_of(command: list[str], *, cwd: Path | None = None) -> tuple[float, floa
     Wall seconds, and MB of the largest resident set of one process: its own, or of a child it waited for.
 
   Raises:
-    RuntimeError: with what it had to say, if it fails.
+    RuntimeError: with the end of its stderr, if it fails.
   """
   environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
   environment.pop("XLA_FLAGS", None)
-  done = subprocess.run(
+  process = subprocess.run(
     [sys.executable, "-I", "-S", "-c", _WATCH, *command],
     cwd=cwd,
     env=environment,
     capture_output=True,
     text=True,
   )
-  if done.returncode:
-    raise RuntimeError(f"{' '.join(command)} failed: {done.stderr.strip()[-2000:]}")
-  seconds, kibibytes = done.stdout.split()
+  if process.returncode:
+    raise RuntimeError(f"{' '.join(command)} failed: {process.stderr.strip()[-2000:]}")
+  seconds, kibibytes = process.stdout.split()
   return float(seconds), float(kibibytes) * 1024 / 1e6
 
 
@@ -260,63 +257,53 @@ def measure(plan: Plan) -> dict[str, Any]:
   Returns:
     ``machine``, and ``runs``: verb, side, block, training images, and ``seconds`` and ``peak_mb`` of each round.
   """
-  found: dict[tuple[str, int, int, int], dict[str, Any]] = {}
+  rows: dict[Case, dict[str, Any]] = {}
   with tempfile.TemporaryDirectory(prefix="djax-growth-") as name:
-    place = Path(name)
-    key = place / "key.djaxkey"
-    _run("djax", "keygen", str(key), "--no-passphrase")
+    folder = Path(name)
+    _run("djax", "keygen", str(folder / "key.djaxkey"), "--no-passphrase")
     for round_ in range(plan.rounds):
-      for case, command in _commands(plan, place, key):
+      for case, command in _commands(plan, folder):
         seconds, peak = command()
-        row = found.setdefault(case, {"seconds": [], "peak_mb": []})
+        row = rows.setdefault(case, {**case._asdict(), "seconds": [], "peak_mb": []})
         row["seconds"].append(round(seconds, 3))
         row["peak_mb"].append(round(peak, 1))
         print(round_, *case, f"{seconds:.2f} s {peak:.0f} MB", file=sys.stderr)
-  names = ("verb", "side", "block", "images")
-  runs = [{**dict(zip(names, case, strict=True)), **row} for case, row in found.items()]
-  return {"machine": _machine(), "runs": runs}
+  versions = {name: importlib.metadata.version(name) for name in ("jax", "numpy")}
+  machine = {"cpu": processor(), "cores": os.cpu_count(), "python": platform.python_version()}
+  return {"machine": {**machine, **versions}, "runs": [*rows.values()]}
 
 
-def _commands(
-  plan: Plan, place: Path, key: Path
-) -> Iterator[tuple[tuple[str, int, int, int], Callable[[], tuple[float, float]]]]:
-  """Yields each case of a round and what runs it; directories are taken away as soon as they have served."""
+def _commands(plan: Plan, folder: Path) -> Iterator[tuple[Case, Callable[[], tuple[float, float]]]]:
+  """Yields each case of a round and what runs it; directories are removed as soon as they have served."""
+  out = folder / "out"
   for factor, scheme in itertools.product(plan.factors, SCHEMES):
-    images, out = plan.images * factor, place / "out"
-    yield (f"disguise {scheme}", SIDE, BLOCK, images), _disguise(place, key, out, scheme, images)
+    case = Case(f"disguise {scheme}", SIDE, BLOCK, plan.images * factor)
+    yield case, functools.partial(_disguise, folder, scheme, case)
     if scheme == "rmt":
+      verify = ("djax", "verify", str(out), "--key", str(folder / "key.djaxkey"))
       for _ in range(_VERIFIES):
-        command = ("djax", "verify", str(out), "--key", str(key))
-        yield ("verify", SIDE, BLOCK, images), functools.partial(_run, *command)
-      yield ("epoch", SIDE, BLOCK, images), functools.partial(_epoch, out, place / "run")
+        yield case._replace(verb="verify"), functools.partial(_run, *verify)
+      yield case._replace(verb="epoch"), functools.partial(_epoch, out, folder / "run")
     shutil.rmtree(out)
   others = [(side, BLOCK) for side in plan.sides] + [(SIDE, block) for block in plan.blocks]
   for (side, block), scheme in itertools.product(others, SCHEMES):
     if (side, block) == (SIDE, BLOCK) or (scheme == "aes" and block < 4):
       continue  # the first is measured above; an AES unit of 16 pixels does not fit into smaller blocks
     for factor in (plan.factors[0], plan.factors[-2]):
-      images, out = plan.images * factor * SIDE**2 // side**2, place / "out"
-      run = _disguise(place, key, out, scheme, images, side, block)
-      yield (f"disguise {scheme}", side, block, images), run
+      case = Case(f"disguise {scheme}", side, block, plan.images * factor * SIDE**2 // side**2)
+      yield case, functools.partial(_disguise, folder, scheme, case)
       shutil.rmtree(out)
 
 
-def _disguise(
-  place: Path,
-  key: Path,
-  out: Path,
-  scheme: str,
-  images: int,
-  side: int = SIDE,
-  block: int = BLOCK,
-) -> Callable[[], tuple[float, float]]:
-  """Returns what disguises a source, which is made now."""
-  source = place / f"{side}-{images}.npz"
+def _disguise(folder: Path, scheme: str, case: Case) -> tuple[float, float]:
+  """Disguises a source, which is made before if need be."""
+  source = folder / f"{case.side}-{case.images}.npz"
   if not source.exists():
-    _write_source(source, images, side)
-  words = f"--scheme {scheme} --block-size {block} --workers 1".split()
-  paths = ("--source", str(source), "--key", str(key), "--out", str(out))
-  return functools.partial(_run, "djax", "disguise", *paths, *words, *SCHEMES[scheme])
+    _write_source(source, case.images, case.side)
+  options = f"--scheme {scheme} --block-size {case.block} --workers 1".split()
+  paths = {"--source": source, "--key": folder / "key.djaxkey", "--out": folder / "out"}
+  words = [word for flag, path in paths.items() for word in (flag, str(path))]
+  return _run("djax", "disguise", *words, *options, *SCHEMES[scheme])
 
 
 def _epoch(data: Path, workdir: Path) -> tuple[float, float]:
@@ -331,7 +318,7 @@ def _epoch(data: Path, workdir: Path) -> tuple[float, float]:
 
 def _run(module: str, *words: str) -> tuple[float, float]:
   """Runs a module of this repository."""
-  return peak_of([sys.executable, "-m", module, *words], cwd=ROOT)
+  return peak_of([sys.executable, "-m", module, *words], cwd=DOCS.parent)
 
 
 def _write_source(path: Path, images: int, side: int) -> None:
@@ -353,22 +340,6 @@ def _write_source(path: Path, images: int, side: int) -> None:
   )
 
 
-def _machine() -> dict[str, Any]:
-  """Returns what the figures depend on; no name and no path."""
-  cpu = platform.machine()
-  information = Path("/proc/cpuinfo")
-  if information.exists():
-    lines = [line for line in information.read_text().splitlines() if line.startswith("model name")]
-    cpu = lines[0].partition(":")[2].strip() if lines else cpu
-  versions = {name: importlib.metadata.version(name) for name in ("jax", "numpy")}
-  return {
-    "cpu": cpu,
-    "cores": os.cpu_count(),
-    "python": platform.python_version(),
-    **versions,
-  }
-
-
 def main(argv: list[str]) -> int:
   """Measures, or draws and judges.
 
@@ -384,8 +355,7 @@ def main(argv: list[str]) -> int:
   parser.add_argument("--small", action="store_true", help="measure little, to see that it works")
   args = parser.parse_args(argv)
   if args.measure:
-    measured = measure(SMALL if args.small else FULL)
-    args.file.write_text(json.dumps(measured, indent=1) + "\n")
+    pages.write_json(args.file, measure(SMALL if args.small else FULL))
     return 0
   measured = json.loads(args.file.read_text())
   draw(measured, DOCS / "growth.svg")

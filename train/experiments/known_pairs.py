@@ -11,11 +11,11 @@ import json
 import sys
 from pathlib import Path
 
-import matplotlib
 import numpy as np
+from matplotlib.figure import Figure
 
-matplotlib.use("svg")
-from matplotlib import pyplot
+from djax.io import pages
+from train.experiments import DOCS
 
 PAIRS = (1, 5, 15, 35)
 PUBLISHED = (0.17, 0.53, 0.94, 0.96)  # regression, read off a plot of the 2021 paper
@@ -28,8 +28,8 @@ def main(paths: list[str]) -> None:
     paths: of their ``audit.json``.
   """
   audits = [json.loads(Path(path).read_text())["attacks"] for path in paths]
-  matplotlib.rcParams["svg.hashsalt"] = "djax"
-  figure, axes = pyplot.subplots(figsize=(5.5, 3.5), layout="constrained")
+  figure = Figure(figsize=(5.5, 3.5), layout="constrained")
+  axes = figure.subplots()
   axes.plot(PAIRS, PUBLISHED, "o--", color="grey", label="regression, published")
   for name in ("regression", "procrustes"):
     curves = []
@@ -44,8 +44,7 @@ def main(paths: list[str]) -> None:
   axes.set_xticks(PAIRS, map(str, PAIRS))
   axes.set_title("MNIST, RMT 7x7, N = 100, not permuted")
   axes.legend()
-  target = Path(__file__).resolve().parents[2] / "docs" / "known-pairs.svg"
-  figure.savefig(target, metadata={"Date": None})
+  pages.save_svg(figure, DOCS / "known-pairs.svg")
 
 
 if __name__ == "__main__":

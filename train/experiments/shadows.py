@@ -10,31 +10,26 @@ import functools
 from djax import sources
 from djax.attacks.model import shadows
 from djax.bench import clock
-from djax.bench.disguises import repeated
 
 MODELS, RECORDS, ROUNDS, SEED = 32, 1000, 5, 0
 
 
 def main() -> None:
   """Trains both ways in turns, on digits and on MNIST."""
-  for name in ("digits", "mnist"):
-    data = sources.load(name, f"train[:{RECORDS}]")
+  for source in ("digits", "mnist"):
+    data = sources.load(source, f"train[:{RECORDS}]")
     members = shadows.halves(MODELS, RECORDS, seed=SEED)
-    given = functools.partial(
-      _trained, data.images, data.labels, members, classes=len(data.class_names), seed=SEED
-    )
+    classes = len(data.class_names)
     works = {
-      "together": repeated(functools.partial(given, shadows.train)),
-      "loop": repeated(functools.partial(given, shadows.train_one_by_one)),
+      name: clock.repeated(
+        functools.partial(train, classes=classes, seed=SEED), data.images, data.labels, members
+      )
+      for name, train in (("together", shadows.train), ("loop", shadows.train_one_by_one))
     }
     seconds = clock.side_by_side(works, rounds=ROUNDS)
     shares = clock.ratio(seconds["together"], seconds["loop"])
-    together, loop = (clock.spread(seconds[way]) for way in ("together", "loop"))
-    print(f"{name}: together {together} s, loop {loop} s, together / loop {shares}", flush=True)
-
-
-def _trained(images, labels, members, train, *, classes, seed):
-  return train(images, labels, members, classes=classes, seed=seed)
+    together, loop = (clock.spread(seconds[name]) for name in works)
+    print(f"{source}: together {together} s, loop {loop} s, together / loop {shares}", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,27 +1,51 @@
-"""``python -m train.table``: runs the rows of the results table, says what is missing, writes the page."""
+"""``python -m train.table``: runs the rows of the results table, lists what is missing, writes the page.
+
+``parse`` and ``line`` serve ``python -m train.compare`` as well.
+"""
 
 import argparse
+import functools
 import json
-import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import train
 from djax.errors import ConfigError, nearest
+from djax.io import files, pages
 from train import terminal
 from train.table import collect, page, plot, rows, runner
 
-if TYPE_CHECKING:
-  from train.table.rows import Row
-
-__all__ = ["main"]
+__all__ = ["line", "main", "parse"]
 
 _USAGE = """python -m train.table [ROW ...] [--runs DIR] [--minutes M] [--no-audit] [--json] [--config.FIELD=VALUE ...]
        python -m train.table --list [ROW ...] [--runs DIR]
        python -m train.table --page docs/results.md [--runs DIR]"""
-_FLAGS = ("--runs", "--minutes", "--no-audit", "--list", "--page", "--json", "--help")
+_SHARED: dict[str, dict[str, Any]] = {
+  "--runs": {
+    "metavar": "DIR",
+    "type": Path,
+    "help": "the folder of all runs (default %(default)s)",
+  },
+  "--minutes": {
+    "metavar": "M",
+    "type": float,
+    "help": "stop after so many minutes, with a checkpoint; re-run the command to resume",
+  },
+  "--page": {"metavar": "FILE", "type": Path},
+}
+_FLAGS: dict[str, dict[str, Any]] = {
+  "rows": {"nargs": "*", "metavar": "ROW", "help": "a name or glob; all rows by default"},
+  "--runs": {"default": "runs/table"},
+  "--minutes": {},
+  "--no-audit": {"action": "store_true", "help": "leave out the audits of the disguises"},
+  "--list": {"action": "store_true", "help": "list what is done and what is missing; run nothing"},
+  "--page": {"help": "write FILE.md, its .json and .svg; run nothing"},
+  "--json": {"action": "store_true", "help": "print JSON"},
+}
+
+line = functools.partial(print, flush=True)  # seen at once, also in a file
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -33,138 +57,113 @@ def main(argv: Sequence[str] | None = None) -> int:
   Returns:
     Exit code: 0 ok or time up, 1 a row failed, 2 usage or config, 4 data, 143/130 after a signal.
   """
-  given = sys.argv[1:] if argv is None else list(argv)
-  return terminal.guarded(lambda: _main(given), place="the folder of the runs")
+  words = sys.argv[1:] if argv is None else list(argv)
+  return terminal.guarded(_main, words, place="the folder of the runs")
+
+
+def parse(
+  words: Sequence[str], flags: Mapping[str, Mapping[str, Any]], **parser: Any
+) -> argparse.Namespace:
+  """Parses the flags of a command that runs rows; paths may begin with ``~``.
+
+  Args:
+    words: the arguments.
+    flags: by name, what ``add_argument`` takes; ``--runs``, ``--minutes`` and ``--page`` only what they add to the
+      shared definition.
+    **parser: what ``ArgumentParser`` takes.
+
+  Raises:
+    ConfigError: for arguments that are unknown or have no such value.
+  """
+  reader = argparse.ArgumentParser(allow_abbrev=False, exit_on_error=False, **parser)
+  for name, options in flags.items():
+    reader.add_argument(name, **{**_SHARED.get(name, {}), **options})
+  try:
+    args, unknown = reader.parse_known_intermixed_args(words)
+  except argparse.ArgumentError as error:
+    raise ConfigError(f"{error}. See --help.") from None
+  if unknown:
+    suggestion = nearest(unknown[0].partition("=")[0], (*flags, "--help"))
+    raise ConfigError(f"unknown argument {unknown[0]!r}.{suggestion} See --help.")
+  if args.minutes is not None and not args.minutes >= 0:
+    raise ConfigError(f"--minutes must be at least 0, got {args.minutes}.")
+  args.runs, args.page = (path and path.expanduser() for path in (args.runs, args.page))
+  return args
 
 
 def _main(argv: list[str]) -> int:
-  flags, assignments = _parse(argv)
-  chosen = rows.choose(flags.rows, rows.ROWS)
-  runs = Path(flags.runs).expanduser()
-  if flags.page:
-    if flags.rows or assignments or flags.list or flags.minutes is not None or flags.no_audit:
+  overrides, rest = [], []
+  words = iter(argv)
+  for word in words:
+    if word.startswith("--config."):
+      name = word.removeprefix("--config.")
+      overrides.append(name if "=" in name else f"{name}={next(words, '')}")
+    else:
+      rest.append(word)
+  args = parse(
+    rest,
+    _FLAGS,
+    prog="python -m train.table",
+    usage=_USAGE,
+    description="Runs the rows of the results table, or resumes them, and writes the page from their results.",
+  )
+  chosen = rows.choose(args.rows, rows.ROWS)
+  if args.page:
+    if args.rows or overrides or args.list or args.minutes is not None or args.no_audit:
       raise ConfigError("--page takes --runs and --json only: it shows all rows as they are.")
-    return _page(Path(flags.page).expanduser(), runs, flags.json)
-  if flags.list:
-    return _list(chosen, runs, assignments, not flags.no_audit, flags.json)
-  todo = runner.jobs(chosen, runs, overrides=assignments, audits=not flags.no_audit)
+    return _page(args.page, args.runs, args.json)
+  jobs = functools.partial(
+    runner.jobs, runs=args.runs, overrides=overrides, audits=not args.no_audit
+  )
+  if args.list:
+    return _list({row.name: jobs([row]) for row in chosen}, args.json)
   report = runner.work(
-    todo,
+    jobs(chosen),
     train=train.run,
     audit=runner.attack,
-    minutes=flags.minutes,
-    say=terminal.say if flags.json else _line,
+    minutes=args.minutes,
+    say=terminal.say if args.json else line,
   )
-  if flags.json:
+  if args.json:
     print(json.dumps(vars(report), indent=2))
   return 1 if report.failed else 0
 
 
 def _page(path: Path, runs: Path, as_json: bool) -> int:
-  """Writes the page, its facts and its plot, and the table of the README above its folder."""
-  facts_file, plot_file = path.with_suffix(".json"), path.with_suffix(".svg")
-  facts = collect.collect(rows.ROWS, runs, collect.earlier(facts_file))
+  """Writes the page, its results and its plot, and the table of the README above its folder."""
+  results_file, plot_file = path.with_suffix(".json"), path.with_suffix(".svg")
+  results = collect.collect(rows.ROWS, runs, collect.earlier(results_file))
   path.parent.mkdir(parents=True, exist_ok=True)
-  plot.draw(facts, plot_file)
-  _write(facts_file, json.dumps(facts, indent=1, allow_nan=False) + "\n")
-  _write(path, page.page(facts, plot=plot_file.name))
-  short = page.headline(facts, plot=f"{path.parent.name}/{plot_file.name}")
+  plot.draw(results, plot_file)
+  pages.write_json(results_file, results)
+  files.replace(path, page.page(results, plot=plot_file.name).encode())
+  short = page.headline(results, plot=f"{path.parent.name}/{plot_file.name}")
   readme = path.absolute().parent.parent / "README.md"
   if readme.is_file():
     before = readme.read_text()
-    after = page.between(before, short)
+    after = pages.between(before, short, begin=page.BEGIN, end=page.END)
     if after != before:
-      _write(readme, after)
-  print(json.dumps(facts) if as_json else short)
+      files.replace(readme, after.encode())
+  print(json.dumps(results) if as_json else short)
   return 0
 
 
-def _list(
-  chosen: Sequence["Row"], runs: Path, assignments: list[str], audits: bool, as_json: bool
-) -> int:
+def _list(jobs: Mapping[str, Sequence[runner.Job]], as_json: bool) -> int:
   """Prints what is done and what is missing, a line a row."""
-  found: dict[str, dict[str, str]] = {}
-  for row in chosen:
-    missing: dict[str, list[str]] = {}
-    for job in runner.jobs([row], runs, overrides=assignments, audits=audits):
-      missing.setdefault(job.kind, [])
-      if job.found() is None:
-        missing[job.kind].append("" if job.kind == "audit" else f" {job.seed}")
-    found[row.name] = {
-      kind: f"missing{''.join(seeds)}" if seeds else "done" for kind, seeds in missing.items()
-    }
+  states: dict[str, dict[str, str]] = {}
+  for name, of_row in jobs.items():
+    missing: dict[str, str] = {}
+    for job in of_row:
+      seed = "" if job.kind == "audit" else f" {job.seed}"
+      state = missing.setdefault(job.kind, "")
+      if job.result() is None:
+        missing[job.kind] = f"{state or 'missing'}{seed}"
+    states[name] = {kind: state or "done" for kind, state in missing.items()}
   if as_json:
-    print(json.dumps(found, indent=2))
+    print(json.dumps(states, indent=2))
     return 0
-  width = max(map(len, found))
-  for name, kinds in found.items():
-    print(
-      f"{name:{width}}  "
-      + "  ".join(f"{kind} {state:13}" for kind, state in kinds.items()).rstrip()
-    )
+  width = max(map(len, states))
+  for name, kinds in states.items():
+    cells = "  ".join(f"{kind} {state:13}" for kind, state in kinds.items())
+    print(f"{name:{width}}  {cells.rstrip()}")
   return 0
-
-
-def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
-  """Splits the arguments into flags and ``group.name=value`` assignments."""
-  assignments, rest = [], []
-  words = iter(argv)
-  for word in words:
-    if word.startswith("--config."):
-      name = word.removeprefix("--config.")
-      assignments.append(name if "=" in name else f"{name}={next(words, '')}")
-    else:
-      rest.append(word)
-  parser = argparse.ArgumentParser(
-    prog="python -m train.table",
-    usage=_USAGE,
-    description="Runs the rows of the results table, or goes on with them, and writes the page from what they left.",
-    allow_abbrev=False,
-    exit_on_error=False,
-  )
-  parser.add_argument("rows", nargs="*", metavar="ROW", help="a name or glob; all rows by default")
-  parser.add_argument(
-    "--runs",
-    default="runs/table",
-    metavar="DIR",
-    help="the folder of all runs (default %(default)s)",
-  )
-  parser.add_argument(
-    "--minutes",
-    type=float,
-    metavar="M",
-    help="stop then, with a checkpoint; the same command goes on",
-  )
-  parser.add_argument(
-    "--no-audit", action="store_true", help="leave the audits of the disguises out"
-  )
-  parser.add_argument(
-    "--list", action="store_true", help="say what is done and what is missing, and run nothing"
-  )
-  parser.add_argument(
-    "--page", metavar="FILE", help="write FILE.md, its .json and .svg, and run nothing"
-  )
-  parser.add_argument("--json", action="store_true", help="print JSON")
-  try:
-    flags, stray = parser.parse_known_intermixed_args(rest)
-  except argparse.ArgumentError as error:
-    raise ConfigError(f"{error}. See --help.") from None
-  if stray:
-    raise ConfigError(
-      f"unknown argument {stray[0]!r}.{nearest(stray[0].partition('=')[0], _FLAGS)} See --help."
-    )
-  if flags.minutes is not None and not flags.minutes >= 0:
-    raise ConfigError(f"--minutes must be at least 0, got {flags.minutes}.")
-  return flags, assignments
-
-
-def _line(text: str) -> None:
-  """Prints a line that is seen at once, also in a file."""
-  print(text, flush=True)
-
-
-def _write(path: Path, text: str) -> None:
-  """Writes a file that appears under its name only when whole."""
-  temporary = path.with_name(path.name + ".tmp")
-  temporary.write_text(text)
-  os.replace(temporary, path)

@@ -35,11 +35,12 @@ SMALL = "CIFAR-10, 10 000 images"
 FULL = "CIFAR-10, full, GPU"
 BASELINES = "MNIST, 10 000 images, 20 epochs"
 
-# Where the data lie and are held, and what is said, changes no result.
+# Where data lie, where they are held and which warnings are printed changes no result.
 _FREE = ("data.data_dir", "data.memory_gb", "disguise.acknowledge")
 _DEFAULTS = (
-  1  # raise it when a value in configs/base.py changes: what was measured is then of other rows
+  1  # raise it when a value in configs/base.py changes: earlier results are then of other rows
 )
+_ALIGNED = ("model.stem=aligned",)
 _NO_STEM = ("stem=none", "stem_rank=0", "stem_mixing=false", "stem_frozen=false")
 
 
@@ -66,40 +67,35 @@ class Row:
 
 def _study() -> Iterator[Row]:
   """Yields trunks and stems at one budget, each without and with permutation."""
+  position = ("model.stem=position",)
   networks: dict[str, tuple[str, ...]] = {
     "small_cnn": (),
-    "small_cnn_aligned": ("model.stem=aligned",),
-    "small_cnn_aligned_frozen": ("model.stem=aligned", "model.stem_frozen=true"),
-    "small_cnn_position": ("model.stem=position", "model.stem_rank=2"),
-    "small_cnn_position_full": ("model.stem=position",),
-    "small_cnn_position_mixing": (
-      "model.stem=position",
-      "model.stem_rank=2",
-      "model.stem_mixing=true",
-    ),
+    "small_cnn_aligned": _ALIGNED,
+    "small_cnn_aligned_frozen": (*_ALIGNED, "model.stem_frozen=true"),
+    "small_cnn_position": (*position, "model.stem_rank=2"),
+    "small_cnn_position_full": position,
+    "small_cnn_position_mixing": (*position, "model.stem_rank=2", "model.stem_mixing=true"),
     "small_vit": ("model.name=vit",),
-    "small_vit_aligned": ("model.name=vit", "model.stem=aligned"),
+    "small_vit_aligned": ("model.name=vit", *_ALIGNED),
     "small_mixer": ("model.name=mixer",),
   }
   for ending, permute in (("", "false"), ("_permuted", "true")):
     for name, overrides in networks.items():
       headline = name in ("small_cnn", "small_cnn_aligned")
-      moved = (*overrides, f"disguise.permute={permute}")
-      yield Row(name + ending, "cifar10_small", moved, (0,), SMALL, headline)
+      permuted = (*overrides, f"disguise.permute={permute}")
+      yield Row(name + ending, "cifar10_small", permuted, (0,), SMALL, headline)
 
-
-_ALIGNED = ("model.stem=aligned",)
 
 ROWS: tuple[Row, ...] = (
-  Row("digits_rmt", "digits_rmt", headline=True),
-  Row("mnist_rmt", "mnist_rmt", headline=True),
-  Row("mnist_aes", "mnist_aes", headline=True),
-  Row("mnist_aes_pixel", "mnist_aes_pixel", headline=True),
+  *(
+    Row(name, name, headline=True)
+    for name in ("digits_rmt", "mnist_rmt", "mnist_aes", "mnist_aes_pixel")
+  ),
   *_study(),
-  Row("cifar10_rmt", "cifar10_rmt", group=FULL, headline=True),
-  Row("cifar10_rmt_4x4", "cifar10_rmt_4x4", group=FULL, headline=True),
-  Row("cifar10_rmt_permuted", "cifar10_rmt_permuted", group=FULL, headline=True),
-  Row("cifar10_aes", "cifar10_aes", group=FULL, headline=True),
+  *(
+    Row(name, name, group=FULL, headline=True)
+    for name in ("cifar10_rmt", "cifar10_rmt_4x4", "cifar10_rmt_permuted", "cifar10_aes")
+  ),
   Row("cifar10_rmt_4x4_aligned", "cifar10_rmt_4x4", _ALIGNED, group=FULL, headline=True),
   Row("cifar10_rmt_permuted_aligned", "cifar10_rmt_permuted", _ALIGNED, group=FULL, headline=True),
   Row("cifar10_rmt_aligned", "cifar10_rmt", _ALIGNED, group=FULL),
@@ -107,11 +103,9 @@ ROWS: tuple[Row, ...] = (
 
 _SAME = ("data.train_split=train[:10000]", "train.epochs=20", "train.batch_size=256")
 
-COMPARED: tuple[Row, ...] = (
-  Row("rmt", "mnist_rmt", _SAME, (0,), BASELINES),
-  Row("aes", "mnist_aes", _SAME, (0,), BASELINES),
-  Row("instahide", "mnist_instahide", _SAME, (0,), BASELINES),
-  Row("neuracrypt", "mnist_neuracrypt", _SAME, (0,), BASELINES),
+COMPARED: tuple[Row, ...] = tuple(
+  Row(name, f"mnist_{name}", _SAME, (0,), BASELINES)
+  for name in ("rmt", "aes", "instahide", "neuracrypt")
 )
 
 
@@ -163,22 +157,22 @@ def fingerprint(config: ConfigDict | Mapping[str, Any]) -> str:
   """
   usual = dict(config_lib.leaves(base.get_config()))
   fields = dict(config_lib.leaves(ConfigDict(config)))
-  told = {n: value for n, value in fields.items() if n not in _FREE and value != usual.get(n)}
-  return _hash({"defaults": _DEFAULTS, **told})
+  changed = {n: value for n, value in fields.items() if n not in _FREE and value != usual.get(n)}
+  return _hash({"defaults": _DEFAULTS, **changed})
 
 
 def audited(config: ConfigDict) -> dict[str, Any]:
-  """Returns what the audit of a run attacks, see ``train.audited.of``, and the ``hash`` of it and of its sizes.
+  """Returns what the audit of a run attacks, see ``train.audited.of``, and a ``hash`` of that and the audit's sizes.
 
   Args:
     config: of the run.
   """
-  facts = attacked.of(config)
-  return {"hash": _hash({**facts, "sizes": dataclasses.asdict(scenario.FAST)}), **facts}
+  parts = attacked.of(config)
+  return {"hash": _hash({**parts, "sizes": dataclasses.asdict(scenario.FAST)}), **parts}
 
 
 def ordinary(row: Row, table: Sequence[Row]) -> Row | None:
-  """Returns the row with the same trunk and disguise but without a stem; None if ``row`` has no stem or no such twin.
+  """Returns the row with the same trunk and disguise but without a stem; None if there is none, or no stem.
 
   Args:
     row: the row.
@@ -192,6 +186,6 @@ def ordinary(row: Row, table: Sequence[Row]) -> Row | None:
   return next((other for other in table if fingerprint(config_of(other, 0)) == wanted), None)
 
 
-def _hash(facts: Mapping[str, Any]) -> str:
-  text = json.dumps(facts, sort_keys=True)
+def _hash(fields: Mapping[str, Any]) -> str:
+  text = json.dumps(fields, sort_keys=True)
   return hashlib.sha256(text.encode()).hexdigest()[:12]

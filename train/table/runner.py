@@ -1,7 +1,6 @@
-"""Runs what is missing of some rows: disguised runs, their plain twins, audits; stops in time and goes on."""
+"""Runs what is missing of some rows: disguised runs, their plain twins, audits; stops in time and resumes."""
 
 import dataclasses
-import json
 import os
 import signal
 import threading
@@ -16,6 +15,7 @@ from djax.attacks import ATTACKS
 from djax.audit import runner as audit_runner
 from djax.audit import scenario
 from djax.errors import DjaxError
+from djax.io import pages
 from train import audited, run_dir, terminal
 from train import config as config_lib
 from train.loop import Stopped
@@ -30,7 +30,6 @@ __all__ = [
   "attack",
   "audit_dir",
   "jobs",
-  "read",
   "run_of",
   "work",
 ]
@@ -67,22 +66,22 @@ class Job:
       return f"{self.row}, audit"
     return f"{self.row}, seed {self.seed}{', plain twin' * (self.kind == 'plain')}"
 
-  def found(self) -> dict[str, Any] | None:
-    """Returns the result if it is there and belongs to this config."""
+  def result(self) -> dict[str, Any] | None:
+    """Returns the result if there is one that belongs to this config."""
     if self.kind == "audit":
-      return read(self.folder / AUDIT)
+      return pages.read_json(self.folder / AUDIT)
     return run_of(self.folder, self.config)
 
 
 @dataclasses.dataclass
 class Report:
-  """What came of some jobs, by name.
+  """The outcome of some jobs, by name.
 
   Attributes:
-    done: run to their end now.
-    kept: done before.
+    done: completed now.
+    kept: completed earlier.
     failed: with the reason.
-    missing: not done: the time was up.
+    missing: not done, because the time was up.
   """
 
   done: list[str] = dataclasses.field(default_factory=list)
@@ -95,22 +94,22 @@ class Interrupted(DjaxError):
   """A signal came where there was no checkpoint to write; ``exit_code`` is 128 plus the signal."""
 
   def __init__(self, number: int, rest: Sequence[Job]):
-    left = f"; the same command goes on with {rest[0].name}" if rest else " when all was done"
+    left = f". Re-run the command to resume with {rest[0].name}" if rest else " when all was done"
     super().__init__(f"stopped by {signal.Signals(number).name}{left}.")
     self.exit_code = 128 + number
 
 
 class _Halt(BaseException):
-  """Ends an audit; audits take every ``Exception`` for a failed attack and go on."""
+  """Ends an audit, which would take an ``Exception`` for a failed attack and continue."""
 
 
 def jobs(
   chosen: Sequence[Row], runs: Path, *, overrides: Sequence[str] = (), audits: bool = True
 ) -> list[Job]:
-  """Returns all that some rows need, in the order in which it is run.
+  """Returns all jobs of some rows, in the order in which they are run.
 
   The first seed of every row comes before the second of any; a plain twin right after the first row that needs it;
-  audits last. Twins and audits that rows have in common are there once.
+  audits last. Twins and audits that rows share are listed once.
 
   Args:
     chosen: the rows.
@@ -121,10 +120,10 @@ def jobs(
   Raises:
     ConfigError: for a config, field or value that does not exist.
   """
-  found: dict[Path, Job] = {}
+  by_folder: dict[Path, Job] = {}
 
-  def add(*facts):
-    found.setdefault(facts[-1], Job(*facts))
+  def add(*fields):
+    by_folder.setdefault(fields[-1], Job(*fields))
 
   for place in range(max((len(row.seeds) for row in chosen), default=0)):
     for row in chosen:
@@ -136,7 +135,7 @@ def jobs(
   for row in chosen if audits else ():
     config = rows.config_of(row, row.seeds[0], overrides)
     add(row.name, "audit", 0, config, audit_dir(runs, config))
-  return list(found.values())
+  return list(by_folder.values())
 
 
 def audit_dir(runs: Path, config: ConfigDict) -> Path:
@@ -157,14 +156,14 @@ def work(
   minutes: float | None = None,
   say: Callable[[str], None] = print,
 ) -> Report:
-  """Runs what is missing, one line each; what fails is reported and the next begun.
+  """Runs what is missing and prints a line for each job; a job that fails does not stop the others.
 
   Args:
-    todo: what is wanted.
+    todo: the jobs.
     train: ``(config, folder) -> result``, such as ``train.run``: resumes what it finds in the folder.
-    audit: ``(config, progress) -> facts`` of an audit, such as ``attack``; ``progress`` ends it when it must stop.
-    minutes: after which nothing is begun, and the run in progress is stopped with a checkpoint.
-    say: takes a line.
+    audit: ``(config, progress) -> content of audit.json``, such as ``attack``; ``progress`` ends it when it must stop.
+    minutes: after which no job is begun, and the run in progress is stopped with a checkpoint.
+    say: prints a line.
 
   Raises:
     DjaxError: on SIGTERM or SIGINT, with their exit code: ``Stopped`` where a checkpoint was written.
@@ -184,9 +183,9 @@ def work(
       rest.pop(0)
     if clock.received and not clock.is_up():
       raise Interrupted(clock.received[0], rest)
-  report.missing = [job.name for job in rest if job.found() is None]
+  report.missing = [job.name for job in rest if job.result() is None]
   if report.missing:
-    say(f"time is up; missing: {'; '.join(report.missing)}. The same command goes on.")
+    say(f"time is up; missing: {'; '.join(report.missing)}. Re-run the command to resume.")
   return report
 
 
@@ -195,7 +194,7 @@ def attack(config: ConfigDict, progress: Progress) -> dict[str, Any]:
 
   Args:
     config: of the run.
-    progress: told how far it is.
+    progress: called with the share that is done and a word on what is being done.
 
   Returns:
     What ``audit.json`` holds.
@@ -203,8 +202,8 @@ def attack(config: ConfigDict, progress: Progress) -> dict[str, Any]:
   Raises:
     DjaxError: if the source or the disguise cannot be audited.
   """
-  made = audited.scenario_of(config, seed=0, sizes=scenario.FAST, progress=progress)
-  return audit_runner.audit(made, list(ATTACKS.values()), seed=0, progress=progress).facts
+  attacked = audited.scenario_of(config, seed=0, sizes=scenario.FAST, progress=progress)
+  return audit_runner.audit(attacked, list(ATTACKS.values()), seed=0, progress=progress).facts
 
 
 def run_of(folder: Path, config: ConfigDict) -> dict[str, Any] | None:
@@ -214,29 +213,17 @@ def run_of(folder: Path, config: ConfigDict) -> dict[str, Any] | None:
     folder: the run directory.
     config: what it must be a run of.
   """
-  before, result = read(folder / "config.json"), read(folder / "result.json")
+  before, result = (pages.read_json(folder / f"{name}.json") for name in ("config", "result"))
   if before is None or rows.fingerprint(before) != rows.fingerprint(config):
     return None
   return result
-
-
-def read(path: Path) -> dict[str, Any] | None:
-  """Returns what a JSON file holds; None where there is none, or half of one.
-
-  Args:
-    path: of the file.
-  """
-  try:
-    return json.loads(path.read_text())
-  except (FileNotFoundError, ValueError):
-    return None
 
 
 def _step(
   job: Job, train: Run, audit: Audit, clock: "_Clock", report: Report, say: Callable[[str], None]
 ) -> None:
   """Does one job, unless it is done."""
-  if (result := job.found()) is not None:
+  if (result := job.result()) is not None:
     report.kept.append(job.name)
     say(f"{job.name}: {_outcome(job, result)}, done before")
     return
@@ -250,7 +237,7 @@ def _step(
       result = train(job.config, job.folder)
   except Stopped:
     raise
-  except Exception as error:  # such as a device out of memory: the other rows can still be had
+  except Exception as error:  # such as a device out of memory: the other rows may still run
     kind = "" if isinstance(error, DjaxError) else f"{type(error).__name__}: "
     report.failed[job.name] = kind + " ".join(str(error).split())[:500]
     say(f"{job.name}: failed: {report.failed[job.name]}")
@@ -260,9 +247,9 @@ def _step(
 
 
 def _outcome(job: Job, result: dict[str, Any]) -> str:
-  """Says what came of a job."""
+  """Describes the result of a job."""
   if job.kind == "audit":
-    levels = (f"level {n} {found['verdict']}" for n, found in result["levels"].items())
+    levels = (f"level {n} {level['verdict']}" for n, level in result["levels"].items())
     return f"{', '.join(levels)}, {result['seconds']:.0f} s"
   return f"{result['test_accuracy']:.2%} on {job.kind} test images, {result['seconds']:.0f} s"
 
@@ -271,7 +258,7 @@ class _Clock:
   """Notes signals while jobs run, and sends SIGTERM to this process when the time is up.
 
   It raises nothing by itself: an exception that comes from anywhere within JAX can crash the interpreter. The training
-  loop stops at the end of a chunk of steps, but hears no signal that came before its first: so each is sent again,
+  loop stops at the end of a chunk of steps, but misses signals that came before its first: so each is sent again,
   second by second. Audits call ``check``.
   """
 
@@ -279,8 +266,7 @@ class _Clock:
     seconds = threading.TIMEOUT_MAX if minutes is None else 60 * minutes
     self._end = time.monotonic() + seconds
     self._own = False
-    self._timer = threading.Timer(seconds, self._send, (signal.SIGTERM,))
-    self._timer.daemon = True
+    self._set_timer(seconds, signal.SIGTERM)
     self.received: list[int] = [] if seconds else [signal.SIGTERM]
 
   def is_up(self) -> bool:
@@ -288,7 +274,7 @@ class _Clock:
     return time.monotonic() >= self._end
 
   def check(self, *_: object) -> None:
-    """Stops an audit if a signal came; takes what is told of its progress."""
+    """Stops an audit if a signal came; ignores the progress that it is called with."""
     if self.received:
       raise _Halt
 
@@ -304,6 +290,10 @@ class _Clock:
     for number, handler in self._previous.items():
       signal.signal(number, handler)
 
+  def _set_timer(self, seconds: float, number: int) -> None:
+    self._timer = threading.Timer(seconds, self._send, (number,))
+    self._timer.daemon = True
+
   def _send(self, number: int) -> None:
     self._own = True
     os.kill(os.getpid(), number)
@@ -317,6 +307,5 @@ class _Clock:
       os.kill(os.getpid(), number)
     self.received.append(number)
     self._timer.cancel()
-    self._timer = threading.Timer(1, self._send, (number,))
-    self._timer.daemon = True
+    self._set_timer(1, number)
     self._timer.start()

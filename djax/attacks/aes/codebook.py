@@ -6,33 +6,48 @@ used; where each position has a key, every position has a dictionary of its own.
 Source: the codebook attack of DisguisedNets, doi:10.1145/3609506.
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 from scipy import ndimage, optimize
+from scipy.spatial import distance
 
 from djax import schemes
-from djax.attacks.base import Attack, Estimate, Known
+from djax.attacks.base import Attack, Estimate, Known, Progress
+from djax.attacks.common import statistics
+from djax.attacks.common.statistics import Layout
 from djax.host import blockwise
-from djax.ops import blocks
 from djax.schemes import Trait
 
-__all__ = ["CODEBOOK", "FREQUENCY", "codebook", "frequency", "units_of"]
+__all__ = ["CODEBOOK", "FREQUENCY", "Settings", "codebook", "frequency", "units_of"]
 
 _SAMPLES = 1 << 25  # units compared in all to place the blocks
 _ROUNDS = 10  # of placing blocks, and of choosing among candidates
 _SIGMA = 0.8  # of the window over neighbours that fills a hole, in pixels
 _PRIOR = 0.05  # weight of the mean image beside the neighbours'
-_IMAGES = 2000  # from which is learnt, less where they are large
-_NUMBERS = 1 << 23  # of such images at most
-_PIXELS = 1 << 20  # of targets worked on at a time
 _RIDGE = 10.0
 _CANDIDATES = 8  # of one cipher, the most frequent ones
 _USUAL = (
   0.99  # share of known units that are as near to their neighbours as one must be to be believed
 )
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  """Options, with the values it ships with."""
+
+  images: int = 2000  # learnt from at most, fewer where they are large
+  numbers: int = 1 << 23  # values of such images at most
+  pixels: int = 1 << 20  # of targets worked on at a time
+
+  def first(self, images: np.ndarray) -> np.ndarray:
+    """Returns those of some images that are learnt from."""
+    return images[: min(self.images, max(1, self.numbers // max(1, images[:1].size)))]
+
+
+_SETTINGS = Settings()
 
 
 def units_of(images: np.ndarray, spec: Mapping[str, Any]) -> np.ndarray:
@@ -48,17 +63,16 @@ def units_of(images: np.ndarray, spec: Mapping[str, Any]) -> np.ndarray:
   return _slices(np.rint(images).astype(np.uint8), spec)
 
 
-def codebook(known: Known, *, seed: int, progress: Callable[[float, str], None]) -> Estimate:
+def codebook(
+  known: Known, *, seed: int, progress: Progress, settings: Settings = _SETTINGS
+) -> Estimate:
   """Looks the targets' units up in the dictionary that the known pairs fill.
 
   Units of one or two pixels are averages that collide: of the plain units seen with a cipher the one that goes best
   with its neighbours is taken, or none if all are far from them. What is missing gets the mean of its neighbours, with
   a little of the silhouette that ``frequency`` would draw.
 
-  Args:
-    known: what the attacker has; ``pairs`` are used, and ``public`` for the silhouette where given.
-    seed: nothing is drawn.
-    progress: told how far it is.
+  Of ``known``, ``pairs`` are used, and ``public`` for the silhouette where given. Nothing is drawn.
 
   Returns:
     The estimates. Diagnostics: ``pairs``; ``entries`` of the dictionary; ``found``, the share of the targets' units
@@ -79,12 +93,12 @@ def codebook(known: Known, *, seed: int, progress: Callable[[float, str], None])
     cipher = cipher[:, np.argsort(places)]
   progress(0.5, "looking units up")
   book = _dictionary(_names(cipher, spec), plain)
-  silhouette, common = _learn(_originals(known), spec)
-  few = plain[: _few(originals)]
+  silhouette, common = _learn(_originals(known, settings), spec)
+  few = plain[: len(settings.first(originals))]
   far = _far(few, silhouette(_codes(few) == common), spec) if len(few) else 0.0
   images = np.empty((len(known.targets), *spec["image_shape"]), np.float32)
-  found = 0.0
-  step = max(1, _PIXELS // images[:1].size) if images.size else 1
+  covered = 0.0
+  step = max(1, settings.pixels // images[:1].size) if images.size else 1
   for start in range(0, len(images), step):
     part = slice(start, start + step)
     targets = units_of(known.targets[part], spec)
@@ -92,30 +106,29 @@ def codebook(known: Known, *, seed: int, progress: Callable[[float, str], None])
     units, exists, held = _look_up(_names(targets, spec), book)
     mean = silhouette((_codes(units[..., 0, :]) == common) & held)
     images[part] = _read(units, exists, held, mean, far, spec)
-    found += held.mean((1, 2, 3)).sum() / len(images)
+    covered += held.mean((1, 2, 3)).sum() / len(images)
   return Estimate(
     images,
     {
       "pairs": len(originals),
       "entries": len(book[0]),
-      "found": float(found),
+      "found": float(covered),
       "positions": None if places is None else places.tolist(),
       "warnings": warnings,
     },
   )
 
 
-def frequency(known: Known, *, seed: int, progress: Callable[[float, str], None]) -> Estimate:
+def frequency(
+  known: Known, *, seed: int, progress: Progress, settings: Settings = _SETTINGS
+) -> Estimate:
   """Reads the most frequent unit as the flat one, and what it leaves bare as a silhouette.
 
   Public images tell which unit is the most frequent one, where it stands how often (which places moved blocks), and
   what an image looks like of which these units are flat and those are not: a ridge regression from that map to pixels.
   Without public images the flat unit is taken as black and the others as grey.
 
-  Args:
-    known: what the attacker has; ``disguised``, and ``public`` where given.
-    seed: nothing is drawn.
-    progress: told how far it is.
+  Of ``known``, ``disguised`` is used, and ``public`` where given. Nothing is drawn.
 
   Returns:
     The estimates. Diagnostics: ``flat``, the share of the targets' units that are the most frequent one; ``distinct``,
@@ -124,7 +137,7 @@ def frequency(known: Known, *, seed: int, progress: Callable[[float, str], None]
   del seed
   spec = known.spec
   progress(0.1, "counting units")
-  names = _names(units_of(known.disguised[: _few(known.disguised)], spec), spec)
+  names = _names(units_of(settings.first(known.disguised), spec), spec)
   common = _commonest(names, spec)
   flat = _names(units_of(known.targets, spec), spec) == common  # [t, P, C, s]
   diagnostics: dict[str, Any] = {
@@ -139,7 +152,7 @@ def frequency(known: Known, *, seed: int, progress: Callable[[float, str], None]
       diagnostics["warnings"].append("no public images: blocks stay where they are")
     values = np.where(flat, 0.0, 127.5)[..., None].repeat(spec["unit_pixels"], -1)
     return Estimate(_image_of(values, spec), diagnostics)
-  public = known.public[: _few(known.public)]
+  public = settings.first(known.public)
   silhouette, plain_common = _learn(public.astype(np.float32), spec)
   if permuted:
     progress(0.3, "placing blocks")
@@ -153,29 +166,13 @@ def frequency(known: Known, *, seed: int, progress: Callable[[float, str], None]
 
 def _refuses(spec: Mapping[str, Any]) -> str | None:
   """Takes encrypted units alone."""
-  return (
-    None
-    if Trait.UNITS in schemes.traits(spec)
-    else f"{spec['scheme']!r} encrypts no units; this is for 'aes'"
-  )
+  if Trait.UNITS in schemes.traits(spec):
+    return None
+  return f"{spec['scheme']!r} encrypts no units; this is for 'aes'"
 
 
-CODEBOOK = Attack(
-  "codebook",
-  2,
-  ("pairs",),
-  "dictionary of encrypted units",
-  _refuses,
-  codebook,
-)
-FREQUENCY = Attack(
-  "frequency",
-  1,
-  (),
-  "most frequent encrypted units",
-  _refuses,
-  frequency,
-)
+CODEBOOK = Attack("codebook", 2, ("pairs",), "dictionary of encrypted units", _refuses, codebook)
+FREQUENCY = Attack("frequency", 1, (), "most frequent encrypted units", _refuses, frequency)
 
 
 def _codes(units: np.ndarray) -> np.ndarray:
@@ -208,10 +205,10 @@ def _dictionary(names: np.ndarray, plain: np.ndarray) -> tuple[np.ndarray, np.nd
   """
   units = plain.reshape(-1, plain.shape[-1])
   names, codes = names.reshape(-1), _codes(units)
-  order = np.lexsort((codes, names))
+  order = np.lexsort((codes, names))  # by name, then by plain unit
   names, codes = names[order], codes[order]
   starts = np.flatnonzero(_changes(names) | _changes(codes))
-  counts = np.diff(starts, append=len(names))
+  counts = np.diff(starts, append=len(names))  # of each pair of name and plain unit
   ranked = starts[np.lexsort((-counts, names[starts]))]
   first = np.flatnonzero(_changes(names[ranked]))
   at = first[:, None] + np.arange(_CANDIDATES)
@@ -240,24 +237,23 @@ def _look_up(
 def _read(
   units: np.ndarray,
   exists: np.ndarray,
-  found: np.ndarray,
+  held: np.ndarray,
   mean: np.ndarray,
   far: float,
   spec: Mapping[str, Any],
 ) -> np.ndarray:
-  """Returns the images that candidates ``[t, P, C, s, _CANDIDATES, u]`` make up, where found, and ``mean`` elsewhere.
+  """Returns the images that candidates ``[t, P, C, s, _CANDIDATES, u]`` make up, where held, and ``mean`` elsewhere.
 
   The most frequent candidate comes first; then, where ciphers collide, a few times over the one nearest to what the
   neighbours say. One that is farther from it than units usually are is taken as a unit not in the dictionary.
   """
-  chosen, trusted = units[..., 0, :], found
+  chosen, trusted = units[..., 0, :], held
   for _ in range(_ROUNDS if spec["unit_pixels"] <= 2 else 0):
     near = _slices(_neighbours(chosen, trusted, mean, spec), spec)
-    distance = ((units - near[..., None, :]) ** 2).mean(-1)
-    distance = np.where(exists, distance, np.inf)
-    best = distance.argmin(-1)[..., None]
+    apart = np.where(exists, ((units - near[..., None, :]) ** 2).mean(-1), np.inf)
+    best = apart.argmin(-1)[..., None]
     chosen = np.take_along_axis(units, best[..., None], -2)[..., 0, :]
-    trusted = found & (np.take_along_axis(distance, best, -1)[..., 0] <= far)
+    trusted = held & (np.take_along_axis(apart, best, -1)[..., 0] <= far)
   here = _image_of(np.broadcast_to(trusted[..., None], chosen.shape), spec)
   return np.where(here > 0, _image_of(chosen, spec), _neighbours(chosen, trusted, mean, spec))
 
@@ -305,8 +301,7 @@ def _n_log_n(joint: np.ndarray) -> np.ndarray:
 
 def _assign(score: np.ndarray) -> np.ndarray:
   """Returns for each column its row in the assignment of the greatest sum."""
-  rows, columns = optimize.linear_sum_assignment(score, maximize=True)
-  return rows[np.argsort(columns)]
+  return np.argsort(optimize.linear_sum_assignment(score, maximize=True)[1])
 
 
 def _commonest(names: np.ndarray, spec: Mapping[str, Any]) -> np.ndarray:
@@ -322,23 +317,15 @@ def _commonest(names: np.ndarray, spec: Mapping[str, Any]) -> np.ndarray:
 def _place_shares(seen: np.ndarray, flat: np.ndarray) -> np.ndarray:
   """Returns for each disguised position the original one with the most similar shares of flat units."""
   shares, others = (a.mean(0).reshape(a.shape[1], -1) for a in (seen, flat))
-  return _assign(-((shares[:, None] - others[None]) ** 2).sum(-1))
+  return _assign(-distance.cdist(shares, others, "sqeuclidean"))
 
 
-def _originals(known: Known) -> np.ndarray:
-  """Returns all originals at hand, ``[m, H, W, C]``, or a grey one."""
+def _originals(known: Known, settings: Settings) -> np.ndarray:
+  """Returns all originals at hand, float32 ``[m, H, W, C]``, or a grey one."""
+  grey = np.full((1, *known.spec["image_shape"]), 127.5, np.float32)
   mine = [known.public] if known.pairs is None else [known.pairs[0], known.public]
-  images = [np.asarray(a[: _few(a)], np.float32) for a in mine if a is not None and len(a)]
-  return (
-    np.concatenate(images)
-    if images
-    else np.full((1, *known.spec["image_shape"]), 127.5, np.float32)
-  )
-
-
-def _few(images: np.ndarray) -> int:
-  """Returns from how many of these images to learn."""
-  return min(_IMAGES, max(1, _NUMBERS // max(1, images[:1].size)))
+  images = [settings.first(a).astype(np.float32) for a in mine if a is not None and len(a)]
+  return np.concatenate(images or [grey])
 
 
 def _learn(
@@ -355,6 +342,7 @@ def _learn(
   centre, mean = maps.mean(0), originals.mean(0)
   x = maps - centre
   y = (originals - mean).reshape(len(originals), -1)
+  # In dual form, as images are fewer than values: X' (X X' + a I)^-1 Y.
   weights = np.linalg.solve(x @ x.T + _RIDGE * np.eye(len(x)), y)
 
   def silhouette(flat):
@@ -365,25 +353,24 @@ def _learn(
 
 
 def _slices(images: np.ndarray, spec: Mapping[str, Any]) -> np.ndarray:
-  """Slices like ``units_of``, float32."""
-  b, u = spec["block_size"], spec["unit_pixels"]
-  cut = np.asarray(
-    blocks.blockify(jnp.asarray(blockwise.pad_to_blocks(images, block_size=b)), block_size=b)
-  )
-  count, positions, _, _, channels = cut.shape
-  return np.moveaxis(cut, -1, 2).reshape(count, positions, channels, b * b // u, u)
+  """Slices like ``units_of``, dtype unchanged."""
+  layout = _layout(spec)
+  whole = layout.units(blockwise.pad_to_blocks(images, block_size=layout.block_size))
+  u = spec["unit_pixels"]
+  slices = layout.block_size**2 // u
+  return whole.reshape(len(images), layout.positions, layout.channels, slices, u)
 
 
 def _image_of(units: np.ndarray, spec: Mapping[str, Any]) -> np.ndarray:
   """Puts units ``[n, P, C, s, u]`` back into float32 images of the original size."""
-  height, width, _ = spec["image_shape"]
-  b = spec["block_size"]
-  count, positions, channels = units.shape[:3]
-  cut = np.moveaxis(units.reshape(count, positions, channels, b, b), 2, -1)
-  whole = blocks.unblockify(
-    jnp.asarray(cut, jnp.float32), height=height + -height % b, width=width + -width % b
-  )
-  return np.asarray(whole)[:, :height, :width]
+  layout = _layout(spec)
+  whole = layout.images(units.reshape(len(units), *layout.shape).astype(np.float32))
+  return whole[:, : spec["image_shape"][0], : spec["image_shape"][1]]
+
+
+def _layout(spec: Mapping[str, Any]) -> Layout:
+  """Returns the layout of blocks that are cut into channels, and these into rows."""
+  return statistics.layout_of(spec)._replace(groups="channel")
 
 
 def _far(plain: np.ndarray, mean: np.ndarray, spec: Mapping[str, Any]) -> float:

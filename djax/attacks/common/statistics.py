@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy import linalg
 from scipy.optimize import minimize_scalar
 
 from djax import schemes
@@ -15,9 +16,15 @@ from djax.host import blockwise
 from djax.schemes import Trait
 
 __all__ = [
+  "CHANNELS_ALIKE",
+  "ROUNDING",
+  "WHOLE",
+  "WINDOW",
   "Layout",
   "Moments",
+  "add_noise",
   "between",
+  "coordinates",
   "image_model",
   "layout_of",
   "measure",
@@ -27,10 +34,10 @@ __all__ = [
   "within",
 ]
 
-_VALUES = 3072  # of a window: 32 x 32 x 3; its covariance takes 75 MB in float64
-_CHUNK = 2048
-_CHANNELS_ALIKE = 0.95  # correlation of neighbouring channels where the matrices hide it
-_ROUNDING = 1 / 12  # variance of rounding to whole grey levels
+WINDOW = 3072  # values: 32 x 32 x 3; their covariance takes 75 MB in float64
+WHOLE = (slice(None), slice(None))  # the window that is all of an image
+CHANNELS_ALIKE = 0.95  # correlation of neighbouring channels where the matrices hide it
+ROUNDING = 1 / 12  # variance of rounding to whole grey levels
 
 
 class Layout(NamedTuple):
@@ -83,11 +90,22 @@ class Layout(NamedTuple):
     grid = units.reshape([sizes[a] for a in axes]).transpose(np.argsort(axes))
     return grid.reshape(len(units), self.rows * b, self.columns * b, self.channels)
 
-  def windows(self) -> list[tuple[slice, slice, "Layout"]]:
+  def vectors(self, images: np.ndarray) -> np.ndarray:
+    """Returns the vectors that the matrix of each group multiplies, float64 ``[G, B * V, n]``."""
+    groups, _, side = self.shape
+    return self.units(images).swapaxes(0, 1).reshape(groups, -1, side).astype(np.float64)
+
+  def from_vectors(self, vectors: np.ndarray) -> np.ndarray:
+    """Returns vectors as float32 images: the inverse of ``vectors``."""
+    groups, views, side = self.shape
+    units = vectors.reshape(groups, -1, views, side).swapaxes(0, 1)
+    return self.images(units.astype(np.float32))
+
+  def windows(self, values: int = WINDOW) -> list[tuple[slice, slice, "Layout"]]:
     """Returns pieces of the image small enough for a covariance of all their values: rows and columns of pixels."""
     b, rows, columns = self.block_size, self.rows, self.columns
-    if rows * columns * b * b * self.channels > _VALUES:
-      side = max(1, int((_VALUES / self.channels) ** 0.5) // b)
+    if rows * columns * b * b * self.channels > values:
+      side = max(1, int((values / self.channels) ** 0.5) // b)
       rows, columns = min(rows, side), min(columns, side)
     pieces = []
     for top in range(0, self.rows, rows):
@@ -124,7 +142,11 @@ def layout_of(spec: Mapping[str, Any]) -> Layout:
 
 
 def measure(
-  layout: Layout, images: np.ndarray, window: tuple[slice, slice] = (slice(None), slice(None))
+  layout: Layout,
+  images: np.ndarray,
+  window: tuple[slice, slice] = WHOLE,
+  *,
+  chunk: int = 2048,
 ) -> Moments:
   """Measures the moments of images.
 
@@ -132,15 +154,16 @@ def measure(
     layout: of the window.
     images: ``[n, H, W, C]``, uint8 or float, n at least 1; padded to whole blocks if need be.
     window: rows and columns of pixels to look at.
+    chunk: images summed up at a time.
   """
   size = np.prod(layout.shape)
   total, products = np.zeros(size), np.zeros((size, size))
   shift = np.zeros(size, np.float32)
-  for start in range(0, len(images), _CHUNK):
-    chunk = blockwise.pad_to_blocks(images[start : start + _CHUNK], block_size=layout.block_size)
-    x = layout.units(chunk[:, window[0], window[1]]).reshape(len(chunk), size).astype(np.float32)
+  for start in range(0, len(images), chunk):
+    part = blockwise.pad_to_blocks(images[start : start + chunk], block_size=layout.block_size)
+    x = layout.units(part[:, *window]).reshape(len(part), size).astype(np.float32)
     if start == 0:
-      shift = x.mean(0)
+      shift = x.mean(0)  # sums of small numbers lose less in float32
     x -= shift
     total += x.sum(0, dtype=np.float64)
     products += x.T @ x
@@ -156,7 +179,7 @@ def transform(moments: Moments, matrices: np.ndarray) -> Moments:
     moments: of some images.
     matrices: ``[G, n, n]``, one a group.
   """
-  half = _times(moments.covariance, matrices, moments.mean.shape)
+  half = _times(moments.covariance, matrices, moments.mean.shape)  # S R, then (S R)' R = R' S R
   covariance = _times(half.T, matrices, moments.mean.shape)
   return moments._replace(mean=moments.mean @ matrices, covariance=covariance)
 
@@ -199,6 +222,13 @@ def norms(moments: Moments) -> np.ndarray:
   return _frobenius(moments.covariance, side).reshape(groups, views, groups, views)
 
 
+def add_noise(moments: Moments, variance: float) -> Moments:
+  """Returns the moments with independent noise of a variance and mean 0 added to all values."""
+  covariance = moments.covariance.copy()
+  covariance[np.diag_indices(len(covariance))] += np.float32(variance)
+  return moments._replace(covariance=covariance)
+
+
 def power(matrices: np.ndarray, exponent: float) -> np.ndarray:
   """Returns powers of positive semidefinite matrices; empty directions are kept finite.
 
@@ -227,39 +257,47 @@ def image_model(layout: Layout, disguised: Moments, noise: float) -> tuple[Momen
   Returns:
     The moments, noise not included in the covariance, and ``rho`` and ``channels`` (their correlations).
   """
-  _, _, side = disguised.mean.shape
-  b, channels = layout.block_size, layout.channels
-  observed = disguised.covariance.copy()
-  observed[np.diag_indices(len(observed))] -= np.float32(noise)
-  variance = np.maximum(np.diag(observed).reshape(-1, side).mean(1), _ROUNDING)
+  side, channels = disguised.mean.shape[-1], layout.channels
+  observed = add_noise(disguised, -noise).covariance
+  variance = np.maximum(np.diag(observed).reshape(-1, side).mean(1), ROUNDING)
   correlation = _frobenius(observed, side) / np.sqrt(np.outer(variance, variance)) / side
-  height, width = layout.rows * b, layout.columns * b
-  order = layout.units(np.arange(height * width * channels).reshape(1, height, width, channels))
-  pixel, channel = np.divmod(order.reshape(-1), channels)
-  alike = _CHANNELS_ALIKE ** np.abs(np.subtract.outer(np.arange(channels), np.arange(channels)))
+  rows, columns, channel = coordinates(layout)
+  alike = CHANNELS_ALIKE ** np.abs(np.subtract.outer(np.arange(channels), np.arange(channels)))
   if layout.groups != "block":
     of_view = channel[::side]
     norm = np.maximum(_by_channel(correlation, of_view, channels), 1e-9)
     alike = np.minimum(1, norm / np.sqrt(np.outer(np.diag(norm), np.diag(norm))))
 
+  def correlations(rho, places):
+    side = np.arange(places.max() + 1)
+    return linalg.toeplitz(rho**side)[places][:, places]
+
   def field(rho):
-    rows, columns = pixel // width, pixel % width
-    down = (rho ** np.abs(np.subtract.outer(np.arange(height), np.arange(height))))[rows][:, rows]
-    across = rho ** np.abs(np.subtract.outer(np.arange(width), np.arange(width)))
-    return (down * across[columns][:, columns] * alike[channel][:, channel]).astype(np.float32)
+    # Separable: the correlation of two values is the product of those of rows, columns and channels.
+    down, across = correlations(rho, rows), correlations(rho, columns)
+    return (down * across * alike[channel][:, channel]).astype(np.float32)
 
   def misfit(rho):
     return float(np.square(_frobenius(field(rho), side) / side - correlation).mean())
 
-  found = minimize_scalar(misfit, bounds=(0.7, 0.995), method="bounded", options={"xatol": 2e-3})
+  fit = minimize_scalar(misfit, bounds=(0.7, 0.995), method="bounded", options={"xatol": 2e-3})
   scale = np.repeat(np.sqrt(variance), side).astype(np.float32)
-  covariance = field(found.x) * scale * scale[:, None]
+  covariance = field(fit.x) * scale * scale[:, None]
   level = np.sqrt(np.square(disguised.mean).mean(-1, keepdims=True))
-  facts = {
-    "rho": round(float(found.x), 4),
+  diagnostics = {
+    "rho": round(float(fit.x), 4),
     "channels": np.round(alike.astype(np.float64), 3).tolist(),
   }
-  return Moments(np.broadcast_to(level, disguised.mean.shape), covariance), facts
+  return Moments(np.broadcast_to(level, disguised.mean.shape), covariance), diagnostics
+
+
+def coordinates(layout: Layout) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """Returns row, column and channel of each value, int ``[D]`` each, in the order of the moments."""
+  b, channels = layout.block_size, layout.channels
+  shape = (layout.rows * b, layout.columns * b, channels)
+  order = layout.units(np.arange(np.prod(shape)).reshape(1, *shape)).ravel()
+  rows, columns, channel = np.unravel_index(order, shape)
+  return rows, columns, channel
 
 
 def _times(covariance: np.ndarray, matrices: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

@@ -17,10 +17,7 @@ _PERCENTILES = (1, 99)
 def look(known: Known, *, seed: int, progress: Callable[[float, str], None]) -> Estimate:
   """Takes the disguised images for the originals, their values brought back to 0..255 by one linear map.
 
-  Args:
-    known: what the attacker has; ``targets`` alone are used.
-    seed: nothing is drawn.
-    progress: not told anything: it takes no time.
+  Of ``known``, ``targets`` alone are used.
 
   Returns:
     The estimates. Diagnostics: ``low`` and ``high``, the 1st and 99th percentile of all values, which become 0 and 255.

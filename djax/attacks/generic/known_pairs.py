@@ -7,117 +7,117 @@ Source: the regression attack of DisguisedNets, doi:10.1145/3609506; the orthogo
 doi:10.1007/BF02289451.
 """
 
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 from scipy import optimize
 
 from djax import schemes
-from djax.attacks.base import Attack, Estimate, Known
+from djax.attacks.base import Attack, Estimate, Known, Progress, constant_estimate
+from djax.attacks.common import linear, statistics
+from djax.attacks.common.statistics import Layout
 from djax.host import blockwise
-from djax.ops import blocks
 from djax.schemes import Trait
 
-__all__ = ["PROCRUSTES", "REGRESSION", "procrustes", "regression"]
+__all__ = ["PROCRUSTES", "REGRESSION", "Settings", "procrustes", "regression"]
 
-_RIDGE = 1e-2  # the energy of this share of a mean row
-_CUTOFF = 0.1  # of a matrix' largest singular value; what lies below is taken as not learnt
 _TINY = 1e-9  # of the greatest energy: no signal but rounding
-_MOMENT_IMAGES = 2000  # whose rows are enough for second moments
-_MOMENT_ROWS = 30  # rows of a pair that all disguised rows together weigh as much as
 _SHRINK = 1e-3  # of the moments towards their mean
-_STEPS = 10
-_NUMBERS = 1 << 24  # of float64 worked on at a time
 
 
-class _Layout(NamedTuple):
-  """What the public spec says about the vectors that a matrix multiplies."""
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  """Options, with the values it ships with."""
 
-  image_shape: tuple[int, int, int]
-  block_size: int
-  whole_blocks: bool
-  per_channel: bool
-  permuted: bool
-  orthogonal: bool
-  noise_before: float
-  noise_after: float
+  ridge: float = 1e-2  # of regression: the energy of this share of a mean row
+  # of regression, relative to a matrix' largest singular value; directions below are taken as not learnt
+  cutoff: float = 0.1
+  moment_images: int = 2000  # of procrustes, whose rows are enough for second moments
+  # of procrustes: rows of a pair that all disguised rows together weigh as much as
+  moment_rows: int = 30
+  steps: int = 10  # of procrustes, from each of two starts
+  numbers: int = 1 << 24  # float64 values worked on at a time
 
 
-def regression(known: Known, *, seed: int, progress: Callable[[float, str], None]) -> Estimate:
+_SETTINGS = Settings()
+
+
+def regression(
+  known: Known, *, seed: int, progress: Progress, settings: Settings = _SETTINGS
+) -> Estimate:
   """Least squares at each position, as in the paper: ``R = argmin |X R - Y|``, then ``X = Y R^-1``.
 
   A small ridge and a pseudo-inverse keep what the pairs do not determine from blowing up. Nothing is known about the
   noise but, where blocks have to be placed, its mean.
 
-  Args:
-    known: what the attacker has; ``pairs`` are used, ``public`` and ``disguised`` are not.
-    seed: nothing is drawn.
-    progress: told how far it is.
+  Of ``known``, ``pairs`` are used. Nothing is drawn.
 
   Returns:
     The estimates. Diagnostics: ``pairs``; ``positions``, the original position found for each disguised one, or None
     where blocks stay in place; ``learnt``, the share of the directions of all matrices that was inverted.
   """
   del seed
+  assert known.pairs is not None
+  if not len(known.pairs[0]):
+    return constant_estimate(known, positions=None, learnt=0.0)
   layout = _layout(known.spec)
-  x, y, places, warnings = _prepare(known, layout, progress)
-  if not x.size:
-    return _nothing(known)
+  x, y, places, warnings = _prepare(known, layout, progress, settings)
   gram = _gram(x)
   n = gram.shape[-1]
-  ridge = max(_RIDGE * (x**2).mean(), np.finfo(float).tiny)
+  ridge = max(settings.ridge * (x**2).mean(), np.finfo(float).tiny)
+  # The normal equations (X'X + a I) R = X'Y, and R^-1 without what no pair determines.
   matrices = np.linalg.solve(gram + ridge * np.eye(n), _gram(x, y))
-  inverses = np.linalg.pinv(matrices, rcond=_CUTOFF)
+  inverses = np.linalg.pinv(matrices, rcond=settings.cutoff)
   rank = np.linalg.matrix_rank(inverses)
-  images = _apply(known, layout, places, lambda rows: rows @ inverses, progress)
+  images = _apply(known, layout, places, lambda rows: rows @ inverses, progress, settings)
   return Estimate(images, _diagnostics(known, n, places, rank, warnings))
 
 
-def procrustes(known: Known, *, seed: int, progress: Callable[[float, str], None]) -> Estimate:
+def procrustes(
+  known: Known, *, seed: int, progress: Progress, settings: Settings = _SETTINGS
+) -> Estimate:
   """Orthogonal matrices from few pairs: the polar factor of ``X'Y``, the noise's mean taken off.
 
   What a pair leaves open (flat blocks show one direction only) is filled by second moments: all disguised rows of a
   position must look, once turned back, like rows of an image. The noise beyond its mean is damped by a Wiener filter
   on the disguised rows of each position.
 
-  Args:
-    known: what the attacker has; ``pairs`` and ``disguised`` are used, and of ``public`` the moments where given.
-    seed: nothing is drawn.
-    progress: told how far it is.
+  Of ``known``, ``pairs`` and ``disguised`` are used, and the moments of ``public`` where given. Nothing is drawn.
 
   Returns:
     The estimates. Diagnostics as for ``regression``; ``learnt`` counts the directions in which the pairs stand out
     from the noise.
   """
   del seed
+  assert known.pairs is not None
+  if not len(known.pairs[0]):
+    return constant_estimate(known, positions=None, learnt=0.0)
   layout = _layout(known.spec)
-  x, y, places, warnings = _prepare(known, layout, progress)
-  if not x.size:
-    return _nothing(known)
-  x, y = x + layout.noise_before, y - layout.noise_after
+  x, y, places, warnings = _prepare(known, layout, progress, settings)
+  before, after = _noise_means(known.spec)
+  x, y = x + before, y - after
   n = x.shape[-1]
-  variance = (
-    layout.noise_before + layout.noise_after
-  ) ** 2 / 3  # N^2 / 12, with N/2 in one of them
-  z = _rows(known.disguised[:_MOMENT_IMAGES], layout) - layout.noise_after
+  variance = (before + after) ** 2 / 3  # N^2 / 12, with N/2 in one of them
+  z = _rows(known.disguised[: settings.moment_images], layout) - after
   z = z if places is None else z[np.argsort(places)]
   rows = x
   if known.public is not None:
-    padded = blockwise.pad_to_blocks(known.public[:_MOMENT_IMAGES], block_size=layout.block_size)
-    rows = _rows(padded, layout) + layout.noise_before
+    public = known.public[: settings.moment_images]
+    rows = _rows(blockwise.pad_to_blocks(public, block_size=layout.block_size), layout) + before
   expected = (_gram(rows) / rows.shape[-2]).mean(0) + variance * np.eye(n)
   progress(0.3, "turning matrices")
-  turns = _turns(_gram(x, y) / (variance + 1), z, expected)
+  turns = _turns(_gram(x, y) / (variance + 1), z, expected, settings)
   mean, smooth = _wiener(z, variance)
   inverses = turns.swapaxes(-1, -2)
 
   def invert(rows):
-    rows = rows - layout.noise_after - mean
-    return (rows @ smooth + mean) @ inverses - layout.noise_before
+    rows = rows - after - mean
+    return (rows @ smooth + mean) @ inverses - before
 
-  images = _apply(known, layout, places, invert, progress)
+  images = _apply(known, layout, places, invert, progress, settings)
+  # X'X holds the noise n * variance in every direction.
   rank = (np.linalg.eigvalsh(_gram(x)) > n * variance + _TINY * (x**2).sum((-2, -1)).max()).sum(-1)
   return Estimate(images, _diagnostics(known, n, places, rank, warnings))
 
@@ -155,53 +155,26 @@ PROCRUSTES = Attack(
 )
 
 
-def _layout(spec: Mapping[str, Any]) -> _Layout:
-  """Reads the spec of ``rmt``, or of ``permutation``, whose matrices are all the identity."""
-  before = spec.get("noise_place", "before") == "before"
+def _layout(spec: Mapping[str, Any]) -> Layout:
+  """Returns the layout of ``rmt``, or of ``permutation`` as if its rows were multiplied by the identity."""
+  layout = statistics.layout_of(spec)
+  return layout._replace(groups="rows") if layout.groups == "pixels" else layout
+
+
+def _noise_means(spec: Mapping[str, Any]) -> tuple[float, float]:
+  """Returns the means of the noise before and after the matrices, one of them 0."""
   mean = spec.get("noise_level", 0.0) / 2
-  height, width, channels = spec["image_shape"]
-  return _Layout(
-    image_shape=(height, width, channels),
-    block_size=spec["block_size"],
-    whole_blocks=spec.get("mix", "rows") == "block",
-    per_channel=spec.get("per_channel", False),
-    permuted=Trait.MOVED in schemes.traits(spec),
-    orthogonal=spec.get("matrix", "orthogonal") == "orthogonal",
-    noise_before=mean if before else 0.0,
-    noise_after=0.0 if before else mean,
-  )
+  return (mean, 0.0) if spec.get("noise_place", "before") == "before" else (0.0, mean)
 
 
-def _rows(images: np.ndarray, layout: _Layout) -> np.ndarray:
+def _rows(images: np.ndarray, layout: Layout) -> np.ndarray:
   """Cuts images of whole blocks into the rows that matrices multiply, ``[P, G, rows, n]``, G groups with one matrix."""
-  cut = np.asarray(
-    blocks.blockify(jnp.asarray(images, jnp.float32), block_size=layout.block_size)
-  )  # [k, P, b, b, C]
-  count, positions, b, _, channels = cut.shape
-  if layout.whole_blocks:
-    rows = cut.swapaxes(0, 1).reshape(positions, 1, count, b * b * channels)
-  else:
-    groups = channels if layout.per_channel else 1
-    rows = cut.transpose(1, 4, 0, 2, 3).reshape(positions, groups, -1, b)
-  return rows.astype(np.float64)
-
-
-def _images(rows: np.ndarray, layout: _Layout, count: int) -> np.ndarray:
-  """Puts rows back into float32 images of the original size."""
-  height, width, channels = layout.image_shape
-  b, positions = layout.block_size, len(rows)
-  if layout.whole_blocks:
-    cut = rows.reshape(positions, count, b, b, channels).swapaxes(0, 1)
-  else:
-    cut = rows.reshape(positions, channels, count, b, b).transpose(2, 0, 3, 4, 1)
-  whole = blocks.unblockify(
-    jnp.asarray(cut, jnp.float32), height=height + -height % b, width=width + -width % b
-  )
-  return np.asarray(whole)[:, :height, :width]
+  vectors = layout.vectors(np.asarray(images, np.float32))
+  return vectors.reshape(layout.positions, -1, *vectors.shape[1:])
 
 
 def _prepare(
-  known: Known, layout: _Layout, progress: Callable[[float, str], None]
+  known: Known, layout: Layout, progress: Progress, settings: Settings
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, list[str]]:
   """Returns the pairs' rows, by original position, the original position of each disguised block, and warnings."""
   assert known.pairs is not None
@@ -215,16 +188,18 @@ def _prepare(
       f"{len(originals)} pairs give {rows} equations for {n} unknowns of a column of a matrix: what they leave open "
       "is not recovered"
     )
-  if not layout.permuted or not x.size:
+  if Trait.MOVED not in schemes.traits(known.spec):
     return x, y, None, warnings
-  if not layout.orthogonal and rows <= n:
+  orthogonal = known.spec.get("matrix", "orthogonal") == "orthogonal"
+  if not orthogonal and rows <= n:
     warnings.append("too few pairs to place the blocks by the fit: placed as if no length changed")
   progress(0.1, "placing blocks")
-  places = _match(x + layout.noise_before, y - layout.noise_after, layout.orthogonal)
+  before, after = _noise_means(known.spec)
+  places = _match(x + before, y - after, orthogonal, settings.numbers)
   return x, y[np.argsort(places)], places, warnings
 
 
-def _match(x: np.ndarray, y: np.ndarray, orthogonal: bool) -> np.ndarray:
+def _match(x: np.ndarray, y: np.ndarray, orthogonal: bool, numbers: int) -> np.ndarray:
   """Returns for each disguised position the original one, by the greatest total of fits.
 
   The least squared residual of an orthogonal fit is ``|X|^2 + |Y|^2 - 2 |X'Y|_*``, of a free one ``|Y|^2 - |Q'Y|^2``
@@ -232,32 +207,21 @@ def _match(x: np.ndarray, y: np.ndarray, orthogonal: bool) -> np.ndarray:
   """
   rows, n = x.shape[-2:]
   if orthogonal or rows <= n:
-    fit = _nuclear
+    fit = lambda cross: np.linalg.svd(cross, compute_uv=False).sum(-1)  # noqa: E731
     if rows < n:  # only inner products of rows matter: shorter rows that have them
       x, y = (np.linalg.qr(a.swapaxes(-1, -2))[1].swapaxes(-1, -2) for a in (x, y))
   else:
-    fit = _energy
+    fit = lambda cross: (cross**2).sum((-2, -1))  # noqa: E731
     u, s, _ = np.linalg.svd(x, full_matrices=False)
     x = u * (s**2 > _TINY * (s**2).max())[..., None, :]
   positions, groups, _, side = x.shape
   y_flat = y.transpose(1, 2, 0, 3).reshape(groups, -1, positions * side)
   score = np.empty((positions, positions))
-  for part in _parts(positions, groups * positions * side * side):
+  for part in _parts(positions, groups * positions * side * side, numbers):
     x_flat = x[part].transpose(1, 0, 3, 2).reshape(groups, -1, x.shape[2])
     cross = (x_flat @ y_flat).reshape(groups, -1, side, positions, side)
-    score[part] = fit(cross.swapaxes(2, 3)).sum(0)
-  original, moved = optimize.linear_sum_assignment(score, maximize=True)
-  return original[np.argsort(moved)]
-
-
-def _nuclear(cross: np.ndarray) -> np.ndarray:
-  """Sums the singular values of the last two axes."""
-  return np.linalg.svd(cross, compute_uv=False).sum(-1)
-
-
-def _energy(cross: np.ndarray) -> np.ndarray:
-  """Sums the squares over the last two axes."""
-  return (cross**2).sum((-2, -1))
+    score[part] = fit(cross.swapaxes(2, 3)).sum(0)  # X'Y of each pair of positions
+  return np.argsort(optimize.linear_sum_assignment(score, maximize=True)[1])
 
 
 def _gram(x: np.ndarray, y: np.ndarray | None = None) -> np.ndarray:
@@ -265,13 +229,9 @@ def _gram(x: np.ndarray, y: np.ndarray | None = None) -> np.ndarray:
   return x.swapaxes(-1, -2) @ (x if y is None else y)
 
 
-def _polar(matrices: np.ndarray) -> np.ndarray:
-  """Returns the nearest orthogonal matrices: those of the largest inner product with the given ones."""
-  u, _, vt = np.linalg.svd(matrices)
-  return u @ vt
-
-
-def _turns(evidence: np.ndarray, z: np.ndarray, expected: np.ndarray) -> np.ndarray:
+def _turns(
+  evidence: np.ndarray, z: np.ndarray, expected: np.ndarray, settings: Settings
+) -> np.ndarray:
   """Returns the orthogonal R that agree best with the pairs and with all disguised rows.
 
   Maximises ``2 tr(R'E) - w tr(R' S^-1 R C)``: E the pairs' ``X'Y`` over the noise's variance, S the second moments
@@ -284,13 +244,13 @@ def _turns(evidence: np.ndarray, z: np.ndarray, expected: np.ndarray) -> np.ndar
   size = np.trace(expected, axis1=-2, axis2=-1)[..., None, None] / n
   precision = np.linalg.inv(expected + (1 + _SHRINK * size) * np.eye(n))  # a grey level at least
   top = np.linalg.eigvalsh(precision)[..., -1, None, None]
-  pull = min(_MOMENT_ROWS, z.shape[-2]) * (top * np.eye(n) - precision)
+  pull = min(settings.moment_rows, z.shape[-2]) * (top * np.eye(n) - precision)
   axes, turned = np.linalg.eigh(expected)[1], np.linalg.eigh(moments)[1]
   signs = np.where((axes * (evidence @ turned)).sum(-2, keepdims=True) < 0, -1, 1)
   ends, heights = [], []
-  for turns in (_polar(evidence), (axes * signs) @ turned.swapaxes(-1, -2)):
-    for _ in range(_STEPS):
-      turns = _polar(evidence + pull @ turns @ moments)
+  for turns in (linear.polar(evidence), (axes * signs) @ turned.swapaxes(-1, -2)):
+    for _ in range(settings.steps):
+      turns = linear.polar(evidence + pull @ turns @ moments)
     ends.append(turns)
     heights.append((turns * (2 * evidence + pull @ turns @ moments)).sum((-2, -1)))
   return np.where((heights[1] > heights[0])[..., None, None], ends[1], ends[0])
@@ -300,51 +260,44 @@ def _wiener(z: np.ndarray, variance: float) -> tuple[np.ndarray, np.ndarray]:
   """Returns each position's mean row and the filter for what differs from it, by the share of the noise in it."""
   mean = z.mean(-2, keepdims=True)
   energy, axes = np.linalg.eigh(_gram(z - mean) / z.shape[-2])
+  # The Wiener gain of a direction: the share of the signal in its energy.
   gain = np.clip(1 - variance / np.maximum(energy, np.finfo(float).tiny), 0, 1)
   return mean, (axes * gain[..., None, :]) @ axes.swapaxes(-1, -2)
 
 
 def _apply(
   known: Known,
-  layout: _Layout,
+  layout: Layout,
   places: np.ndarray | None,
   invert: Callable[[np.ndarray], np.ndarray],
-  progress: Callable[[float, str], None],
+  progress: Progress,
+  settings: Settings,
 ) -> np.ndarray:
   """Runs the targets through the inverted matrices, a few at a time."""
-  count = len(known.targets)
-  images = np.empty((count, *layout.image_shape), np.float32)
-  for part in _parts(count, int(np.prod(known.targets.shape[1:]))):
+  count, shape = len(known.targets), known.spec["image_shape"]
+  images = np.empty((count, *shape), np.float32)
+  for part in _parts(count, int(np.prod(known.targets.shape[1:])), settings.numbers):
     progress(0.5 + 0.5 * part.start / count, "inverting matrices")
-    targets = known.targets[part]
-    rows = _rows(targets, layout)
+    rows = _rows(known.targets[part], layout)
     if places is not None:
       rows = rows[np.argsort(places)]
-    images[part] = _images(invert(rows), layout, len(targets))
+    rows = invert(rows)
+    whole = layout.from_vectors(rows.reshape(-1, *rows.shape[2:]))
+    images[part] = whole[:, : shape[0], : shape[1]]
   return images
 
 
-def _parts(count: int, numbers_each: int) -> Iterator[slice]:
+def _parts(count: int, numbers_each: int, numbers: int) -> Iterator[slice]:
   """Yields slices of ``range(count)`` that stay within memory."""
-  step = max(1, _NUMBERS // max(1, numbers_each))
+  step = max(1, numbers // max(1, numbers_each))
   for start in range(0, count, step):
     yield slice(start, start + step)
-
-
-def _nothing(known: Known) -> Estimate:
-  """Grey images, for want of a single pair."""
-  shape = (len(known.targets), *known.spec["image_shape"])
-  warnings = ["0 pairs: nothing to learn from, the estimates are grey"]
-  return Estimate(
-    np.full(shape, 127.5, np.float32),
-    {"pairs": 0, "positions": None, "learnt": 0.0, "warnings": warnings},
-  )
 
 
 def _diagnostics(
   known: Known, n: int, places: np.ndarray | None, rank: np.ndarray, warnings: list[str]
 ) -> dict[str, Any]:
-  """Returns what was found out on the way."""
+  """Returns the diagnostics of both attacks."""
   assert known.pairs is not None
   return {
     "pairs": len(known.pairs[0]),

@@ -10,6 +10,7 @@ An inverse is a ridge regression from the whole disguised image to the original,
 disguised pixels and the energy of each row of each block and corrects it.
 """
 
+import dataclasses
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -18,33 +19,40 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from djax import schemes
-from djax.attacks.base import Attack, Estimate, Known
-from djax.host import samplers
+from djax.attacks.base import Attack, Estimate, Known, Progress
+from djax.attacks.common import fitting, linear
 from djax.ops import metrics
 from djax.schemes import Trait
 
-__all__ = ["ATTACK", "attack", "disguise", "learn", "refuses"]
+__all__ = ["ATTACK", "Settings", "attack", "disguise", "learn"]
 
-_KEYS = 64  # of the inverse that is to hold for any
-_ROWS = 6000  # public images seen, one key each
 _HELD = 200
 _TENTH = 10
-_RIDGES = 10.0 ** np.arange(-4, 3)
-_HIDDEN = 512
-_STEPS = 1200
-_PIXELS = 1 << 27  # seen in training at most, and so its time
-_BATCH = 64
-_RATE = 1e-3
-_DECAY = 1e-2
+_RIDGES = 10.0 ** np.arange(-4, 3)  # of the mean energy of a feature
+_EVERY = 100  # steps between two calls of ``progress``
 _GREY, _SPREAD = 127.5, 64.0
 _CHUNK = 512
 _MARGIN = 0.5  # dB above the mean image that count as something that carries over
 _BEST = 100.0  # dB; exact estimates would be infinite
 
-Progress = Callable[[float, str], None]
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  """Options, with the values it ships with."""
+
+  keys: int = 64  # of the inverse that is to hold for any key
+  images: int = 6000  # public ones seen, with several keys each under one of them
+  hidden: int = 512  # width of the network
+  steps: int = 1200  # of its training, at most
+  pixels: int = 1 << 27  # seen in training at most, which bounds its time
+  batch: int = 64  # images of a step
+  rate: float = 1e-3  # of learning, at the start
+  decay: float = 1e-2  # of the weights
+
+
+_SETTINGS = Settings()
 
 
 def disguise(
@@ -67,7 +75,12 @@ def disguise(
   def read(label, n):
     return hashlib.shake_256(f"unpaired|{key_seed}|{label}".encode()).digest(n)
 
-  return _disguise(schemes.from_spec(spec), read, images, np.random.default_rng(seed))
+  scheme, rng = schemes.from_spec(spec), np.random.default_rng(seed)
+  whole = np.clip(np.round(images), 0, 255).astype(np.uint8)
+  shape = (len(images), *scheme.spec.disguised_shape)
+  # As the owner exports.
+  disguised = scheme.export(scheme.make_key(read), whole, lambda: rng.random(shape, np.float32))
+  return np.asarray(disguised, np.float32)
 
 
 def learn(
@@ -76,16 +89,18 @@ def learn(
   *,
   key_seeds: Sequence[int],
   seed: int,
-  progress: Progress = lambda fraction, word: None,
+  progress: Progress = lambda fraction, step: None,
+  settings: Settings = _SETTINGS,
 ) -> Callable[[np.ndarray], np.ndarray]:
   """Learns an inverse from public images disguised under the attacker's own keys.
 
   Args:
-    spec: ``SchemeSpec.to_dict()`` of a scheme that ``refuses`` takes.
+    spec: ``SchemeSpec.to_dict()`` of a scheme that the attack does not refuse.
     public: ``[m, H, W, C]`` uint8 or float on the 0..255 scale; m at least 10.
     key_seeds: of the keys, as for ``disguise``. With several, images are seen under one after the other.
     seed: of noise, parts for validation and the network.
-    progress: told how far it is.
+    progress: called with the fraction done and the current step.
+    settings: of images and training.
 
   Returns:
     ``inverse(disguised) -> estimates``: ``[t, H', W', C]`` to float32 ``[t, H, W, C]``.
@@ -99,10 +114,11 @@ def learn(
       "Give more images of the same kind."
     )
   rng = np.random.default_rng(seed)
-  count = min(len(public), _ROWS) if len(key_seeds) == 1 else _ROWS
-  rows = np.concatenate([rng.permutation(len(public)) for _ in range(-(-count // len(public)))])
-  parts = np.array_split(rows[:count], min(len(key_seeds), count))
-  rows = rows[:count]
+  many = len(key_seeds) > 1
+  count = settings.images if many else min(len(public), settings.images)
+  drawn = np.concatenate([rng.permutation(len(public)) for _ in range(-(-count // len(public)))])
+  drawn = drawn[:count]
+  parts = np.array_split(drawn, min(len(key_seeds), count))
   progress(0.0, f"disguising under {len(parts)} own keys")
   y = np.concatenate(
     [
@@ -110,35 +126,35 @@ def learn(
       for number, (part, key_seed) in enumerate(zip(parts, key_seeds, strict=False))
     ]
   )
-  x = public[rows].astype(np.float32).reshape(count, -1)
-  # Validation is on other images and, if there are several keys, under others too.
-  other = rows % _TENTH == 0
-  key = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
-  late = key >= len(parts) - max(1, len(parts) // _TENTH) if len(parts) > 1 else other
-  rows, out = ~other & (~late | (len(parts) == 1)), other & late
+  x = public[drawn].astype(np.float32).reshape(count, -1)
+  # Validation is on other images and, if there are several keys, under other keys too.
+  rows, out = drawn % _TENTH != 0, drawn % _TENTH == 0
+  if many:
+    key = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
+    late = key >= len(parts) - max(1, len(parts) // _TENTH)
+    rows, out = rows & ~late, out & late
   features = _Features(spec, y)
-  linear = _linear(features.flat(y), x, rows, out)
+  base = _linear(features.flat(y), x, rows, out)
   progress(0.3, "training the network")
-  correct = _train(features, y, x, linear, rows, out, seed, progress)
+  correct = _train(features, y, x, base, rows, out, seed, progress, settings)
 
   def inverse(disguised):
-    found = [correct(disguised[i : i + _CHUNK]) for i in range(0, len(disguised), _CHUNK)]
-    flat = np.concatenate(found) if found else np.zeros((0, x.shape[1]), np.float32)
+    parts = [correct(disguised[i : i + _CHUNK]) for i in range(0, len(disguised), _CHUNK)]
+    flat = np.concatenate(parts) if parts else np.zeros((0, x.shape[1]), np.float32)
     return np.clip(flat, 0, 255).reshape(-1, *public.shape[1:]).astype(np.float32)
 
   return inverse
 
 
-def attack(known: Known, *, seed: int, progress: Progress) -> Estimate:
+def attack(
+  known: Known, *, seed: int, progress: Progress, settings: Settings = _SETTINGS
+) -> Estimate:
   """Applies to the targets what was learnt under the attacker's own keys.
 
   Two inverses are learnt, under one key and over many. On held-out public images under yet another key it is measured
   which is better, and that one is used.
 
-  Args:
-    known: ``public`` and ``targets`` are used.
-    seed: of the keys, the noise and the networks.
-    progress: told how far it is.
+  Of ``known``, ``public`` and ``targets`` are used. The seed is that of keys, noise and networks.
 
   Returns:
     The estimates. Diagnostics, each ``{"psnr", "ssim"}``, medians on held-out public images: ``own_key``, the
@@ -150,45 +166,39 @@ def attack(known: Known, *, seed: int, progress: Progress) -> Estimate:
   spec = known.spec
   images = known.public[np.random.default_rng(seed).permutation(len(known.public))]
   held = images[: min(_HELD, len(images) // 5)]
-  images = images[len(held) :][:_ROWS]
-  own, fresh, *many = (int(word) for word in np.random.SeedSequence(seed).generate_state(_KEYS + 2))
-  first = learn(spec, images, key_seeds=[own], seed=seed, progress=lambda f, w: progress(f / 2, w))
-  second = learn(
-    spec, images, key_seeds=many, seed=seed, progress=lambda f, w: progress(0.5 + f / 2, w)
-  )
+  images = images[len(held) :][: settings.images]
+  words = np.random.SeedSequence(seed).generate_state(settings.keys + 2)
+  own, fresh, *many = (int(word) for word in words)
+
+  def learnt(key_seeds, done):
+    report = lambda fraction, step: progress(done + fraction / 2, step)  # noqa: E731
+    return learn(spec, images, key_seeds=key_seeds, seed=seed, progress=report, settings=settings)
+
+  first, second = learnt([own], 0), learnt(many, 0.5)
   mine, other = (disguise(spec, held, key_seed=key, seed=seed + 1) for key in (own, fresh))
-  found = {
+  scores = {
     "own_key": _score(held, first(mine)),
     "fresh_key": _score(held, first(other)),
     "many_keys": _score(held, second(other)),
     "mean": _score(held, np.repeat(images.mean(0, dtype=np.float32)[None], len(held), 0)),
   }
-  chosen = "one" if found["fresh_key"]["psnr"] > found["many_keys"]["psnr"] else "many"
+  psnr = {name: score["psnr"] for name, score in scores.items()}
+  chosen, inverse = ("one", first) if psnr["fresh_key"] > psnr["many_keys"] else ("many", second)
   warnings = []
-  if found["own_key"]["psnr"] < found["mean"]["psnr"] + _MARGIN:
+  if psnr["own_key"] < psnr["mean"] + _MARGIN:
     warnings.append(
       "nothing learnt even under the attacker's own key: what follows says nothing about fresh keys"
     )
-  elif (
-    max(found[way]["psnr"] for way in ("fresh_key", "many_keys")) < found["mean"]["psnr"] + _MARGIN
-  ):
+  elif max(psnr["fresh_key"], psnr["many_keys"]) < psnr["mean"] + _MARGIN:
     warnings.append(
       "what was learnt under own keys does not carry over to a fresh one: no better than the mean public image"
     )
-  inverse = first if chosen == "one" else second
-  diagnostics = {**found, "keys": _KEYS, "chosen": chosen, "warnings": warnings}
+  diagnostics = {**scores, "keys": settings.keys, "chosen": chosen, "warnings": warnings}
   return Estimate(inverse(np.asarray(known.targets)), diagnostics)
 
 
-def refuses(spec: Mapping[str, Any]) -> str | None:
-  """Takes what one key disguises image by image.
-
-  Args:
-    spec: ``SchemeSpec.to_dict()``.
-
-  Returns:
-    Why not, or None.
-  """
+def _refuses(spec: Mapping[str, Any]) -> str | None:
+  """Takes what one key disguises image by image."""
   traits = schemes.traits(spec)
   if Trait.IDENTITY in traits:
     return "there is nothing to invert; 'examiner' looks at the images as they are"
@@ -206,7 +216,7 @@ ATTACK = Attack(
   1,
   ("public",),
   "an inverse learnt under the attacker's own keys",
-  refuses,
+  _refuses,
   attack,
 )
 
@@ -214,12 +224,13 @@ ATTACK = Attack(
 class _Network(nn.Module):
   """Corrects estimates by dense layers on the whole image."""
 
+  hidden: int
   outputs: int
 
   @nn.compact
   def __call__(self, features: jax.Array) -> jax.Array:
-    x = nn.gelu(nn.Dense(_HIDDEN)(features))
-    x = x + nn.gelu(nn.Dense(_HIDDEN)(nn.LayerNorm()(x)))
+    x = nn.gelu(nn.Dense(self.hidden)(features))
+    x = x + nn.gelu(nn.Dense(self.hidden)(nn.LayerNorm()(x)))
     return nn.Dense(self.outputs, kernel_init=nn.initializers.zeros)(x)
 
 
@@ -243,87 +254,59 @@ class _Features:
   def _energy(self, y):
     count, height, width, channels = y.shape
     cut = y.astype(np.float32).reshape(count, height, width // self._block, self._block, channels)
+    # An orthogonal matrix keeps the norm of each row of a block: [n, H' * W' / b * C].
     return np.sqrt(np.square(cut).mean(3)).reshape(count, -1)
-
-
-def _disguise(
-  scheme: schemes.Scheme, read: samplers.Reader, images: np.ndarray, rng: np.random.Generator
-) -> np.ndarray:
-  """Disguises under the key that a reader makes, as the owner exports."""
-  images = np.clip(np.round(images), 0, 255).astype(np.uint8)
-  shape = (len(images), *scheme.spec.disguised_shape)
-  disguised = scheme.export(scheme.make_key(read), images, lambda: rng.random(shape, np.float32))
-  return np.asarray(disguised, np.float32)
 
 
 def _linear(
   seen: np.ndarray, wanted: np.ndarray, rows: np.ndarray, out: np.ndarray
 ) -> Callable[[np.ndarray], np.ndarray]:
   """Returns the ridge regression that does best on held-out rows."""
-  middle, mean = seen[rows].mean(0), wanted[rows].mean(0)
-  x = (seen[rows] - middle).astype(np.float64)
-  wide = x.shape[1] > x.shape[0]
-  energy, axes = np.linalg.eigh(x @ x.T if wide else x.T @ x)
-  energy = np.maximum(energy, 0)
-  onto = axes.T @ (wanted[rows] - mean if wide else x.T @ (wanted[rows] - mean))
-  unit = max(float(energy.mean()), 1e-9)
-  if wide:
-    axes = x.T @ axes
-  # On the axes a ridge only scales, so held-out rows are turned once for all ridges.
-  turned, target = ((seen[out] - middle) @ axes).astype(np.float32), wanted[out] - mean
+  maps = linear.Ridge(seen[rows], wanted[rows])
 
   def error(ridge):
-    shown = turned @ (onto / (energy + ridge * unit)[:, None]).astype(np.float32)
-    return float(np.square(shown - target).mean())
+    return float(np.square(maps.predict(seen[out], ridge) - wanted[out]).mean())
 
-  ridge = min(_RIDGES, key=error)
-  matrix = (axes @ (onto / (energy + ridge * unit)[:, None])).astype(np.float32)
-  return lambda new: (new - middle) @ matrix + mean
+  weights = maps.weights(min(_RIDGES, key=error)).astype(np.float32)
+  middle, mean = seen[rows].mean(0), wanted[rows].mean(0)
+  return lambda new: (new - middle) @ weights + mean
 
 
 def _train(
   features: _Features,
   y: np.ndarray,
   x: np.ndarray,
-  linear: Callable[[np.ndarray], np.ndarray],
+  base: Callable[[np.ndarray], np.ndarray],
   rows: np.ndarray,
   out: np.ndarray,
   seed: int,
   progress: Progress,
+  settings: Settings,
 ) -> Callable[[np.ndarray], np.ndarray]:
   """Returns ``disguised -> flat estimates``: with the network, or without where that does better on held-out rows."""
 
   def inputs(disguised):
-    shown = linear(features.flat(disguised))
+    shown = base(features.flat(disguised))
     return np.concatenate([features.all(disguised), (shown - _GREY) / _SPREAD], 1), shown
 
   seen, shown = inputs(y)
-  wanted = (x - shown) / _SPREAD
-  network = _Network(x.shape[1])
-  steps = max(50, min(_STEPS, _PIXELS // (_BATCH * x.shape[1])))
-  optimizer = optax.chain(
-    optax.clip_by_global_norm(1.0),
-    optax.adamw(optax.cosine_decay_schedule(_RATE, steps), weight_decay=_DECAY),
+  network = _Network(settings.hidden, x.shape[1])
+  steps = max(50, min(settings.steps, settings.pixels // (settings.batch * x.shape[1])))
+  rounds = fitting.fit(
+    network,
+    [seen[rows]],
+    ((x - shown) / _SPREAD)[rows],
+    steps=steps,
+    every=_EVERY,
+    batch=settings.batch,
+    rate=settings.rate,
+    decay=settings.decay,
+    seed=seed,
   )
-  variables = network.init(jax.random.key(seed), jnp.asarray(seen[:1]))
-  state = optimizer.init(variables)
-
-  @jax.jit
-  def step(variables, state, batch, target):
-    def loss(variables):
-      return jnp.mean((network.apply(variables, batch) - target) ** 2)
-
-    updates, state = optimizer.update(jax.grad(loss)(variables), state, variables)
-    return optax.apply_updates(variables, updates), state
-
+  for number, trained in enumerate(rounds):
+    variables = trained
+    progress(min(1, 0.3 + 0.7 * number * _EVERY / steps), "training the network")
   forward = jax.jit(network.apply)
-  draw = np.random.default_rng(seed)
-  pool = np.flatnonzero(rows)
-  for number in range(steps):
-    some = draw.choice(pool, min(_BATCH, len(pool)), replace=False)
-    variables, state = step(variables, state, seen[some], wanted[some])
-    if number % 50 == 0:
-      progress(0.3 + 0.7 * number / steps, "training the network")
 
   def corrected(disguised):
     batch, shown = inputs(disguised)
@@ -334,7 +317,7 @@ def _train(
 
   if error(corrected(y[out])) < error(shown[out]):
     return corrected
-  return lambda disguised: linear(features.flat(disguised))
+  return lambda disguised: base(features.flat(disguised))
 
 
 def _score(originals: np.ndarray, estimates: np.ndarray) -> dict[str, float]:

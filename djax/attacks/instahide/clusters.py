@@ -12,6 +12,7 @@ encodings with two images of one class only vote where their parts are known. Th
 challenge mixes in, too, are noise to this attack, with mean and spread of the public images it was given.
 """
 
+import dataclasses
 import itertools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -20,31 +21,40 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from scipy.spatial import distance
 
 from djax import schemes
-from djax.attacks.base import Attack, Estimate, Known
+from djax.attacks.base import Attack, Estimate, Known, Progress
+from djax.attacks.common import fitting
 from djax.attacks.instahide import mixtures
 from djax.errors import ConfigError
 from djax.schemes import Trait, instahide
 
-__all__ = ["ATTACK", "Found", "attack", "recover", "refuses"]
+__all__ = ["ATTACK", "Recovered", "Settings", "attack", "recover"]
 
-_HIDDEN = 512
-_STEPS = 3000
-_BATCH = 256
-_RATE = 1e-3
-_ROUNDS = 60
-_PATIENCE = 6
-_LEAST_GAIN = 0.02
-_STARTS = 4
-_TURNS = 30
 _LEAST_SHARE = 1e-4
 
-Progress = Callable[[float, str], None]
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  """Options, with the values it ships with."""
+
+  hidden: int = 512  # width of the network
+  steps: int = 3000  # of its training
+  batch: int = 256  # encodings of a step
+  rate: float = 1e-3  # of learning, at the start
+  starts: int = 4  # of the clustering, of which the best counts
+  turns: int = 30  # of the clustering, at most
+  rounds: int = 60  # of assigning parts and solving for the images, at most
+  patience: int = 6  # rounds after which the residual must have fallen
+  least_gain: float = 0.02  # by what share
 
 
-class Found(NamedTuple):
-  """What the attack finds.
+_SETTINGS = Settings()
+
+
+class Recovered(NamedTuple):
+  """What the attack recovers.
 
   Attributes:
     images: float32 ``[m, H, W, C]``, the private images, 0..255.
@@ -69,8 +79,9 @@ def recover(
   cap: float,
   seed: int,
   public_k: int = 0,
-  progress: Progress = lambda fraction, word: None,
-) -> Found:
+  progress: Progress = lambda fraction, step: None,
+  settings: Settings = _SETTINGS,
+) -> Recovered:
   """Recovers private images from their encodings, as many of each.
 
   Args:
@@ -82,70 +93,71 @@ def recover(
     cap: greatest weight.
     seed: of the network, its training and the clusters.
     public_k: how many of the images of an encoding are public ones, which the mixed labels leave out.
-    progress: told how far it is.
+    progress: called with the fraction done and the current step.
+    settings: of training, clustering and solving.
   """
   shape = encodings.shape[1:]
-  seen = np.abs(encodings.reshape(len(encodings), -1))
+  seen = np.abs(
+    encodings.reshape(len(encodings), -1)
+  )  # signs are random: magnitudes alone tell something
   x = public.reshape(len(public), -1).astype(np.float32) / 127.5 - 1
   crowd = mixtures.crowd(x, public_k)
   progress(0.0, "training on encodings of public images")
-  guess = _learn(x, k, public_k, cap, seed)
+  guess = _learn(x, k, public_k, cap, seed, settings)
   largest = shares.argmax(1)
   guesses, totals = guess(seen, shares.max(1))
   progress(0.5, "clustering")
   counts = _divide(images, np.bincount(largest, minlength=shares.shape[1]))
-  draw = np.random.default_rng(seed)
   own = np.zeros(len(seen), int)
   centres: list[np.ndarray] = []
   for label, count in enumerate(counts):
     rows = np.flatnonzero(largest == label)
     if count and len(rows):
-      middles, of = _cluster(guesses[rows], min(count, len(rows)), draw)
-      own[rows] = of + sum(len(some) for some in centres)
-      centres.append(middles)
-  found = np.concatenate(centres)
+      means, members = _cluster(guesses[rows], min(count, len(rows)), seed, settings)
+      own[rows] = members + sum(map(len, centres))
+      centres.append(means)
+  recovered = np.concatenate(centres)
   classes = np.repeat(
     np.arange(len(counts)), [min(c, (largest == i).sum()) for i, c in enumerate(counts)]
   )
   clear = (shares > _LEAST_SHARE).sum(1) == k - public_k
   mixed = _mixtures(seen[clear], shares[clear], totals[clear], k - public_k)
   residuals = [float("nan")]
-  for number in range(_ROUNDS if clear.any() else 0):
-    progress(0.6 + 0.4 * number / _ROUNDS, "solving for the images")
-    parts, totals = mixtures.assign(mixed, found, classes, crowd)
+  draw = np.random.default_rng(seed)
+  for number in range(settings.rounds if clear.any() else 0):
+    progress(0.6 + 0.4 * number / settings.rounds, "solving for the images")
+    parts, totals = mixtures.assign(mixed, recovered, classes, crowd)
     mixed = mixed._replace(totals=totals)
-    found, residual = mixtures.solve(mixed, parts, found, crowd, draw)
+    recovered, residual = mixtures.solve(mixed, parts, recovered, crowd, draw)
     residuals.append(residual)
-    if number >= _PATIENCE and residual > (1 - _LEAST_GAIN) * residuals[-1 - _PATIENCE]:
+    before = residuals[-1 - settings.patience] if number >= settings.patience else np.inf
+    if residual > (1 - settings.least_gain) * before:
       break
   if clear.any():
-    own[clear] = mixtures.assign(mixed, found, classes, crowd)[0][:, 0]
+    own[clear] = mixtures.assign(mixed, recovered, classes, crowd)[0][:, 0]
   rest = np.flatnonzero(~clear)
   for label in np.unique(largest[rest]):
-    rows, some = rest[largest[rest] == label], np.flatnonzero(classes == label)
-    own[rows] = some[_distances(guesses[rows], found[some]).argmin(1)]
-  pictures = np.clip((found + 1) * 127.5, 0, 255).astype(np.float32)
-  return Found(pictures.reshape(-1, *shape), classes, own, residuals[-1])
+    rows, candidates = rest[largest[rest] == label], np.flatnonzero(classes == label)
+    far = distance.cdist(guesses[rows], recovered[candidates])
+    own[rows] = candidates[far.argmin(1)]
+  pictures = np.clip((recovered + 1) * 127.5, 0, 255).astype(np.float32)
+  return Recovered(pictures.reshape(-1, *shape), classes, own, residuals[-1])
 
 
-def refuses(spec: Mapping[str, Any]) -> str | None:
-  """Returns why the attack cannot handle a scheme, or None if it can.
-
-  Args:
-    spec: ``SchemeSpec.to_dict()``.
-  """
+def _refuses(spec: Mapping[str, Any]) -> str | None:
+  """Returns why the attack cannot handle a scheme, or None if it can."""
   if Trait.MIXED_IMAGES not in schemes.traits(spec):
     return f"it takes mixed images apart, and scheme {spec['scheme']!r} mixes none"
   return None
 
 
-def attack(known: Known, *, seed: int, progress: Progress) -> Estimate:
+def attack(
+  known: Known, *, seed: int, progress: Progress, settings: Settings = _SETTINGS
+) -> Estimate:
   """Recovers the private images, and gives for each target the one to which it belongs.
 
-  Args:
-    known: ``disguised`` with their mixed ``labels``, ``targets`` among them, ``public``, ``encodings``.
-    seed: of whatever is drawn.
-    progress: told how far it is.
+  Of ``known``, ``disguised`` with the mixed ``labels``, ``targets`` among them, ``public`` and ``encodings`` are used.
+  The seed is that of the network, its training and the clusters.
 
   Returns:
     The estimates. Diagnostics: ``images``, how many were looked for, by the number of encodings of each that is
@@ -164,15 +176,15 @@ def attack(known: Known, *, seed: int, progress: Progress) -> Estimate:
       f"{known.encodings}. Give Known.encodings."
     )
   assert known.public is not None
-  held = {image.tobytes(): row for row, image in enumerate(known.disguised)}
-  rows = [held.get(image.tobytes(), -1) for image in known.targets]
+  row_of = {image.tobytes(): row for row, image in enumerate(known.disguised)}
+  rows = [row_of.get(image.tobytes(), -1) for image in known.targets]
   if min(rows) < 0:
     raise ConfigError(
       f"attack clusters needs its targets among the encodings, {rows.count(-1)} of {len(rows)} are not. "
       "Give Known.disguised with them."
     )
   count = max(1, len(known.disguised) // known.encodings)
-  found = recover(
+  recovered = recover(
     known.disguised,
     known.labels,
     known.public,
@@ -182,15 +194,14 @@ def attack(known: Known, *, seed: int, progress: Progress) -> Estimate:
     seed=seed,
     public_k=known.spec["public_k"],
     progress=progress,
+    settings=settings,
   )
-  estimates = found.images[found.own[rows]]
-  return Estimate(
-    estimates, {"images": len(found.images), "residual": found.residual, "warnings": []}
-  )
+  diagnostics = {"images": len(recovered.images), "residual": recovered.residual, "warnings": []}
+  return Estimate(recovered.images[recovered.own[rows]], diagnostics)
 
 
 def _learn(
-  public: np.ndarray, k: int, public_k: int, cap: float, seed: int
+  public: np.ndarray, k: int, public_k: int, cap: float, seed: int, settings: Settings
 ) -> Callable[..., tuple[np.ndarray, np.ndarray]]:
   """Returns ``(magnitudes, largest share) -> (guesses, sums)``.
 
@@ -200,7 +211,7 @@ def _learn(
   pixels = public.shape[1]
   init = jax.nn.initializers.he_normal()
   rng = jax.random.key(seed)
-  sides = [pixels + 1, _HIDDEN, _HIDDEN, pixels + 1]
+  sides = [pixels + 1, settings.hidden, settings.hidden, pixels + 1]
   params = [
     (init(jax.random.fold_in(rng, i), (a, b)), jnp.zeros(b))
     for i, (a, b) in enumerate(itertools.pairwise(sides))
@@ -214,31 +225,25 @@ def _learn(
     out = jnp.tanh(h @ kernel + bias)
     return out[:, :-1], (1 + out[:, -1]) / 2
 
-  optimizer = optax.adam(optax.cosine_decay_schedule(_RATE, _STEPS))
+  optimizer = optax.adam(optax.cosine_decay_schedule(settings.rate, settings.steps))
 
   @jax.jit
   def trained(params, x, rngs):
-    def step(carry, rng):
-      params, state = carry
+    def loss(params, rng):
       rows_rng, weights_rng = jax.random.split(rng)
-      rows = jax.random.randint(rows_rng, (_BATCH, k), 0, len(x))
+      rows = jax.random.randint(rows_rng, (settings.batch, k), 0, len(x))
       weights = jax.vmap(lambda r: instahide.coefficients(r, k=k, cap=cap))(
-        jax.random.split(weights_rng, _BATCH)
+        jax.random.split(weights_rng, settings.batch)
       )
-      mixed = x[rows]
+      mixed = x[rows]  # [B, k, pixels]
       seen = jnp.abs(jnp.einsum("bk,bkp->bp", weights, mixed))
-      sums = weights[:, : k - public_k].sum(1)
+      sums = weights[:, : k - public_k].sum(1)  # the private images come first
+      images, guessed = forward(params, seen, weights[:, 0] / sums)
+      return jnp.mean((images - mixed[:, 0]) ** 2) + jnp.mean((guessed - sums) ** 2)
 
-      def loss(params):
-        images, guessed = forward(params, seen, weights[:, 0] / sums)
-        return jnp.mean((images - mixed[:, 0]) ** 2) + jnp.mean((guessed - sums) ** 2)
+    return fitting.descend(loss, optimizer, params, optimizer.init(params), rngs)[0]
 
-      updates, state = optimizer.update(jax.grad(loss)(params), state, params)
-      return (optax.apply_updates(params, updates), state), None
-
-    return jax.lax.scan(step, (params, optimizer.init(params)), rngs)[0][0]
-
-  rngs = jax.random.split(jax.random.fold_in(rng, len(params)), _STEPS)
+  rngs = jax.random.split(jax.random.fold_in(rng, len(params)), settings.steps)
   params = trained(params, jnp.asarray(public), rngs)
 
   def guess(seen, share):
@@ -256,29 +261,14 @@ def _divide(images: int, counts: np.ndarray) -> np.ndarray:
   return whole
 
 
-def _cluster(x: np.ndarray, count: int, draw: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-  """Returns centres and members of the best of some k-means, whose first centres are far apart."""
-  best, least = None, np.inf
-  for _ in range(_STARTS):
-    centres = x[draw.integers(len(x))][None]
-    while len(centres) < count:
-      far = _distances(x, centres).min(1)
-      centres = np.concatenate([centres, x[draw.choice(len(x), p=far / far.sum())][None]])
-    for _ in range(_TURNS):
-      of = _distances(x, centres).argmin(1)
-      centres = np.stack(
-        [x[of == c].mean(0) if (of == c).any() else centres[c] for c in range(count)]
-      )
-    distances = _distances(x, centres)
-    if distances.min(1).sum() < least:
-      best, least = (centres, distances.argmin(1)), distances.min(1).sum()
-  assert best is not None
-  return best
+def _cluster(
+  x: np.ndarray, count: int, seed: int, settings: Settings
+) -> tuple[np.ndarray, np.ndarray]:
+  """Returns centres and members of clusters."""
+  from sklearn.cluster import KMeans  # takes a second, for this attack alone
 
-
-def _distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-  """Returns squared distances, ``[n, m]``."""
-  return np.maximum((x**2).sum(1)[:, None] + (y**2).sum(1) - 2 * x @ y.T, 1e-9)
+  means = KMeans(count, n_init=settings.starts, max_iter=settings.turns, random_state=seed).fit(x)
+  return means.cluster_centers_, means.labels_
 
 
 def _mixtures(
@@ -295,6 +285,6 @@ ATTACK = Attack(
   level=1,
   needs=("public",),
   title="mixed images taken apart: clusters of encodings, then one system of equations",
-  refuses=refuses,
+  refuses=_refuses,
   attack=attack,
 )

@@ -13,6 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from djax.attacks.common import fitting
+
 __all__ = ["Crowd", "Mixtures", "assign", "crowd", "solve"]
 
 _STEPS = 150
@@ -63,14 +65,14 @@ def crowd(public: np.ndarray, public_k: int) -> Crowd | None:
 
 
 def assign(
-  mixtures: Mixtures, found: np.ndarray, classes: np.ndarray, crowd: Crowd | None
+  mixtures: Mixtures, images: np.ndarray, classes: np.ndarray, crowd: Crowd | None
 ) -> tuple[np.ndarray, np.ndarray]:
   """Finds the images and the total weight that fit each encoding best.
 
   Args:
     mixtures: the encodings.
-    found: the images, float32 ``[images, pixels]`` in [-1, 1].
-    classes: theirs, int ``[images]``.
+    images: private ones, float32 ``[m, pixels]`` in [-1, 1].
+    classes: theirs, int ``[m]``.
     crowd: of the public images, or None.
 
   Returns:
@@ -82,9 +84,9 @@ def assign(
   for label in np.unique(mixtures.labels):
     table[label] = np.resize(np.flatnonzero(classes == label), most)
   candidates = table[mixtures.labels]
-  held = mixtures.seen, mixtures.shares, mixtures.totals, candidates
+  encodings = mixtures.seen, mixtures.shares, mixtures.totals, candidates
   chosen = [
-    _chosen(*(a[s : s + _CHUNK] for a in held), found, crowd)
+    _chosen(*(a[s : s + _CHUNK] for a in encodings), images, crowd)
     for s in range(0, len(candidates), _CHUNK)
   ]
   parts, totals = zip(*chosen, strict=True)
@@ -94,27 +96,27 @@ def assign(
 def solve(
   mixtures: Mixtures,
   parts: np.ndarray,
-  found: np.ndarray,
+  images: np.ndarray,
   crowd: Crowd | None,
   draw: np.random.Generator,
 ) -> tuple[np.ndarray, float]:
-  """Fits the images to all encodings, by gradient descent.
+  """Fits the images to all encodings by gradient descent.
 
   Args:
     mixtures: the encodings.
-    parts: rows of ``found``, int ``[n, m]``.
-    found: the images to begin with, float32 ``[images, pixels]`` in [-1, 1].
+    parts: rows of ``images``, int ``[n, m]``.
+    images: those to begin with, float32 ``[images, pixels]`` in [-1, 1].
     crowd: of the public images, or None.
     draw: of the batches.
 
   Returns:
     The images, and the root mean square of what they leave unexplained.
   """
-  weights = np.zeros((len(parts), len(found)), np.float32)
+  weights = np.zeros((len(parts), len(images)), np.float32)
   shares = mixtures.shares * mixtures.totals[:, None]
   np.add.at(weights, (np.arange(len(parts))[:, None], parts), shares)
   seen, mixed = jnp.asarray(mixtures.seen), jnp.asarray(weights)
-  x = _descended(found, draw.integers(len(parts), size=(_STEPS, _BATCH)), seen, mixed, crowd)
+  x = _descended(images, draw.integers(len(parts), size=(_STEPS, _BATCH)), seen, mixed, crowd)
   left = _errors(x, seen[:_LOOKED_AT], mixed[:_LOOKED_AT], crowd)
   return np.asarray(x), float(np.sqrt(np.mean(left**2)))
 
@@ -125,22 +127,22 @@ def _chosen(
   shares: jax.Array,
   totals: jax.Array,
   candidates: jax.Array,
-  found: jax.Array,
+  images: jax.Array,
   crowd: Crowd | None,
 ) -> tuple[jax.Array, jax.Array]:
   """Goes some times through the parts of each encoding; parts not yet chosen are the mean of their candidates."""
 
   def one(seen, shares, total, candidates):
-    images = found[candidates]  # [m, most, pixels]
-    current = images.mean(1)
+    offered = images[candidates]  # [m, most, pixels]
+    current = offered.mean(1)
     chosen = jnp.zeros(len(shares), jnp.int32)
     for _ in range(_TURNS):
       for part in range(len(shares)):
         rest = shares @ current - shares[part] * current[part]
-        tried = total * (rest + shares[part] * images[part])
+        tried = total * (rest + shares[part] * offered[part])
         best = jnp.argmin(((_expected(tried, total, crowd) - seen) ** 2).sum(1))
         chosen = chosen.at[part].set(candidates[part, best])
-        current = current.at[part].set(images[part, best])
+        current = current.at[part].set(offered[part, best])
       if crowd is not None:
         totals = jnp.linspace(_LEAST_TOTAL, 1, _TOTALS)
         tried = _expected(totals[:, None] * (shares @ current), totals[:, None], crowd)
@@ -152,21 +154,17 @@ def _chosen(
 
 @jax.jit
 def _descended(
-  found: jax.Array, order: jax.Array, seen: jax.Array, weights: jax.Array, crowd: Crowd | None
+  images: jax.Array, order: jax.Array, seen: jax.Array, weights: jax.Array, crowd: Crowd | None
 ) -> jax.Array:
   """Takes a step on the encodings of each row of ``order``; images stay in [-1, 1]."""
 
-  def step(carry, rows):
-    x, state = carry
+  def loss(x, rows):
+    # Absolute values: encodings whose parts are wrong shall not pull.
+    return jnp.abs(_errors(x, seen[rows], weights[rows], crowd)).mean() * len(x)
 
-    def loss(x):
-      # Absolute values: encodings whose parts are wrong shall not pull.
-      return jnp.abs(_errors(x, seen[rows], weights[rows], crowd)).mean() * len(x)
-
-    updates, state = _OPTIMIZER.update(jax.grad(loss)(x), state, x)
-    return (jnp.clip(optax.apply_updates(x, updates), -1, 1), state), None
-
-  return jax.lax.scan(step, (found, _OPTIMIZER.init(found)), order)[0][0]
+  state = _OPTIMIZER.init(images)
+  clip = lambda x: jnp.clip(x, -1, 1)  # noqa: E731
+  return fitting.descend(loss, _OPTIMIZER, images, state, order, project=clip)[0]
 
 
 def _errors(x: jax.Array, seen: jax.Array, weights: jax.Array, crowd: Crowd | None) -> jax.Array:
@@ -177,6 +175,7 @@ def _expected(mixed: jax.Array, total: jax.Array, crowd: Crowd | None) -> jax.Ar
   """Returns the mean magnitude of what private images make together and public ones add."""
   if crowd is None:
     return jnp.abs(mixed)
+  # The folded normal distribution: E|z| = s sqrt(2 / pi) exp(-m^2 / 2 s^2) + m erf(m / s sqrt(2)).
   middle = mixed + (1 - total) * crowd.mean
   spread = (1 - total) * crowd.spread + _LEAST_SPREAD
   scaled = middle / (spread * np.sqrt(2))

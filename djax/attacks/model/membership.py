@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from scipy import special, stats
+from sklearn import metrics
 
 from djax.attacks.model.shadows import hard_labels
 from djax.errors import ConfigError
@@ -52,10 +54,9 @@ def confidence(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
   """
   right = np.arange(logits.shape[-1]) == hard_labels(labels)[:, None]
   values = logits.astype(np.float64)
-  others = np.where(right, -np.inf, values)
-  top = others.max(-1, keepdims=True)
-  rest = top[..., 0] + np.log(np.exp(others - top).sum(-1))
-  return np.where(right, values, 0).sum(-1) - rest
+  # log p - log (1 - p) = z_right - log sum of exp z over the others
+  others = special.logsumexp(np.where(right, -np.inf, values), axis=-1)
+  return np.where(right, values, 0).sum(-1) - others
 
 
 def loss_threshold(confidence: np.ndarray) -> np.ndarray:
@@ -98,13 +99,13 @@ def lira(target: np.ndarray, shadows: np.ndarray, members: np.ndarray) -> np.nda
       variance = np.full(len(target), squares.sum() / (count - 1).sum())
     else:
       variance = squares / (count - 1)
-    variance = np.maximum(variance, _LEAST_DEVIATION**2)
-    ratio += sign * (-0.5 * (target - mean) ** 2 / variance - 0.5 * np.log(variance))
+    deviation = np.maximum(np.sqrt(variance), _LEAST_DEVIATION)
+    ratio += sign * stats.norm.logpdf(target, mean, deviation)
   return ratio
 
 
 def leave_out(shadows: np.ndarray, members: np.ndarray) -> np.ndarray:
-  """Makes each model the target in turn: many targets for the price of the shadow models.
+  """Makes each model the target in turn, so that the shadow models serve as targets too.
 
   With the target goes the model that was trained on its complement (see ``shadows.halves``). Then each record is in
   half of those that are left, whether the target had it or not; else their number alone would hint at the answer.
@@ -142,14 +143,13 @@ def attack(confidence: np.ndarray, members: np.ndarray) -> dict[str, Any]:
   Returns:
     ``loss`` and ``lira``, of each what ``summary`` says, and ``by_target``, ``auc`` of each model.
   """
-  models = len(members)
   rows = {}
-  for name, scores, rest_on in (
+  for name, scores, models in (
     ("loss", loss_threshold(confidence), None),
-    ("lira", leave_out(confidence, members), models),
+    ("lira", leave_out(confidence, members), len(members)),
   ):
     by_target = [auc(*pair) for pair in zip(scores, members, strict=True)]
-    rows[name] = {**summary(scores, members, models=rest_on), "by_target": by_target}
+    rows[name] = {**summary(scores, members, models=models), "by_target": by_target}
   return rows
 
 
@@ -172,10 +172,8 @@ def roc(scores: np.ndarray, member: np.ndarray) -> tuple[np.ndarray, np.ndarray]
       "a curve needs members, others, and a score for each, got "
       f"{member.sum()} members among {len(member)} and {np.isnan(scores).sum()} scores that are no number."
     )
-  order = np.argsort(-scores, kind="stable")
-  ends = np.append(np.diff(scores[order]) != 0, True)
-  right, wrong = np.cumsum(member[order])[ends], np.cumsum(~member[order])[ends]
-  return np.append(0.0, wrong / wrong[-1]), np.append(0.0, right / right[-1])
+  wrong, right, _ = metrics.roc_curve(member, scores, drop_intermediate=False)
+  return wrong, right
 
 
 def auc(scores: np.ndarray, member: np.ndarray) -> float:
@@ -185,7 +183,7 @@ def auc(scores: np.ndarray, member: np.ndarray) -> float:
     scores: as for ``roc``.
     member: as for ``roc``.
   """
-  return float(np.trapezoid(*roc(scores, member)[::-1]))
+  return float(metrics.auc(*roc(scores, member)))
 
 
 def tpr_at(
@@ -193,9 +191,9 @@ def tpr_at(
 ) -> float:
   """Returns the share of members found while at most ``fpr`` of the others are called members.
 
-  Two rules of ours keep figures out that say nothing: one false alarm must not already be more than ``fpr``, so there
-  are ``1 / fpr`` non-members or more; and as Gaussians fitted to few models say little of their tails, ``S`` of them
-  are trusted up to one in ``S^2``, so there are ``1 / sqrt(fpr)`` shadow models or more: 10 for 1 %, 32 for 0.1 %.
+  Two rules of ours refuse rates that mean nothing. One false alarm must not already be more than ``fpr``: that takes
+  ``1 / fpr`` non-members or more. And as Gaussians fitted to few models say little of their tails, ``S`` of them are
+  trusted up to one in ``S^2``: that takes ``1 / sqrt(fpr)`` shadow models or more, 10 for 1 %, 32 for 0.1 %.
 
   Args:
     scores: as for ``roc``.
@@ -218,12 +216,11 @@ def tpr_at(
       f"the true-positive rate at {fpr:.2%} false positives needs {needed} shadow models, got {models}. "
       "Train more of them, or ask for a higher rate."
     )
-  wrong, right = roc(scores, member)
-  return float(right[wrong <= fpr + 1e-12].max())
+  return _best(*roc(scores, member), fpr)
 
 
 def summary(scores: np.ndarray, member: np.ndarray, *, models: int | None = None) -> dict[str, Any]:
-  """Returns what is shown of an attack, as JSON types.
+  """Returns the results of an attack as JSON types.
 
   Args:
     scores: as for ``roc``; of several targets ``[S, n]``, which share one threshold.
@@ -243,14 +240,18 @@ def summary(scores: np.ndarray, member: np.ndarray, *, models: int | None = None
       tpr[str(rate)], refused[str(rate)] = None, str(error)
   wrong, right = roc(scores, member)
   shown = np.geomspace(1 / max(1, (~np.asarray(member)).sum()), 1, _POINTS)
-  best = [float(right[wrong <= rate + 1e-12].max()) for rate in shown]
   return {
     "auc": auc(scores, member),
     "tpr": tpr,
     "refused": refused,
     "fpr": [float(rate) for rate in shown],
-    "by_fpr": best,
+    "by_fpr": [_best(wrong, right, rate) for rate in shown],
   }
+
+
+def _best(wrong: np.ndarray, right: np.ndarray, rate: float) -> float:
+  """Returns the greatest true-positive rate of a curve at no more than a rate of false positives."""
+  return float(right[wrong <= rate + 1e-12].max())
 
 
 def figure(curves: Mapping[str, Mapping[str, Any]]) -> Any:

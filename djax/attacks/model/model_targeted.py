@@ -74,7 +74,7 @@ def class_membership(
     [[fano_factor(one, classes=classes) for one in side] for side in (seen, unseen)]
   )
   known = np.repeat([[True], [False]], len(seen), 1)
-  ordered = np.unique(factors)
+  ordered = np.unique(factors)  # thresholds: the lowest factor, and half way between any two
   cuts = np.concatenate([ordered[:1], (ordered[1:] + ordered[:-1]) / 2])
   accuracies = [float(np.mean((factors >= cut) == known)) for cut in cuts]
   best = int(np.argmax(accuracies))
@@ -112,9 +112,9 @@ def invert(
   Returns:
     float32 ``[m, H, W, C]``, as the network takes them: disguised if ``examples`` are.
   """
-  some = np.asarray(examples[:_EXAMPLES], np.float32)
-  mean = some.mean(0, dtype=np.float64).astype(np.float32)
-  basis = ((some - mean) / len(some) ** 0.5).reshape(len(some), -1)
+  few = np.asarray(examples[:_EXAMPLES], np.float32)
+  mean = few.mean(0, dtype=np.float64).astype(np.float32)
+  basis = ((few - mean) / len(few) ** 0.5).reshape(len(few), -1)  # [n, H * W * C]
   rows = jnp.arange(len(wanted))
 
   def painted(mix, mean, basis):
@@ -132,7 +132,7 @@ def invert(
 
     return painted(jax.lax.fori_loop(0, _STEPS, step, mix), mean, basis)
 
-  start = jax.random.normal(jax.random.key(seed), (len(wanted), len(some)))
+  start = jax.random.normal(jax.random.key(seed), (len(wanted), len(few)))
   return np.asarray(ascend(_within(start), mean, basis), np.float32)
 
 

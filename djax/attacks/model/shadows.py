@@ -13,6 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from djax.attacks.base import Progress
+from djax.attacks.common import fitting
 from djax.errors import ConfigError
 
 __all__ = [
@@ -29,13 +31,10 @@ __all__ = [
 ]
 
 _STEPS = 100  # in a program
-_CHUNK = 1000
-
-Progress = Callable[[float, str], None]
 
 
 class Recipe(NamedTuple):
-  """How each network is made: one hidden layer, trained without any restraint, so that it overfits.
+  """How each network is trained: one hidden layer and no regularisation, so that it overfits.
 
   Attributes:
     width: of the hidden layer.
@@ -68,7 +67,7 @@ class Models(NamedTuple):
 
 
 def halves(models: int, records: int, *, seed: int) -> np.ndarray:
-  """Draws who is trained on what: each even model on a random half, the odd one after it on the other half.
+  """Draws the training sets: each even model gets a random half, the odd one after it the other half.
 
   So each record is in half of the models, and also in half of those that are left when such a couple is taken out.
 
@@ -94,7 +93,7 @@ def halves(models: int, records: int, *, seed: int) -> np.ndarray:
 
 
 def without_a_class(labels: np.ndarray, classes: int) -> np.ndarray:
-  """Returns who is trained on what, bool ``[1 + classes, n]``: the first model on all, each next one without a class.
+  """Returns training sets, bool ``[1 + classes, n]``: all records for the first model, then all but one class each.
 
   Args:
     labels: int ``[n]``.
@@ -130,7 +129,7 @@ def train(
   classes: int,
   seed: int,
   recipe: Recipe = _RECIPE,
-  progress: Progress = lambda fraction, word: None,
+  progress: Progress = lambda fraction, step: None,
 ) -> Models:
   """Trains all networks at once.
 
@@ -141,7 +140,7 @@ def train(
     classes: number of labels ``K``.
     seed: of initial parameters and orders.
     recipe: of the training.
-    progress: told how far it is.
+    progress: called with the fraction done and the current step.
 
   Raises:
     ConfigError: for soft labels, or a network without records.
@@ -200,19 +199,20 @@ def standards(images: np.ndarray) -> tuple[np.ndarray, np.float32]:
   return mean, np.float32(np.std(flat - mean) or 1)
 
 
-def logits(models: Models, images: np.ndarray) -> np.ndarray:
+def logits(models: Models, images: np.ndarray, *, chunk: int = 1000) -> np.ndarray:
   """Asks all networks.
 
   Args:
     models: from ``train``.
     images: ``[n, ...]`` as in training.
+    chunk: images asked at once.
 
   Returns:
     float32 ``[S, n, K]``.
   """
   parts = []
-  for start in range(0, len(images), _CHUNK):
-    x = _standardised(images[start : start + _CHUNK], models.mean, models.scale)
+  for start in range(0, len(images), chunk):
+    x = _standardised(images[start : start + chunk], models.mean, models.scale)
     parts.append(np.asarray(_ask(models.params, x)))
   return np.concatenate(parts, 1)
 
@@ -245,19 +245,12 @@ def _steps(
   rate: float, params: Any, state: Any, images: jax.Array, labels: jax.Array, order: jax.Array
 ) -> tuple[Any, Any]:
   """Takes a step on each row of ``order [steps, B]``."""
-  optimizer = optax.adam(rate)
 
-  def step(carry, rows):
-    params, state = carry
+  def loss(params, rows):
+    answers = _forward(params, images[rows])
+    return optax.softmax_cross_entropy_with_integer_labels(answers, labels[rows]).mean()
 
-    def loss(params):
-      found = _forward(params, images[rows])
-      return optax.softmax_cross_entropy_with_integer_labels(found, labels[rows]).mean()
-
-    updates, state = optimizer.update(jax.grad(loss)(params), state, params)
-    return (optax.apply_updates(params, updates), state), None
-
-  return jax.lax.scan(step, (params, state), order)[0]
+  return fitting.descend(loss, optax.adam(rate), params, state, order)
 
 
 # All networks are trained on records of the same array, which has no axis of networks.

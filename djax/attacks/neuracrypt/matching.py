@@ -4,22 +4,23 @@ After Carlini, Garg, Jha, Mahloujifar, Mahmoody and Tramer (arXiv:2108.07256), w
 one of each image, are found without any original (``djax.attacks.neuracrypt.tokens``). Random networks, whatever
 their weights, keep likeness: inner products among the tokens of a position are much like those that an encoder of the
 attacker's own makes of the same patches. So groups are named and encodings paired by comparing inner products, as
-quadratic assignments (Frank-Wolfe steps, FAQ, Vogelstein et al. 2015, doi:10.1371/journal.pone.0121002). Patches that
-recur bit by bit, such as a black background, give tokens that recur as often; they help, but nothing depends on them.
+quadratic assignments (``attacks.common.assignment``). Patches that recur bit by bit, such as a black background, give
+tokens that recur as often; they help, but nothing depends on them.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from djax import schemes
-from djax.attacks.base import Attack, Estimate, Known
+from djax.attacks.base import Attack, Estimate, Known, Progress, constant_estimate
+from djax.attacks.common import assignment, linear
 from djax.attacks.neuracrypt import tokens
 from djax.schemes import Trait
 
-__all__ = ["ATTACK", "ATTACK_PAIRS", "attack", "cloning", "match", "refuses"]
+__all__ = ["ATTACK", "ATTACK_PAIRS", "attack", "cloning", "match"]
 
 _ROUNDS = 10
 _RESTARTS = 20  # where the first starts lead nowhere
@@ -71,8 +72,8 @@ def match(
   groups = tokens.groups(np.concatenate([encodings, all_encodings[:_IMAGES]])[:, :, 0], rng)
   recurring = tokens.recurring(groups)
   groups, own = groups[:, :count], tokens.own(originals, patch, encodings.shape[-1], depth, rng)
-  seen, expected = tokens.inner(groups), np.mean([tokens.inner(made) for made in own], 0)
-  facts = (
+  seen, expected = tokens.inner(groups), np.mean([tokens.inner(one) for one in own], 0)
+  views = (
     (tokens.norms(groups), recurring[:count]),
     (tokens.mean_norms(own), tokens.recurring(tokens.cut(originals, patch).swapaxes(0, 1))),
   )
@@ -83,11 +84,11 @@ def match(
   grid = originals.shape[1] // patch, originals.shape[2] // patch
   # Where images are alike as their mirrors are, norms do not tell one from the other.
   for restarts, turns in ((0, 1), (_RESTARTS, None)):
-    starts = sorted({tuple(start) for start, _ in tokens.places(*facts, rng, restarts)})
+    starts = sorted({tuple(start) for start, _ in tokens.places(*views, rng, restarts)})
     for turned in tokens.symmetries(*grid)[:turns]:
       if best[0] < _LIKENESS:
-        found = [_alternate(seen, expected, turned[np.array(start)]) for start in starts]
-        best = max([best, *found], key=lambda one: one[0])
+        ends = [_alternate(seen, expected, turned[np.array(start)]) for start in starts]
+        best = max([best, *ends], key=lambda end: end[0])
   likeness, order, places = best
   warnings = []
   if likeness < _LIKENESS:
@@ -102,7 +103,7 @@ def match(
   }
 
 
-def attack(known: Known, *, seed: int, progress: Callable[[float, str], None]) -> Estimate:
+def attack(known: Known, *, seed: int, progress: Progress) -> Estimate:
   """Estimates the targets' originals from public images alone.
 
   Groups of tokens are named by what recurs and by norms of covariances. How far tokens lie from the mean of their
@@ -110,10 +111,7 @@ def attack(known: Known, *, seed: int, progress: Callable[[float, str], None]) -
   are paired at least cost, and a linear map of the tokens is fitted to these pairs, in turns: other images, but of the
   same kind, so that the map comes right by and by where the images have much in common.
 
-  Args:
-    known: ``disguised``, ``targets`` and ``public``. ``pairs`` are not looked at.
-    seed: of groups, encoders and samples.
-    progress: told how far it is.
+  Of ``known``, ``disguised`` and ``public`` are used. The seed is that of groups, encoders and samples.
 
   Returns:
     The estimates. Diagnostics: ``positions``, that found for each group of tokens; ``recurring``, the share of tokens
@@ -125,7 +123,7 @@ def attack(known: Known, *, seed: int, progress: Callable[[float, str], None]) -
   progress(0.0, "grouping tokens")
   patch, hidden = known.spec["patch"], known.spec["hidden"]
   encodings = np.concatenate([known.targets, known.disguised[:_IMAGES]])
-  public = _some(known.public, _PUBLIC, rng).astype(np.float32)
+  public = known.public[rng.permutation(len(known.public))[:_PUBLIC]].astype(np.float32)
   groups = tokens.groups(encodings[:, :, 0], rng)
   own = tokens.own(public, patch, hidden, known.spec["depth"], rng)
   recurring, flat = (
@@ -133,23 +131,22 @@ def attack(known: Known, *, seed: int, progress: Callable[[float, str], None]) -
     tokens.recurring(tokens.cut(public, patch).swapaxes(0, 1)),
   )
   progress(0.2, "naming positions")
-  facts = (tokens.norms(groups), recurring), (tokens.mean_norms(own), flat)
-  starts = sorted(tokens.places(*facts, rng, _TRIED), key=lambda one: -one[1])
+  views = (tokens.norms(groups), recurring), (tokens.mean_norms(own), flat)
+  starts = sorted(tokens.places(*views, rng, _TRIED), key=lambda one: -one[1])
   grid = public.shape[1] // patch, public.shape[2] // patch
   turned = [turn[starts[0][0]] for turn in tokens.symmetries(*grid)]
   pixels = public.reshape(len(public), -1)
-  first = np.concatenate([np.concatenate([_ranks(made), flat], 1) for made in own])
-  guess = _ridge(first, np.tile(pixels, (len(own), 1)))
+  first = np.concatenate([np.concatenate([_ranks(one), flat], 1) for one in own])
+  guess = linear.Ridge(first, np.tile(pixels, (len(own), 1)))
   seen = np.stack([_ranks(groups), recurring])  # [2, n, P]
   tried = []
   for candidate in sorted({tuple(at) for at in [*turned, *(start for start, _ in starts)]}):
     placed = seen[:, :, np.argsort(candidate)]
-    shown = guess(np.concatenate(list(placed), 1), _RIDGE)
+    shown = guess.predict(np.concatenate(list(placed), 1), _RIDGE)
     tried.append((_paired(shown[:_LOOKED_AT], pixels[:_LOOKED_AT])[1], candidate, shown))
   _, best, estimates = min(tried, key=lambda one: one[0])
   places = np.array(best)
-  groups = groups[np.argsort(places)]
-  features = _axes(groups)
+  features = _axes(groups[np.argsort(places)])
   costs = []
   for turn in range(_FITS):
     progress(0.3 + 0.7 * turn / _FITS, "pairing with public images")
@@ -157,7 +154,8 @@ def attack(known: Known, *, seed: int, progress: Callable[[float, str], None]) -
     some, others = (rng.choice(len(of), count, replace=False) for of in (features, public))
     paired, cost = _paired(estimates[some], pixels[others])
     costs.append(cost)
-    fresh = _ridge(features[some], paired)(features, _RIDGE)
+    # Half of the old estimate keeps wrong pairs from swinging to and fro.
+    fresh = linear.Ridge(features[some], paired).predict(features, _RIDGE)
     estimates = fresh if turn < 2 else (estimates + fresh) / 2
   images = estimates[: len(known.targets)].reshape(-1, *known.spec["image_shape"])
   diagnostics = {
@@ -171,13 +169,11 @@ def attack(known: Known, *, seed: int, progress: Callable[[float, str], None]) -
   return Estimate(np.asarray(images, np.float32), diagnostics)
 
 
-def cloning(known: Known, *, seed: int, progress: Callable[[float, str], None]) -> Estimate:
+def cloning(known: Known, *, seed: int, progress: Progress) -> Estimate:
   """Learns from known pairs to invert the encoder, by a linear map of each position.
 
-  Args:
-    known: ``pairs``, and ``disguised`` to find the groups of tokens in. ``public`` is not looked at.
-    seed: of the groups, of the attacker's own encoders and of the parts for validation.
-    progress: told how far it is.
+  Of ``known``, ``pairs`` are used, and ``disguised`` to find the groups of tokens in. The seed is that of the groups,
+  of the attacker's own encoders and of the parts for validation.
 
   Returns:
     The estimates. Diagnostics: ``pairs`` used; ``chosen``, ``position``, or ``mean`` where no map did better on
@@ -191,18 +187,13 @@ def cloning(known: Known, *, seed: int, progress: Callable[[float, str], None]) 
   originals, encodings = (images[some] for images in known.pairs)
   count = len(some)
   if count < 2:
-    guess = originals[0] if count else np.float32(127.5)
-    images = np.empty((len(known.targets), *shape), np.float32)
-    images[:] = guess
-    warnings = [f"{count} pairs: nothing to learn from"]
-    few_facts = {"pairs": count, "chosen": "mean", "validation": {}, "positions": None}
-    return Estimate(images, {**few_facts, "warnings": warnings})
+    return constant_estimate(known, chosen="mean", validation={}, positions=None)
   progress(0.0, "grouping tokens")
   everything = np.concatenate([encodings, known.targets, known.disguised[:_IMAGES]])
   groups = tokens.groups(everything[:, :, 0], rng)
   few = slice(0, min(count, _COMPARED))
   own = tokens.own(originals[few], patch, known.spec["hidden"], known.spec["depth"], rng)
-  expected = np.mean([tokens.inner(made) for made in own], 0)
+  expected = np.mean([tokens.inner(one) for one in own], 0)
   places = tokens.named(tokens.inner(groups[:, few]), expected)
   groups = groups[np.argsort(places)]
   seen, asked = groups[:, :count], groups[:, count : count + len(known.targets)]
@@ -215,7 +206,7 @@ def cloning(known: Known, *, seed: int, progress: Callable[[float, str], None]) 
     warnings = ["nothing learnt: the estimates are the mean of known originals"]
   else:
     fitted = zip(seen, wanted, asked, strict=True)
-    patches = np.stack([_ridge(x, y)(new, ridge) for x, y, new in fitted])
+    patches = np.stack([linear.Ridge(x, y).predict(new, ridge) for x, y, new in fitted])
     warnings = []
   diagnostics = {
     "pairs": count,
@@ -227,15 +218,8 @@ def cloning(known: Known, *, seed: int, progress: Callable[[float, str], None]) 
   return Estimate(tokens.uncut(patches, shape, patch), diagnostics)
 
 
-def refuses(spec: Mapping[str, Any]) -> str | None:
-  """Takes NeuraCrypt alone.
-
-  Args:
-    spec: ``SchemeSpec.to_dict()``.
-
-  Returns:
-    Why not, or None.
-  """
+def _refuses(spec: Mapping[str, Any]) -> str | None:
+  """Takes NeuraCrypt alone."""
   if Trait.TOKENS not in schemes.traits(spec):
     return f"it sorts tokens of 'neuracrypt', and {spec['scheme']!r} makes none"
   return None
@@ -246,7 +230,7 @@ ATTACK = Attack(
   1,
   ("public",),
   "tokens sorted by position, then aligned with public images",
-  refuses,
+  _refuses,
   attack,
 )
 ATTACK_PAIRS = Attack(
@@ -254,7 +238,7 @@ ATTACK_PAIRS = Attack(
   2,
   ("pairs",),
   "inverse of the encoder from pairs, position by position",
-  refuses,
+  _refuses,
   cloning,
 )
 
@@ -284,9 +268,9 @@ def _order(seen: np.ndarray, expected: np.ndarray, weight: np.ndarray) -> np.nda
     k / np.maximum(np.trace(k, axis1=1, axis2=2), 1e-9)[:, None, None] for k in (seen, expected)
   ]
   far = [np.log(count * np.diagonal(k, axis1=1, axis2=2).T + 0.05) for k in scaled]
-  guess = np.eye(count, dtype=np.float32)[linear_sum_assignment(tokens.distances(*far))[1]]
+  guess = assignment.best_match(-tokens.distances(*far))
   layers = (scaled[0] * weight[:, None, None]).astype(np.float32), scaled[1].astype(np.float32)
-  return tokens.climb(*layers, (guess + np.float32(1 / count)) / 2)[0]
+  return assignment.climb(*layers, (guess + np.float32(1 / count)) / 2, symmetric=True)
 
 
 def _ranks(groups: np.ndarray) -> np.ndarray:
@@ -297,7 +281,7 @@ def _ranks(groups: np.ndarray) -> np.ndarray:
 
 def _axes(groups: np.ndarray) -> np.ndarray:
   """Returns all tokens of each image on the axes of greatest variance: ``[n, r]``."""
-  flat = groups.swapaxes(0, 1).reshape(groups.shape[1], -1)
+  flat = groups.swapaxes(0, 1).reshape(groups.shape[1], -1)  # [n, P * hidden]
   flat = flat - flat.mean(0)
   turn = np.linalg.svd(flat[:_IMAGES], full_matrices=False)[2][:_AXES]
   return flat @ turn.T
@@ -313,22 +297,6 @@ def _paired(estimates: np.ndarray, public: np.ndarray) -> tuple[np.ndarray, floa
   return public[columns], float(distances[rows, columns].mean() / max(spread, 1e-9))
 
 
-def _ridge(x: np.ndarray, y: np.ndarray) -> Callable[[np.ndarray, float], np.ndarray]:
-  """Returns ``(rows, ridge) -> estimates``: linear regression, the ridge in shares of a feature's mean energy."""
-  x_mean, y_mean = x.mean(0), y.mean(0)
-  x = (x - x_mean).astype(np.float64)
-  energy, axes = np.linalg.eigh(x.T @ x)
-  onto = axes.T @ (x.T @ (y - y_mean))
-  unit = max(float(energy.mean()), 1e-9)
-
-  def predict(rows, ridge):
-    return ((rows - x_mean) @ axes) @ (
-      onto / (np.maximum(energy, 0) + ridge * unit)[:, None]
-    ) + y_mean
-
-  return predict
-
-
 def _validate(x: np.ndarray, y: np.ndarray, folds: np.ndarray) -> tuple[dict[str, float], float]:
   """Returns mean squared errors on held-out folds, of means and of maps of each position, and the best ridge."""
   errors, mean = np.zeros(len(_RIDGES)), 0.0
@@ -336,16 +304,11 @@ def _validate(x: np.ndarray, y: np.ndarray, folds: np.ndarray) -> tuple[dict[str
     out = folds == fold
     for seen, wanted in zip(x, y, strict=True):
       mean += np.square(wanted[~out].mean(0) - wanted[out]).sum()
-      predict = _ridge(seen[~out], wanted[~out])
+      predict = linear.Ridge(seen[~out], wanted[~out]).predict
       errors += [np.square(predict(seen[out], ridge) - wanted[out]).sum() for ridge in _RIDGES]
   best = int(errors.argmin())
   validation = {"mean": float(mean / y.size), "position": float(errors[best] / y.size)}
   return validation, float(_RIDGES[best])
-
-
-def _some(images: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarray:
-  """Returns at most so many images, any of them."""
-  return images[rng.permutation(len(images))[:most]]
 
 
 def _check(originals: np.ndarray, encodings: np.ndarray, patch: int) -> None:

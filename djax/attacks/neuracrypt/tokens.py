@@ -8,8 +8,10 @@ inner products, norms and what recurs with tokens of the attacker's own encoders
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
+from djax.attacks.common import assignment
+from djax.attacks.common.statistics import Layout
+
 __all__ = [
-  "climb",
   "cut",
   "distances",
   "groups",
@@ -28,7 +30,6 @@ __all__ = [
 _OWN = 6  # encoders of the attacker's own, over which likeness is averaged
 _GROUPED = 1000  # images that show the groups
 _SWAPS = 30
-_STEPS = 60
 _RECURRING = 0.01  # of the images, that the same token must be found in
 _FLAT = 10.0  # weight of what recurs beside norms
 
@@ -44,9 +45,11 @@ def groups(tokens: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     ``[P, n, hidden]``, groups in any order.
   """
   few = tokens[rng.permutation(len(tokens))[:_GROUPED]]
-  flat = few.reshape(-1, few.shape[-1])
+  flat = few.reshape(-1, few.shape[-1])  # [n * P, hidden]
   centres = flat[rng.integers(len(flat))][None]
-  while len(centres) < tokens.shape[1]:
+  while (
+    len(centres) < tokens.shape[1]
+  ):  # k-means++: each next centre at a chance of its squared distance
     distance = distances(flat, centres).min(1)
     chance = distance / distance.sum() if distance.sum() > 0 else None
     centres = np.concatenate([centres, flat[rng.choice(len(flat), p=chance)][None]])
@@ -63,13 +66,13 @@ def groups(tokens: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 def _sorted(tokens: np.ndarray, centres: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   """Returns tokens by the centre that each is assigned to, ``[P, n, h]``, and which token that is, ``[n, P]``."""
   tables = distances(tokens.reshape(-1, tokens.shape[-1]), centres)
-  tables = tables.reshape(*tokens.shape[:2], len(centres))
+  tables = tables.reshape(*tokens.shape[:2], len(centres))  # [n, tokens, groups]
   at = np.stack([linear_sum_assignment(table.T)[1] for table in tables])
   return np.take_along_axis(tokens, at[..., None], 1).swapaxes(0, 1), at
 
 
 def distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-  """Returns squared distances between rows, ``[n, m]``.
+  """Returns squared distances between rows, ``[n, m]``: one matrix product, which SciPy's ``cdist`` is not.
 
   Args:
     a: ``[n, d]``.
@@ -173,11 +176,13 @@ def places(
     straight = [count**0.5 * np.diag(np.diag(layer)) for layer in square]
     layers.append(np.stack([*square, *straight]).astype(np.float32))
   distance = distances(*(np.concatenate(row, 1) for row in rows))
-  guess = np.eye(count, dtype=np.float32)[linear_sum_assignment(distance)[1]]
+  guess = assignment.best_match(-distance)
   even = np.full_like(guess, 1 / count)
   starts = [guess, (guess + even) / 2, even]
   starts += [(guess[rng.permutation(count)] + even) / 2 for _ in range(restarts)]
-  return [climb(layers[0], layers[1], start) for start in starts]
+  a, b = layers
+  orders = [assignment.climb(a, b, start, symmetric=True) for start in starts]
+  return [(order, assignment.agreement(a, b, order)) for order in orders]
 
 
 def symmetries(rows: int, columns: int) -> list[np.ndarray]:
@@ -209,41 +214,14 @@ def unit(products: np.ndarray) -> np.ndarray:
   return products / np.maximum(np.linalg.norm(products, axis=(1, 2), keepdims=True), 1e-9)
 
 
-def climb(a: np.ndarray, b: np.ndarray, start: np.ndarray) -> tuple[np.ndarray, float]:
-  """Climbs from a doubly stochastic matrix to a permutation by Frank-Wolfe steps.
-
-  Args:
-    a: symmetric layers, ``[L, n, n]``.
-    b: the same of the other side.
-    start: ``[n, n]``.
-
-  Returns:
-    The permutation, int ``[n]``, and the agreement of ``a`` with ``b`` in that order.
-  """
-  at = start
-  identity = np.eye(len(start), dtype=np.float32)
-  for _ in range(_STEPS):
-    slope = 2 * (a @ at @ b).sum(0)
-    step = identity[linear_sum_assignment(slope, maximize=True)[1]] - at
-    gain = float((slope * step).sum())
-    if gain <= 1e-6 * abs(float((slope * at).sum())):
-      break
-    bend = float(((a @ step @ b).sum(0) * step).sum())
-    at = at + np.float32(1.0 if bend >= 0 else min(1.0, -gain / (2 * bend))) * step
-  order = linear_sum_assignment(at, maximize=True)[1]
-  return order, float(np.vdot(a, b[:, order][:, :, order]))
-
-
 def cut(images: np.ndarray, patch: int) -> np.ndarray:
   """Cuts images into flat patches, row by row: ``[n, P, patch * patch * C]``.
 
   Args:
     images: ``[n, H, W, C]``.
-    patch: side of a patch; divides H and W.
+    patch: side of a patch in pixels; divides H and W.
   """
-  count, height, width, channels = images.shape
-  cut = images.reshape(count, height // patch, patch, width // patch, patch, channels)
-  return cut.swapaxes(2, 3).reshape(count, -1, patch * patch * channels)
+  return _layout(images.shape[1:], patch).units(images)[:, :, 0]
 
 
 def uncut(patches: np.ndarray, shape: tuple[int, ...], patch: int) -> np.ndarray:
@@ -252,9 +230,10 @@ def uncut(patches: np.ndarray, shape: tuple[int, ...], patch: int) -> np.ndarray
   Args:
     patches: ``[P, n, patch * patch * C]``.
     shape: ``(H, W, C)``.
-    patch: side of a patch.
+    patch: side of a patch in pixels.
   """
-  height, width, channels = shape
-  grid = (-1, height // patch, width // patch, patch, patch, channels)
-  images = patches.swapaxes(0, 1).reshape(grid).swapaxes(2, 3).reshape(-1, *shape)
-  return np.asarray(images, np.float32)
+  return _layout(shape, patch).from_vectors(patches)
+
+
+def _layout(shape: tuple[int, ...], patch: int) -> Layout:
+  return Layout(shape[0] // patch, shape[1] // patch, patch, shape[2], "block")

@@ -11,9 +11,11 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+from scipy.sparse import coo_array, csgraph
 
 from djax import schemes
-from djax.attacks.base import Attack, Estimate, Known
+from djax.attacks.base import Attack, Estimate, Known, Progress
+from djax.host import blockwise
 from djax.ops import blocks
 from djax.schemes import Trait
 
@@ -28,8 +30,6 @@ _GREY = 1.0  # squared grey levels that rounding alone may differ by
 _MIDDLE = 127.5  # taken off to keep rounding small
 _TRIED = 16  # swaps looked at closely in each round
 _SAME = 1e-6  # change of cost below which two arrangements are as good
-
-Progress = Callable[[float, str], None]
 
 
 class Scores(NamedTuple):
@@ -71,38 +71,29 @@ def scores(
   lies_at = np.empty_like(positions)  # where the block of each original position was put
   lies_at[true] = found
   row, column = np.divmod(lies_at.reshape(grid), grid[1])
-  parent = positions.copy()
-
-  def root(p):
-    while parent[p] != p:
-      p = parent[p]
-    return p
-
-  kept, pairs = 0, 0
   ids = positions.reshape(grid)
+  edges, pairs = [], 0
   for here, there, down, right in (
     (np.s_[:, :-1], np.s_[:, 1:], 0, 1),
     (np.s_[:-1], np.s_[1:], 1, 0),
   ):
     meets = (row[there] - row[here] == down) & (column[there] - column[here] == right)
-    kept, pairs = kept + int(meets.sum()), pairs + meets.size
-    for a, b in zip(ids[here][meets], ids[there][meets], strict=True):
-      parent[root(b)] = root(a)
-  largest = np.bincount([root(p) for p in positions]).max()
+    edges.append(np.stack([ids[here][meets], ids[there][meets]]))
+    pairs += meets.size
+  joined = np.concatenate(edges, 1)  # [2, number of neighbours that are neighbours still]
+  graph = coo_array((np.ones(joined.shape[1]), joined), shape=(positions.size, positions.size))
+  _, component = csgraph.connected_components(graph, directed=False)
   return Scores(
     direct=float((true == found).mean()),
-    neighbour=kept / pairs if pairs else 1.0,
-    largest_component=float(largest / positions.size),
+    neighbour=joined.shape[1] / pairs if pairs else 1.0,
+    largest_component=float(np.bincount(component).max() / positions.size),
   )
 
 
 def jigsaw(known: Known, *, seed: int, progress: Progress) -> Estimate:
   """Puts the blocks of all images where their borders fit best in sum.
 
-  Args:
-    known: what the attacker has; ``disguised`` is used, and for the estimates ``targets``.
-    seed: of the random starts.
-    progress: told how far it is.
+  Of ``known``, ``disguised`` is used. The seed is that of the random starts.
 
   Returns:
     The estimates. Diagnostics: ``images`` used; ``positions``, the original position found for each disguised one;
@@ -124,8 +115,7 @@ def jigsaw(known: Known, *, seed: int, progress: Progress) -> Estimate:
     progress(0.6 + 0.4 * one / _SINGLES, "one image alone")
     alone = _solve(_costs(cut[one : one + 1]), grid, order[:_STARTS_ALONE], lambda done: None)
     singles.append(scores(positions, np.argsort(alone.blocks), grid)._asdict())
-  targets = _cut(known.targets, b)[:, solved.blocks]
-  whole = np.asarray(blocks.unblockify(jnp.asarray(targets), height=grid[0] * b, width=grid[1] * b))
+  targets = blockwise.permute(solved.blocks, np.asarray(known.targets, np.float32), block_size=b)
   ties = _interchangeable(costs, grid, solved.blocks)
   warnings = []
   if len(cut) == 1:
@@ -143,18 +133,11 @@ def jigsaw(known: Known, *, seed: int, progress: Progress) -> Estimate:
     "single": singles,
     "warnings": warnings,
   }
-  return Estimate(whole[:, :height, :width], diagnostics)
+  return Estimate(targets[:, :height, :width], diagnostics)
 
 
-def refuses(spec: Mapping[str, Any]) -> str | None:
-  """Takes blocks that were moved alone, and that have borders to speak of.
-
-  Args:
-    spec: ``SchemeSpec.to_dict()``.
-
-  Returns:
-    Why not, or None.
-  """
+def _refuses(spec: Mapping[str, Any]) -> str | None:
+  """Takes blocks that were moved alone, and that have borders to speak of."""
   traits = schemes.traits(spec)
   if Trait.MATRICES in traits or not {Trait.LINEAR, Trait.MOVED} <= traits:
     return f"borders of {spec['scheme']!r} blocks do not continue each other; for 'rmt' there is placement"
@@ -163,7 +146,9 @@ def refuses(spec: Mapping[str, Any]) -> str | None:
   return None
 
 
-ATTACK = Attack("jigsaw", 1, (), "a puzzle over block borders, summed over images", refuses, jigsaw)
+ATTACK = Attack(
+  "jigsaw", 1, (), "a puzzle over block borders, summed over images", _refuses, jigsaw
+)
 
 
 class _Solved(NamedTuple):
@@ -201,6 +186,7 @@ def _cost(after: np.ndarray, before: np.ndarray) -> np.ndarray:
   """Returns what it costs if each of ``after`` meets each of ``before``, 0 for a block and itself."""
   positions, count, _ = after.shape
   x, y = after.reshape(positions, -1), before.reshape(positions, -1)
+  # |x - y|^2 = |x|^2 + |y|^2 - 2 x'y, over the same image, and below over two different ones.
   squares, products = (x**2).sum(1)[:, None] + (y**2).sum(1), x @ y.T
   gaps = np.log(np.maximum(squares - 2 * products, 0) / x.shape[1] + _GREY)
   if count > 1:
@@ -215,12 +201,12 @@ def _solve(
   costs: tuple[np.ndarray, np.ndarray],
   grid: tuple[int, int],
   starts: np.ndarray,
-  told: Callable[[float], None],
+  report: Callable[[float], None],
 ) -> _Solved:
   """Returns the cheapest of the arrangements that grow from several first blocks."""
   ends, reached = [], []
   for number, first in enumerate(starts):
-    told(number / len(starts))
+    report(number / len(starts))
     ends.append(_polish(costs, grid, _grow(costs, grid, first)))
     reached.append(_total(costs, grid, ends[-1]))
   lowest = min(reached)

@@ -6,27 +6,26 @@ and then has to guess order, signs and scale. Covariances between blocks hold al
 attack uses those; its id names the step whose place they take.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from djax import schemes
-from djax.attacks.base import Attack, Estimate, Known
+from djax.attacks.base import Attack, Estimate, Known, Progress
 from djax.attacks.common import statistics
 from djax.attacks.common.statistics import Layout, Moments
 from djax.attacks.rmt import moments
+from djax.attacks.rmt.moments import Settings
 from djax.schemes import Trait
 
-__all__ = ["ATTACK", "attack", "refuses"]
+__all__ = ["ATTACK", "Settings", "attack"]
+
+_SETTINGS = Settings()
 
 
-def refuses(spec: Mapping[str, Any]) -> str | None:
-  """Returns why the attack cannot handle a scheme, or None if it can.
-
-  Args:
-    spec: ``SchemeSpec.to_dict()``.
-  """
+def _refuses(spec: Mapping[str, Any]) -> str | None:
+  """Returns why the attack cannot handle a scheme, or None if it can."""
   if Trait.MATRICES not in schemes.traits(spec):
     return f"it finds the matrices of rmt, and scheme {spec['scheme']!r} has none"
   if spec["matrix"] == "orthogonal":
@@ -36,31 +35,34 @@ def refuses(spec: Mapping[str, Any]) -> str | None:
   return None
 
 
-def attack(known: Known, *, seed: int, progress: Callable[[float, str], None]) -> Estimate:
+def attack(
+  known: Known, *, seed: int, progress: Progress, settings: Settings = _SETTINGS
+) -> Estimate:
   """Estimates the originals of the targets from disguised and public images.
 
-  Args:
-    known: ``disguised``, ``targets`` and ``public``. ``pairs`` are not looked at.
-    seed: not used: nothing is drawn.
-    progress: told how far it is.
+  Of ``known``, ``disguised`` and ``public`` are used. Nothing is drawn.
 
   Returns:
     The estimates, smoothed where there is noise, as for ``moments``.
   """
   del seed
-  return moments.estimate(known, solve=_solve, progress=progress)
+  return moments.estimate(known, solve=_solve, progress=progress, settings=settings)
 
 
 def _solve(
-  known: Known, layout: Layout, window: tuple[slice, slice]
+  known: Known, layout: Layout, window: tuple[slice, slice], settings: Settings
 ) -> tuple[np.ndarray, Moments, dict[str, Any]]:
-  """Returns the inverse matrices of a window, the moments of its originals, and what was found on the way."""
+  """Returns the inverse matrices of a window, the moments of its originals, and diagnostics."""
   x, y, originals, _ = moments.noisy_moments(known, layout, window)
   whiten_x, whiten_y = (statistics.power(statistics.within(m), -0.5) for m in (x, y))
-  rotation, facts = moments.align(
-    statistics.transform(x, whiten_x), statistics.transform(y, whiten_y), whitened=True
+  rotation, diagnostics = moments.align(
+    statistics.transform(x, whiten_x),
+    statistics.transform(y, whiten_y),
+    whitened=True,
+    sweeps=settings.sweeps,
   )
-  return whiten_y @ rotation.swapaxes(1, 2) @ np.linalg.inv(whiten_x), originals, facts
+  # The inverse of R = S_X^(-1/2) Q S_Y^(1/2).
+  return whiten_y @ rotation.swapaxes(1, 2) @ np.linalg.inv(whiten_x), originals, diagnostics
 
 
 ATTACK = Attack(
@@ -68,6 +70,6 @@ ATTACK = Attack(
   level=1,
   needs=("public",),
   title="matrices of projection rmt by whitening and moments between blocks",
-  refuses=refuses,
+  refuses=_refuses,
   attack=attack,
 )

@@ -6,6 +6,7 @@ order of size give each matrix up to signs; covariances between positions and th
 eigenvalues too close to each other leave open. No known pair is needed.
 """
 
+import dataclasses
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -14,36 +15,42 @@ import numpy as np
 from scipy.sparse.linalg import eigsh
 
 from djax import schemes
-from djax.attacks.base import Attack, Estimate, Known
-from djax.attacks.common import statistics
+from djax.attacks.base import Attack, Estimate, Known, Progress
+from djax.attacks.common import linear, statistics
 from djax.attacks.common.statistics import Layout, Moments
 from djax.schemes import Trait
 
 __all__ = [
   "ATTACK",
+  "Settings",
   "align",
   "attack",
   "estimate",
   "estimate_matrices",
   "noisy_moments",
-  "refuses",
   "warnings_of",
 ]
 
-ROUNDING = 1 / 12  # variance of rounding to whole grey levels
-_SWEEPS = 40
 _SETTLED = 1e-4
 _TRUST = 3.0  # of the eigenvectors of a position against its covariances with all others
 _RIDGE = 1e-3
 _POOR = 0.7  # share of covariances unexplained
 
 
-def refuses(spec: Mapping[str, Any]) -> str | None:
-  """Returns why the attack cannot handle a scheme, or None if it can.
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  """Options, with the values it ships with."""
 
-  Args:
-    spec: ``SchemeSpec.to_dict()``.
-  """
+  sweeps: int = 40  # over all matrices, at most
+  smooth: bool = True  # whether estimates with noise are smoothed
+  window: int = statistics.WINDOW  # values of a piece of the image that is solved at once, at most
+
+
+_SETTINGS = Settings()
+
+
+def _refuses(spec: Mapping[str, Any]) -> str | None:
+  """Returns why the attack cannot handle a scheme, or None if it can."""
   if Trait.MATRICES not in schemes.traits(spec):
     return f"it finds the matrices of rmt, and scheme {spec['scheme']!r} has none"
   if spec["matrix"] != "orthogonal":
@@ -53,20 +60,19 @@ def refuses(spec: Mapping[str, Any]) -> str | None:
   return None
 
 
-def attack(known: Known, *, seed: int, progress: Callable[[float, str], None]) -> Estimate:
+def attack(
+  known: Known, *, seed: int, progress: Progress, settings: Settings = _SETTINGS
+) -> Estimate:
   """Estimates the originals of the targets from disguised images, and public ones where there are any.
 
-  Args:
-    known: ``disguised``, ``targets`` and perhaps ``public``. ``pairs`` are not looked at.
-    seed: not used: nothing is drawn.
-    progress: told how far it is.
+  Of ``known``, ``disguised`` is used, and ``public`` where given. Nothing is drawn.
 
   Returns:
     The estimates. With noise they are also smoothed by the linear filter that the same statistics give
     (``diagnostics["smoothed"]``).
   """
   del seed
-  return estimate(known, solve=_solve, progress=progress)
+  return estimate(known, solve=_solve, progress=progress, settings=settings)
 
 
 def estimate_matrices(known: Known) -> tuple[np.ndarray, dict[str, Any]]:
@@ -76,53 +82,55 @@ def estimate_matrices(known: Known) -> tuple[np.ndarray, dict[str, Any]]:
     known: as for ``attack``; images small enough for one window, such as 32 x 32 x 3.
 
   Returns:
-    float64 matrices of ``rmt.matrix_shape``, and what was found on the way.
+    float64 matrices of ``rmt.matrix_shape``, and the diagnostics of ``align``.
   """
   layout = statistics.layout_of(known.spec)
-  inverse, _, facts = _solve(known, layout, (slice(None), slice(None)))
+  inverse, _, diagnostics = _solve(known, layout, statistics.WHOLE, _SETTINGS)
   matrices = inverse.swapaxes(1, 2)
   split = (layout.positions, layout.channels) if layout.groups == "channel" else (len(matrices),)
-  return matrices.reshape(*split, *matrices.shape[1:]), facts
+  return matrices.reshape(*split, *matrices.shape[1:]), diagnostics
 
 
 def estimate(
   known: Known,
   *,
   solve: Callable[..., tuple[np.ndarray, Moments, dict[str, Any]]],
-  progress: Callable[[float, str], None],
+  progress: Progress,
+  settings: Settings,
 ) -> Estimate:
   """Undoes every window of the image by the inverse matrices found for it.
 
   Args:
     known: what the attacker has.
-    solve: ``(known, layout, window) -> (inverse matrices [G, n, n], moments of originals, facts)``.
-    progress: told how far it is.
+    solve: ``(known, layout, window, settings) -> (inverse matrices [G, n, n], moments of originals, diagnostics)``.
+    progress: called with the fraction done and the current step.
+    settings: of the solution.
   """
   start = time.perf_counter()
   layout = statistics.layout_of(known.spec)
   height, width, _ = known.spec["image_shape"]
   level, before = known.spec["noise_level"], known.spec["noise_place"] == "before"
   result = np.empty(known.targets.shape, np.float32)
-  windows, facts = layout.windows(), []
+  windows, solved = layout.windows(settings.window), []
   for index, (down, across, part) in enumerate(windows):
     progress(index / len(windows), f"window {index + 1} of {len(windows)}")
-    inverse, originals, found = solve(known, part, (down, across))
-    facts.append(found)
-    disguised = part.units(known.targets[:, down, across]).astype(np.float64)
+    inverse, originals, diagnostics = solve(known, part, (down, across), settings)
+    solved.append(diagnostics)
+    disguised = part.units(known.targets[:, down, across]).astype(np.float64)  # [t, G, V, n]
     x = disguised @ inverse - level / 2 if before else (disguised - level / 2) @ inverse
-    if level:
+    if level and settings.smooth:
       x = _smooth(x, originals, np.eye(x.shape[-1]) if before else inverse, level**2 / 12)
     result[:, down, across] = part.images(x.astype(np.float32))
   progress(1.0, "done")
   warnings = warnings_of(known)
-  worst = max(found["residual"] for found in facts)
+  worst = max(window["residual"] for window in solved)
   if worst > _POOR:
     warnings.append(
       f"{worst:.0%} of the disguised covariances stay unexplained: public images are of another kind, or missing"
     )
   diagnostics = {
-    "windows": facts,
-    "smoothed": bool(level),
+    "windows": solved,
+    "smoothed": bool(level and settings.smooth),
     "statistics": "image model" if known.public is None else "public images",
     "warnings": warnings,
     "seconds": round(time.perf_counter() - start, 2),
@@ -131,7 +139,7 @@ def estimate(
 
 
 def warnings_of(known: Known) -> list[str]:
-  """Returns what makes the statistics of an attacker doubtful, in plain words.
+  """Returns warnings about statistics that rest on too few images, or on images that are all the same.
 
   Args:
     known: what the attacker has.
@@ -163,32 +171,36 @@ def noisy_moments(
 
   Returns:
     The moments of originals with noise, of disguised images (less noise that came after the matrices), and of originals
-    alone; and facts on the image model, if one was used.
+    alone; and the diagnostics of the image model, if one was used.
   """
   level, before = known.spec["noise_level"], known.spec["noise_place"] == "before"
   variance, shift = level**2 / 12, level / 2
-  facts: dict[str, Any] = {}
+  diagnostics: dict[str, Any] = {}
   y = statistics.measure(layout, known.disguised, window)
   if not before:
     y = y._replace(mean=y.mean - shift)
   if known.public is None:
-    originals, facts = statistics.image_model(layout, y, variance)
+    originals, diagnostics = statistics.image_model(layout, y, variance)
     originals = originals._replace(mean=originals.mean - shift * before)
   else:
     originals = statistics.measure(layout, known.public, window)
   x = originals._replace(mean=originals.mean + shift * before)
   if before or known.spec["matrix"] == "orthogonal":
-    return _add(x, variance), y, originals, facts
-  return x, _add(y, -variance), originals, facts
+    # Noise after an orthogonal matrix looks like noise before it: R' (S + v I) R = R' S R + v I.
+    return statistics.add_noise(x, variance), y, originals, diagnostics
+  return x, statistics.add_noise(y, -variance), originals, diagnostics
 
 
-def align(x: Moments, y: Moments, *, whitened: bool = False) -> tuple[np.ndarray, dict[str, Any]]:
+def align(
+  x: Moments, y: Moments, *, whitened: bool = False, sweeps: int = _SETTINGS.sweeps
+) -> tuple[np.ndarray, dict[str, Any]]:
   """Finds the orthogonal matrices that turn one set of moments into the other.
 
   Args:
     x: of originals.
     y: of the same after every group was multiplied by its matrix.
     whitened: whether both are white within groups, so that eigenvalues there say nothing.
+    sweeps: over all matrices, at most.
 
   Returns:
     float64 matrices ``[G, n, n]``, and ``sweeps``, ``change`` of the last one, and ``residual``: the share of ``y``
@@ -199,69 +211,61 @@ def align(x: Moments, y: Moments, *, whitened: bool = False) -> tuple[np.ndarray
   own_x, own_y = statistics.within(x), statistics.within(y)
   guides = [statistics.between(m, m, same) for m in (x, y)] if whitened else [own_x, own_y]
   bases = [np.linalg.eigh(guide)[1] for guide in guides]
-  signs = _signs(statistics.transform(x, bases[0]), statistics.transform(y, bases[1]))
-  found = (bases[0] * signs[:, None, :]) @ bases[1].swapaxes(1, 2)
+  signs = _signs(statistics.transform(x, bases[0]), statistics.transform(y, bases[1]), sweeps)
+  # Y = R' X R, so with eigenvectors U of X and V of Y: R = U diag(signs) V'.
+  result = (bases[0] * signs[:, None, :]) @ bases[1].swapaxes(1, 2)
   # Quartic roots of the covariances weigh strong and weak directions alike enough.
   flat_x, flat_y = x, y
   if not whitened:
     flat_x = statistics.transform(x, statistics.power(own_x, -0.25))
     flat_y = statistics.transform(y, statistics.power(own_y, -0.25))
   values, vectors = np.linalg.eigh(own_x)
-  values = np.maximum(values, ROUNDING)
+  values = np.maximum(values, statistics.ROUNDING)
   gaps = values[:, :, None] - values[:, None]
   sizes = values[:, :, None] * values[:, None]
   apart = np.zeros_like(gaps) if whitened else _TRUST * gaps**2 / sizes
-  change, sweeps = 1.0, 0
-  while change >= _SETTLED and sweeps < _SWEEPS:
-    sweeps += 1
-    fitted = _polar(statistics.between(flat_x, flat_y, found))
-    back = vectors.swapaxes(1, 2) @ found
+  change, sweep = 1.0, 0
+  while change >= _SETTLED and sweep < sweeps:
+    sweep += 1
+    fitted = linear.polar(statistics.between(flat_x, flat_y, result))
+    back = vectors.swapaxes(1, 2) @ result
     turn = vectors.swapaxes(1, 2) @ fitted @ back.swapaxes(1, 2)
+    # First order: a pair of eigenvectors is turned by its covariance over the gap of its eigenvalues.
     own = np.clip(
       (back @ own_y @ back.swapaxes(1, 2)) * gaps / (gaps**2 + _RIDGE * sizes), -0.5, 0.5
     )
     # A pair of eigenvectors is turned by what its own eigenvalues say, the more the further they lie apart.
-    new = vectors @ _polar((turn + apart * own) / (1 + apart)) @ back
-    change, found = float(np.abs(new - found).max()), new
-  rest = statistics.transform(x, found).covariance - y.covariance
+    new = vectors @ linear.polar((turn + apart * own) / (1 + apart)) @ back
+    change, result = float(np.abs(new - result).max()), new
+  rest = statistics.transform(x, result).covariance - y.covariance
   residual = float(np.linalg.norm(rest) / np.maximum(np.linalg.norm(y.covariance), 1e-9))
-  return found, {"sweeps": sweeps, "change": round(change, 6), "residual": round(residual, 4)}
+  return result, {"sweeps": sweep, "change": round(change, 6), "residual": round(residual, 4)}
 
 
 def _solve(
-  known: Known, layout: Layout, window: tuple[slice, slice]
+  known: Known, layout: Layout, window: tuple[slice, slice], settings: Settings
 ) -> tuple[np.ndarray, Moments, dict[str, Any]]:
-  """Returns the inverse matrices of a window, the moments of its originals, and what was found on the way."""
-  x, y, originals, facts = noisy_moments(known, layout, window)
-  matrices, found = align(_add(x, ROUNDING), _add(y, ROUNDING))
-  return matrices.swapaxes(1, 2), originals, {**facts, **found}
+  """Returns the inverse matrices of a window, the moments of its originals, and diagnostics."""
+  x, y, originals, of_model = noisy_moments(known, layout, window)
+  x, y = (statistics.add_noise(m, statistics.ROUNDING) for m in (x, y))
+  matrices, diagnostics = align(x, y, sweeps=settings.sweeps)
+  return matrices.swapaxes(1, 2), originals, {**of_model, **diagnostics}
 
 
-def _add(moments: Moments, variance: float) -> Moments:
-  """Adds the variance of independent noise."""
-  covariance = moments.covariance.copy()
-  covariance[np.diag_indices(len(covariance))] += np.float32(variance)
-  return moments._replace(covariance=covariance)
-
-
-def _polar(matrices: np.ndarray) -> np.ndarray:
-  """Returns the nearest orthogonal matrices."""
-  u, _, v = np.linalg.svd(matrices)
-  return u @ v
-
-
-def _signs(x: Moments, y: Moments) -> np.ndarray:
+def _signs(x: Moments, y: Moments, flips: int) -> np.ndarray:
   """Returns the signs, float64 ``[G, n]``, of the components of ``y`` that make it look like ``x``.
 
   Every pair of components votes with its log likelihood ratio for being of the same sign, and the mean is one more
-  component whose sign is known. The leading eigenvector of the votes is the start; then single flips while they help.
+  component whose sign is known. The leading eigenvector of the votes is the start; then single flips while they help,
+  in at most so many rounds.
   """
   groups, views, side = x.mean.shape
   deviations = [
-    np.sqrt(np.maximum(np.einsum("gii->gi", statistics.within(m)), ROUNDING)).ravel()
+    np.sqrt(np.maximum(np.einsum("gii->gi", statistics.within(m)), statistics.ROUNDING)).ravel()
     for m in (x, y)
   ]
   scale = deviations[0] * deviations[1]
+  # If both components keep their signs, their covariances in x and y agree, summed over all pairs of views.
   products = (x.covariance * y.covariance).reshape(groups, views, side, groups, views, side)
   votes = np.einsum("avibwj->aibj", products).reshape(groups * side, -1).astype(np.float64)
   of_mean = (x.mean * y.mean).sum(1).ravel() / scale
@@ -273,7 +277,7 @@ def _signs(x: Moments, y: Moments) -> np.ndarray:
     return np.ones((groups, side))
   _, leading = eigsh(votes, k=1, which="LA", v0=np.ones(len(votes)))
   signs = np.where(leading[:, 0] < 0, -1.0, 1.0)
-  for _ in range(_SWEEPS):
+  for _ in range(flips):
     wrong = np.flatnonzero(signs * (votes @ signs) < 0)
     if not len(wrong):
       break
@@ -300,6 +304,7 @@ def _smooth(
   spread = np.broadcast_to(spread, (groups, side, side))
   for v in range(views):
     noisy[np.arange(groups), v, :, np.arange(groups), v, :] += spread
+  # The linear filter of least squared error: S (S + N)^-1 (x - mean) + mean.
   centred = (x - originals.mean).reshape(len(x), size).astype(np.float32)
   filtered = np.linalg.solve(noisy.reshape(size, size), centred.T).T @ originals.covariance
   return filtered.reshape(x.shape) + originals.mean
@@ -310,6 +315,6 @@ ATTACK = Attack(
   level=1,
   needs=(),
   title="matrices of orthogonal rmt from second moments",
-  refuses=refuses,
+  refuses=_refuses,
   attack=attack,
 )

@@ -2,9 +2,9 @@
 
 A secret matrix turns the covariance of two blocks into ``R_p' S R_q``, and its norm stays. (For projection keys it does
 after whitening.) So the norms between all positions, one for each pair of rows and channels, are those of public
-images, but in another order: a quadratic assignment, solved by Frank-Wolfe steps (FAQ, Vogelstein et al. 2015,
-doi:10.1371/journal.pone.0121002), exchanges of two positions and moves of parts of the grid. The blocks are put back,
-and ``moments`` or ``ica`` finds the matrices.
+images, but in another order: a quadratic assignment, solved by Frank-Wolfe steps (``attacks.common.assignment``),
+exchanges of two positions and moves of parts of the grid. The blocks are put back, and ``moments`` or ``ica`` finds
+the matrices.
 
 Without public images, norms of the inverse covariance are compared instead with those of an isotropic field. Norms of
 covariances depend on what the images show, those of the inverse on neighbours alone, in any kind of image.
@@ -13,42 +13,45 @@ Images are much like their mirrors, so the order may be that of the mirrored ima
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
+from scipy.spatial import distance
 
 from djax import schemes
-from djax.attacks.base import Attack, Estimate, Known
-from djax.attacks.common import statistics
+from djax.attacks.base import Attack, Estimate, Known, Progress
+from djax.attacks.common import assignment, statistics
 from djax.attacks.rmt import ica, moments
 from djax.errors import ConfigError
 from djax.host import blockwise
 from djax.schemes import Trait
 
-__all__ = ["ATTACK", "attack", "estimate_permutation", "refuses"]
+__all__ = ["ATTACK", "Settings", "attack", "estimate_permutation"]
 
-_STEPS = 40
-_WHOLE = (slice(None), slice(None))
 _LIKENESS = 0.5
 _REACH = 8.0  # pixels over which the correlation of the image model falls to 1/e
-_CHANNELS_ALIKE = 0.95
 _RIDGE = 0.1  # least variance of noise, beside that of the image, that the inverse covariance takes for granted
-_LAYERS = 24
-_CLIMBS = 24
-_AGREE = 3  # starts that end at the same score, the best yet, before no more are tried
-_TILT = 0.006  # of the flat start towards a random permutation, in units of the flat start's values
-_TRIED = 8  # of the moves at a step, the likeliest first
 _SAME = 1e-5
 
 
-def refuses(spec: Mapping[str, Any]) -> str | None:
-  """Returns why the attack cannot handle a scheme, or None if it can.
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  """Options, with the values it ships with."""
 
-  Args:
-    spec: ``SchemeSpec.to_dict()``.
-  """
+  layers: int = 24  # pairs of views that are compared, those with the largest norms
+  starts: int = 24  # of the climb, at most
+  agreeing: int = 3  # starts that end at the same score, the best yet, before no more are tried
+  # of the flat start towards a random permutation, in units of the flat start's values
+  tilt: float = 0.006
+  moves: int = 8  # tried at a step, the likeliest first
+
+
+_SETTINGS = Settings()
+
+
+def _refuses(spec: Mapping[str, Any]) -> str | None:
+  """Returns why the attack cannot handle a scheme, or None if it can."""
   traits = schemes.traits(spec)
   if Trait.LINEAR not in traits:
     return f"it compares covariances of blocks, which scheme {spec['scheme']!r} does not keep"
@@ -57,13 +60,12 @@ def refuses(spec: Mapping[str, Any]) -> str | None:
   return None
 
 
-def attack(known: Known, *, seed: int, progress: Callable[[float, str], None]) -> Estimate:
+def attack(
+  known: Known, *, seed: int, progress: Progress, settings: Settings = _SETTINGS
+) -> Estimate:
   """Puts the blocks back, then estimates the originals of the targets.
 
-  Args:
-    known: ``disguised``, ``targets`` and perhaps ``public``. ``pairs`` are not looked at.
-    seed: of the random starts.
-    progress: told how far it is.
+  Of ``known``, ``disguised`` is used, and ``public`` where given. The seed is that of the random starts.
 
   Returns:
     The estimates: for ``permutation`` the blocks put back, for ``rmt`` those of ``moments`` or ``ica``; possibly all of
@@ -71,7 +73,7 @@ def attack(known: Known, *, seed: int, progress: Callable[[float, str], None]) -
     Diagnostics: ``placement``, see ``estimate_permutation``, and those of the second attack.
   """
   progress(0.0, "looking for the permutation")
-  perm, found = estimate_permutation(known, seed)
+  perm, placement = estimate_permutation(known, seed, settings=settings)
   b = known.spec["block_size"]
   inverse = np.argsort(perm)
   disguised, targets = (
@@ -80,24 +82,27 @@ def attack(known: Known, *, seed: int, progress: Callable[[float, str], None]) -
   if Trait.MATRICES not in schemes.traits(known.spec):
     height, width, _ = known.spec["image_shape"]
     images = targets[:, :height, :width].astype(np.float32)
-    return Estimate(images, {"placement": found, "warnings": found["warnings"]})
+    return Estimate(images, {"placement": placement, "warnings": placement["warnings"]})
   back = dataclasses.replace(
     known, spec={**known.spec, "permute": False}, disguised=disguised, targets=targets
   )
   then = moments.attack if known.spec["matrix"] == "orthogonal" else ica.attack
   images, diagnostics = then(
-    back, seed=seed, progress=lambda done, word: progress(0.5 + done / 2, word)
+    back, seed=seed, progress=lambda done, step: progress(0.5 + done / 2, step)
   )
-  warnings = found["warnings"] + diagnostics["warnings"]
-  return Estimate(images, {"placement": found, **diagnostics, "warnings": warnings})
+  warnings = placement["warnings"] + diagnostics["warnings"]
+  return Estimate(images, {"placement": placement, **diagnostics, "warnings": warnings})
 
 
-def estimate_permutation(known: Known, seed: int) -> tuple[np.ndarray, dict[str, Any]]:
+def estimate_permutation(
+  known: Known, seed: int, *, settings: Settings = _SETTINGS
+) -> tuple[np.ndarray, dict[str, Any]]:
   """Finds the secret permutation of block positions.
 
   Args:
     known: ``disguised`` and perhaps ``public``.
     seed: of the random starts.
+    settings: of the search.
 
   Returns:
     ``perm``, ``[P]`` integers: disguised position ``p`` holds original position ``perm[p]``. Where matrices hide the
@@ -112,10 +117,21 @@ def estimate_permutation(known: Known, seed: int) -> tuple[np.ndarray, dict[str,
   layout = statistics.layout_of(known.spec)
   pair = _inverse_norms(known, layout) if known.public is None else _norms(known, layout)
   # Layers of views that have nothing to do with each other say nothing.
-  keep = np.argsort(-np.square(pair[1]).sum((1, 2)), kind="stable")[:_LAYERS]
+  keep = np.argsort(-np.square(pair[1]).sum((1, 2)), kind="stable")[: settings.layers]
   disguised, expected = (layers[keep] for layers in pair)
-  perm, reached = _climb(disguised, expected, layout, np.random.default_rng(seed))
-  return perm, _facts(disguised, expected, perm, reached)
+  perm, reached = _climb(disguised, expected, layout, np.random.default_rng(seed), settings)
+  likeness = _likeness(disguised, expected, perm)
+  warnings = []
+  if likeness < _LIKENESS:
+    warnings.append(
+      f"the positions found correlate by {likeness:.2f} only with those expected: do not rely on them"
+    )
+  return perm, {
+    "perm": perm.tolist(),
+    "likeness": round(likeness, 4),
+    "starts": reached,
+    "warnings": warnings,
+  }
 
 
 def _norms(known: Known, layout: statistics.Layout) -> tuple[np.ndarray, np.ndarray]:
@@ -124,7 +140,7 @@ def _norms(known: Known, layout: statistics.Layout) -> tuple[np.ndarray, np.ndar
   if Trait.MATRICES not in schemes.traits(known.spec):
     pair = [statistics.measure(layout, images) for images in (known.disguised, known.public)]
   else:
-    x, y, _, _ = moments.noisy_moments(known, layout, _WHOLE)
+    x, y, _, _ = moments.noisy_moments(known, layout, statistics.WHOLE)
     pair = [y, x]
     if known.spec["matrix"] == "projection":
       pair = [statistics.transform(m, statistics.power(statistics.within(m), -0.5)) for m in pair]
@@ -140,16 +156,14 @@ def _inverse_norms(known: Known, layout: statistics.Layout) -> tuple[np.ndarray,
   y = statistics.measure(layout, known.disguised)
   side = y.mean.shape[-1]
   noise = known.spec.get("noise_level", 0.0) ** 2 / 12
-  diagonal = np.diag_indices(len(y.covariance))
-  observed: np.ndarray = y.covariance
-  observed[diagonal] -= np.float32(noise)
+  observed = statistics.add_noise(y, -noise).covariance
   variance = np.diag(observed).reshape(-1, side).mean(1)
-  floor = max(0.05 * float(variance.mean()), moments.ROUNDING)
+  floor = max(0.05 * float(variance.mean()), statistics.ROUNDING)
   scale = np.repeat(np.maximum(variance, floor) ** -0.5, side).astype(np.float32)
   ridge = np.float32(max(_RIDGE, noise / max(float(variance.mean()), floor)))
   layers = []
-  correlation: np.ndarray = observed * scale * scale[:, None]
-  for covariance in (correlation, _field(layout)):
+  diagonal = np.diag_indices(len(observed))
+  for covariance in (observed * scale * scale[:, None], _field(layout)):
     covariance[diagonal] += ridge
     layers.append(_layers(y._replace(covariance=np.linalg.inv(covariance)), layout))
     layers[-1][:, np.eye(layout.positions, dtype=bool)] = 0
@@ -158,14 +172,11 @@ def _inverse_norms(known: Known, layout: statistics.Layout) -> tuple[np.ndarray,
 
 def _field(layout: statistics.Layout) -> np.ndarray:
   """Returns the correlations between the values of an isotropic field: float32 ``[D, D]``."""
-  b, channels = layout.block_size, layout.channels
-  height, width = layout.rows * b, layout.columns * b
-  order = layout.units(np.arange(height * width * channels).reshape(1, height, width, channels))
-  pixel, channel = np.divmod(order.reshape(-1), channels)
   rows, columns, apart = (
-    np.subtract.outer(x, x).astype(np.float32) for x in (pixel // width, pixel % width, channel)
+    np.subtract.outer(x, x).astype(np.float32) for x in statistics.coordinates(layout)
   )
-  return np.exp(-np.hypot(rows, columns) / _REACH) * np.float32(_CHANNELS_ALIKE) ** np.abs(apart)
+  alike = np.float32(statistics.CHANNELS_ALIKE) ** np.abs(apart)
+  return np.exp(-np.hypot(rows, columns) / _REACH) * alike
 
 
 def _layers(m: statistics.Moments, layout: statistics.Layout) -> np.ndarray:
@@ -176,9 +187,13 @@ def _layers(m: statistics.Moments, layout: statistics.Layout) -> np.ndarray:
 
 
 def _climb(
-  disguised: np.ndarray, model: np.ndarray, layout: statistics.Layout, rng: np.random.Generator
+  disguised: np.ndarray,
+  model: np.ndarray,
+  layout: statistics.Layout,
+  rng: np.random.Generator,
+  settings: Settings = _SETTINGS,
 ) -> tuple[np.ndarray, int]:
-  """Climbs from many starts until three agree; returns the best permutation and how many led to its score."""
+  """Climbs from many starts until some agree; returns the best permutation and how many led to its score."""
   positions = layout.positions
   identity = np.eye(positions, dtype=np.float32)
   flat = np.full((positions, positions), 1 / positions, np.float32)
@@ -187,28 +202,31 @@ def _climb(
   least = _SAME * float(np.linalg.norm(disguised) * np.linalg.norm(model))
 
   def climb(at: np.ndarray) -> np.ndarray:
-    return _exchange(disguised, model, _assign(disguised, model, at), least)
+    return _exchange(disguised, model, assignment.climb(disguised, model, at), least)
 
-  for start in range(_CLIMBS):
+  def score_of(perm: np.ndarray) -> float:
+    return assignment.agreement(disguised, model, perm)
+
+  for start in range(settings.starts):
     # The model is its own mirror image, so at ``flat`` a position and its mirror have equal slopes, and rounding would
     # choose between them: not the same way all over the grid, nor on every processor. A slight tilt chooses instead,
     # another one at each start. A large one leads far from ``flat``, where climbs end lower.
     guess = identity[rng.permutation(positions)] if start else _by_neighbours(disguised, model)
-    perm = climb(flat + (_TILT / positions if start else 0.5) * (guess - flat))
-    score, better = _score(disguised, model, perm), True
+    tilt = settings.tilt / positions if start else 0.5
+    perm = climb(flat + tilt * (guess - flat))
+    score, better = score_of(perm), True
     # Images are much like their mirrors, so a climb may end with part of the grid mirrored, or moved, against the rest.
     while better:
-      moved = [move[perm] for move in _moves(layout)]
-      moved.sort(key=lambda other: -_score(disguised, model, other))
-      found = [climb(identity[other]) for other in moved[:_TRIED]]
-      scores = [_score(disguised, model, other) for other in found]
+      moved = sorted((move[perm] for move in _moves(layout)), key=score_of, reverse=True)
+      ends = [climb(identity[other]) for other in moved[: settings.moves]]
+      scores = [score_of(other) for other in ends]
       better = max(scores) > score + least
       if better:
-        perm, score = found[int(np.argmax(scores))], max(scores)
+        perm, score = ends[int(np.argmax(scores))], max(scores)
     if score > top + least:
       best, top, reached = perm, score, 0
     reached += score >= top - least
-    if reached == _AGREE:
+    if reached == settings.agreeing:
       break
   return best, reached
 
@@ -219,9 +237,9 @@ def _exchange(
   """Exchanges two positions, the best two first, until no exchange raises the score by more than ``least``.
 
   Let ``B`` be the model as ``perm`` places it. An exchange of ``p`` and ``q`` makes it ``X B X`` with ``X = I - u u'``
-  and ``u = e_p - e_q``, so the score ``sum(A * B)`` rises by ``(u' A u) (u' B u) - u' (A B' + A' B) u``. ``_assign``
-  follows the slope, which is the second term alone, but between neighbours, where ``A`` and ``B`` are large, the first
-  decides.
+  and ``u = e_p - e_q``, so the score ``sum(A * B)`` rises by ``(u' A u) (u' B u) - u' (A B' + A' B) u``.
+  ``assignment.climb`` follows the slope, which is the second term alone, but between neighbours, where ``A`` and ``B``
+  are large, the first decides.
   """
   spread = _spread(disguised)
   while True:
@@ -259,50 +277,7 @@ def _by_neighbours(disguised: np.ndarray, public: np.ndarray) -> np.ndarray:
     np.sort(layers, -1).transpose(1, 0, 2).reshape(layers.shape[1], -1)
     for layers in (disguised, public)
   ]
-  squares = [np.square(side).sum(1) for side in rows]
-  distance = squares[0][:, None] + squares[1] - 2 * rows[0] @ rows[1].T
-  return np.eye(len(distance), dtype=np.float32)[linear_sum_assignment(distance)[1]]
-
-
-def _assign(disguised: np.ndarray, public: np.ndarray, start: np.ndarray) -> np.ndarray:
-  """Climbs from a doubly stochastic matrix to a permutation."""
-  transposed = public.swapaxes(1, 2)
-  at = start
-  identity = np.eye(len(start), dtype=np.float32)
-  for _ in range(_STEPS):
-    forward = disguised @ at
-    slope = (forward @ transposed).sum(0) + (disguised.swapaxes(1, 2) @ at @ public).sum(0)
-    vertex = identity[linear_sum_assignment(slope, maximize=True)[1]]
-    step = vertex - at
-    gain = float((slope * step).sum())
-    if gain <= 1e-6 * abs(float((slope * at).sum())):
-      break
-    bend = float(((disguised @ step @ transposed).sum(0) * step).sum())
-    at = at + (1.0 if bend >= 0 else min(1.0, -gain / (2 * bend))) * step
-  return linear_sum_assignment(at, maximize=True)[1]
-
-
-def _score(disguised: np.ndarray, public: np.ndarray, perm: np.ndarray) -> float:
-  """Returns the sum of products of norms that come to lie on each other."""
-  return float(np.vdot(disguised, public[:, perm][:, :, perm]))
-
-
-def _facts(
-  disguised: np.ndarray, other: np.ndarray, perm: np.ndarray, reached: int
-) -> dict[str, Any]:
-  """Returns what ``estimate_permutation`` says on its result."""
-  likeness = _likeness(disguised, other, perm)
-  warnings = []
-  if likeness < _LIKENESS:
-    warnings.append(
-      f"the positions found correlate by {likeness:.2f} only with those expected: do not rely on them"
-    )
-  return {
-    "perm": perm.tolist(),
-    "likeness": round(likeness, 4),
-    "starts": reached,
-    "warnings": warnings,
-  }
+  return assignment.best_match(-distance.cdist(*rows, "sqeuclidean"))
 
 
 def _likeness(disguised: np.ndarray, public: np.ndarray, perm: np.ndarray) -> float:
@@ -320,6 +295,6 @@ ATTACK = Attack(
   level=1,
   needs=(),
   title="block permutation from covariances between positions, then the matrices",
-  refuses=refuses,
+  refuses=_refuses,
   attack=attack,
 )

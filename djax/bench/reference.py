@@ -1,4 +1,4 @@
-"""The plain way to disguise: loops over images, block positions and channels, as one writes it down first."""
+"""The slow reference: a disguise as plain loops over images, block positions and channels."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,0 +1,135 @@
+"""A scenario of what was exported: a disguised directory, the originals it was made from, and its key."""
+
+import contextlib
+from collections.abc import Mapping
+
+import numpy as np
+
+from djax import sources
+from djax.audit.scenario import CHUNK, Progress, Scenario, Sizes, assemble, divide, draw_rows, read
+from djax.disguised import directory
+from djax.disguised.manifest import Manifest
+from djax.errors import DataError
+from djax.keys import Master
+from djax.owner import record_noise, restore
+
+__all__ = ["from_directory"]
+
+
+def from_directory(
+  path: str,
+  source: str,
+  master: Master,
+  *,
+  seed: int,
+  sizes: Sizes,
+  data_dir: str = "",
+  image_size: int = 0,
+  scale: int = 0,
+  splits: Mapping[str, str] | None = None,
+  progress: Progress = lambda fraction, word: None,
+) -> Scenario:
+  """Takes a disguised directory and its originals, which score, and make known pairs.
+
+  The key says which record shows which original, and does nothing else: no attack gets it. Some of the originals play
+  the public images; their disguised twins are left out of what the attacker gets. Of several views of an image the
+  first is taken.
+
+  Args:
+    path: what ``disguise`` wrote.
+    source: it was made from.
+    master: its key.
+    seed: of the parts.
+    sizes: at most; a smaller directory is divided in proportion.
+    data_dir: of prepared TFDS sets.
+    image_size: to which images of a folder are resized.
+    scale: as ``sources.open`` takes it.
+    splits: of the source, by the names of the directory's splits; by default the same names.
+    progress: told how far it is.
+
+  Raises:
+    KeyMismatchError: if the directory was made with another key.
+    ManifestError: if the directory is damaged or tampered with.
+    DataError: if the originals are not those of the directory, are too few, or are all the same.
+  """
+  with contextlib.ExitStack() as stack:
+    data = stack.enter_context(directory.open(path))
+    manifest = data.manifest
+    restore.authenticate(manifest, data.path, master)
+    drawn = record_noise.of(manifest, master)
+    opened = {
+      name: stack.enter_context(
+        sources.open(
+          source,
+          (splits or {}).get(name, name),
+          data_dir=data_dir,
+          image_size=image_size,
+          scale=scale,
+        )
+      )
+      for name in data.splits
+    }
+    for name, records in opened.items():
+      _check_match(name, records, manifest)
+    split, records = next(iter(opened.items()))
+    counts = divide(len(records), sizes)
+    rows = draw_rows(len(records), counts.private + counts.public, np.random.default_rng(seed))
+    images, labels = read(records, rows, progress)
+    classes = len(records.class_names)
+    count = counts.private
+    progress(0.5, "reading disguised images")
+    stored, ids = _read_split(data.splits[split], _places(drawn, manifest, split)[rows[:count]])
+    labels_and_ids = {split: (labels[:count], ids)}
+    for name, others in opened.items():
+      if name != split:
+        some = draw_rows(len(others), CHUNK, np.random.default_rng(seed))
+        held = _read_split(data.splits[name], _places(drawn, manifest, name)[some])[1]
+        labels_and_ids[name] = read(others, some, progress)[1], held
+  _check_labels(labels_and_ids, classes)
+  origin = {"kind": "data", "source": manifest.source["name"], "key": manifest.key_fingerprint}
+  origin["stored"] = manifest.dtype
+  disguised = restore.values(stored, manifest)
+  return assemble(origin, manifest.spec, classes, images, labels, disguised, counts, sizes)
+
+
+def _places(drawn: record_noise.RecordStreams, manifest: Manifest, split: str) -> np.ndarray:
+  """Returns, for each original of a split, the place of its view 0."""
+  views = manifest.splits[split].views
+  order = drawn.order(split, manifest.splits[split].records // views, views)
+  return np.argsort(order, kind="stable")[::views]
+
+
+def _read_split(split: directory.Split, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  parts = [split.read(rows[s : s + CHUNK]) for s in range(0, len(rows), CHUNK)]
+  images, labels = zip(*parts, strict=True)
+  return np.concatenate(images), np.concatenate(labels)
+
+
+def _check_match(name: str, records: sources.Records, manifest: Manifest) -> None:
+  """Refuses originals of another shape or number than the directory was made of."""
+  held = manifest.splits[name].records // manifest.splits[name].views
+  shape = tuple(manifest.spec["image_shape"])
+  if records.image_shape != shape:
+    raise DataError(
+      f"audit: the originals must be those of the directory, of shape {shape}, got {records.image_shape}. "
+      "Give the source it was made from."
+    )
+  if len(records) != held:
+    raise DataError(
+      f"audit: the originals must be those of the directory, whose split {name} holds {held} images; "
+      f"got {len(records)}. Give --{name}-split as it was given to disguise."
+    )
+
+
+def _check_labels(
+  labels_and_ids: Mapping[str, tuple[np.ndarray, np.ndarray]], classes: int
+) -> None:
+  """Refuses originals whose labels no renaming of classes, one for all splits, turns into those of the directory."""
+  table = np.zeros((classes, 1 + max(ids.max() for _, ids in labels_and_ids.values())), bool)
+  for name, (labels, ids) in labels_and_ids.items():
+    table[labels, ids] = True
+    if table.sum(0).max() > 1 or table.sum(1).max() > 1:
+      raise DataError(
+        f"audit: the originals must be those of the directory, in the same order; in split {name} their labels are "
+        "not. Give the source and the splits it was made from."
+      )

@@ -1,0 +1,202 @@
+"""The attack on several views of one image: undo each, place it on the first, solve for the image that all show."""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy.ndimage import map_coordinates
+from scipy import sparse
+from scipy.sparse import linalg
+
+from djax.attacks.base import Known
+from djax.attacks.common import statistics
+from djax.attacks.rmt import moments, placement
+from djax.host import blockwise
+
+__all__ = ["Prior", "attack", "combine", "prior", "register"]
+
+_FITS = 20
+_STEPS, _SETTLED = 200, 1e-4
+_DAMPING = 1e-2
+
+
+class Prior(NamedTuple):
+  """What the attacker knows of a kind of image.
+
+  Attributes:
+    mean: float32 ``[D]``.
+    root: float32 ``[D]``, standard deviations along the vectors.
+    vectors: float32 ``[D, D]``, those of the covariance, in columns.
+  """
+
+  mean: np.ndarray
+  root: np.ndarray
+  vectors: np.ndarray
+
+
+def attack(known: Known, seed: int) -> Any:
+  """Estimates the inverse of a disguise from single disguised images.
+
+  Args:
+    known: what the attacker has; rmt with orthogonal matrices and noise before them, blocks that fill the image.
+    seed: of the search for the permutation.
+
+  Returns:
+    ``disguised [..., H, W, C] -> float32 estimates`` of the same shape, noise included, less its mean.
+  """
+  b, shape = known.spec["block_size"], known.spec["image_shape"]
+  back = np.arange((shape[0] // b) * (shape[1] // b))
+  if known.spec["permute"]:
+    back = np.argsort(placement.estimate_permutation(known, seed)[0])
+    known = dataclasses.replace(
+      known,
+      spec={**known.spec, "permute": False},
+      disguised=blockwise.permute(back, known.disguised, block_size=b),
+    )
+  layout = statistics.layout_of(known.spec)
+  inverse = moments.estimate_matrices(known)[0].swapaxes(-1, -2)
+
+  def undo(disguised: np.ndarray) -> np.ndarray:
+    flat = blockwise.permute(back, disguised.reshape(-1, *shape), block_size=b)
+    x = layout.units(flat) @ inverse - known.spec["noise_level"] / 2
+    return layout.images(x.astype(np.float32)).reshape(disguised.shape)
+
+  return undo
+
+
+def register(first: np.ndarray, others: np.ndarray, options: Mapping[str, Any]) -> np.ndarray:
+  """Registers views on the first one: a shift and a mirror, and for warped views an affine map near it.
+
+  Args:
+    first: float32 ``[t, H, W, C]``, estimates of view 0.
+    others: float32 ``[t, k, H, W, C]``, of other views of the same images.
+    options: of ``djax.ops.augment.view``; they are public.
+
+  Returns:
+    float32 ``[t, k, H, W, 2]``: row and column of the first view that each pixel of another shows.
+  """
+  height, width = first.shape[1:3]
+  crop, warped = options["crop"], {"rotate", "scale", "shear"} & options.keys()
+  side = range(-crop, crop + 1)
+  mirrors = (False, True) if options.get("flip") else (False,)
+  moves = [(down, across, mirror) for down in side for across in side for mirror in mirrors]
+  maps = np.stack([_moved(height, width, *move) for move in moves])
+  errors = []
+  for places in maps:
+    moved = first[:, places[..., 0], places[..., 1]]
+    errors.append(np.square(moved[:, None] - others).sum((2, 3, 4)))
+  best = np.argmin(errors, axis=0)
+  if not warped:
+    return maps[best].astype(np.float32)
+  start = np.array(moves, np.float32)[best, :2]
+  return np.clip(_refined(first, others, start), 0, np.array([height - 1, width - 1], np.float32))
+
+
+def prior(public: np.ndarray) -> Prior:
+  """Measures public images.
+
+  Args:
+    public: ``[m, H, W, C]``.
+  """
+  seen = public.reshape(len(public), -1).astype(np.float32)
+  mean = seen.mean(0)
+  values, vectors = np.linalg.eigh((seen - mean).T @ (seen - mean) / len(seen))
+  return Prior(mean, np.sqrt(np.maximum(values, 0)), vectors)
+
+
+def combine(images: np.ndarray, places: np.ndarray, kind: Prior, variance: float) -> np.ndarray:
+  """Returns the best linear estimate of what all views show; of one view, that of ``moments``.
+
+  Args:
+    images: float32 ``[t, K, H, W, C]`` with white noise.
+    places: float32 ``[t, K, H, W, 2]``: row and column of the original that each pixel shows, bilinear.
+    kind: of images.
+    variance: of the noise.
+
+  Returns:
+    float32 ``[t, H, W, C]``, cut to 0..255.
+  """
+  count, number, *shape = images.shape
+  size = len(kind.mean)
+  looks = _looks(places)
+  again = (looks.T @ looks).tocsr()
+
+  def seen_again(u: np.ndarray) -> np.ndarray:
+    x = ((u.reshape(count, size) * kind.root) @ kind.vectors.T).reshape(-1, shape[-1])
+    return ((again @ x).reshape(count, size) @ kind.vectors * kind.root).ravel() + variance * u
+
+  # The inverse, were every pixel seen once a view.
+  guess = np.tile(1 / (number * kind.root**2 + variance), count)
+  mean = np.tile(kind.mean, count).reshape(-1, shape[-1])
+  rest = images.reshape(-1, shape[-1]) - looks @ mean
+  wanted = ((looks.T @ rest).reshape(count, size) @ kind.vectors * kind.root).ravel()
+  operator, nearly = (
+    linalg.LinearOperator((count * size,) * 2, matvec=call, dtype=np.float32)
+    for call in (seen_again, lambda u: guess * u)
+  )
+  solution, _ = linalg.cg(operator, wanted, M=nearly, rtol=_SETTLED, maxiter=_STEPS)
+  estimates = (solution.reshape(count, size) * kind.root) @ kind.vectors.T + kind.mean
+  return np.clip(estimates, 0, 255).reshape(count, *shape).astype(np.float32)
+
+
+def _looks(places: np.ndarray) -> sparse.csr_matrix:
+  """Returns the matrix that makes all views of all images, ``[t K H W, t H W]``."""
+  count, number, height, width, _ = places.shape
+  low = np.floor(places).astype(int)
+  part = places - low
+  target = np.arange(count)[:, None, None, None]
+  weights, columns = [], []
+  for down in (0, 1):
+    for across in (0, 1):
+      row = np.minimum(low[..., 0] + down, height - 1)
+      column = np.minimum(low[..., 1] + across, width - 1)
+      columns.append(((target * height + row) * width + column).ravel())
+      weight = np.abs(1 - down - part[..., 0]) * np.abs(1 - across - part[..., 1])
+      weights.append(weight.ravel())
+  rows = np.tile(np.arange(count * number * height * width), 4)
+  entries = (np.concatenate(weights), (rows, np.concatenate(columns)))
+  return sparse.csr_matrix(entries, (count * number * height * width, count * height * width))
+
+
+def _moved(height: int, width: int, down: int, across: int, mirror: bool) -> np.ndarray:
+  """Returns the places that a shifted and mirrored view shows, int64 ``[H, W, 2]``."""
+  rows, columns = (
+    np.pad(np.arange(size), abs(shift), mode="reflect")[abs(shift) + shift :][:size]
+    for size, shift in ((height, down), (width, across))
+  )
+  columns = columns[::-1] if mirror else columns
+  return np.stack(np.meshgrid(rows, columns, indexing="ij"), -1)
+
+
+@jax.jit
+def _refined(first: jax.Array, others: jax.Array, start: jax.Array) -> jax.Array:
+  """Fits affine maps by damped Gauss-Newton steps from shifts ``[t, k, 2]``; keeps the shift where that fits better."""
+  height, width = first.shape[1:3]
+  centre = jnp.array([(height - 1) / 2, (width - 1) / 2])
+  grid = jnp.stack(jnp.mgrid[:height, :width], -1) - centre
+
+  def places(map_: jax.Array) -> jax.Array:
+    return grid @ map_[:, :2].T + map_[:, 2] + centre
+
+  def fit(image: jax.Array, other: jax.Array, shift: jax.Array) -> jax.Array:
+    def rest(map_: jax.Array) -> jax.Array:
+      at = jnp.moveaxis(places(map_.reshape(2, 3)), -1, 0)
+      read = functools.partial(map_coordinates, coordinates=list(at), order=1, mode="nearest")
+      return (jax.vmap(read, -1, -1)(image) - other).ravel()
+
+    def step(map_: jax.Array, _: None) -> tuple[jax.Array, jax.Array]:
+      slope, error = jax.jacfwd(rest)(map_), rest(map_)
+      square = slope.T @ slope
+      square = square + jnp.diag(_DAMPING * jnp.diag(square) + 1e-6)
+      return map_ - jnp.linalg.solve(square, slope.T @ error), jnp.sum(error**2)
+
+    begin = jnp.concatenate([jnp.eye(2), shift[:, None]], 1).ravel()
+    end, _ = jax.lax.scan(step, begin, None, length=_FITS)
+    better = jnp.sum(rest(end) ** 2) < jnp.sum(rest(begin) ** 2)
+    return places(jnp.where(better, end, begin).reshape(2, 3))
+
+  return jax.vmap(jax.vmap(fit, (None, 0, 0)))(first, others, start)

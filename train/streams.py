@@ -1,0 +1,31 @@
+"""The random streams of a run, folded into ``jax.random.key(config.seed)``. A number, once used, keeps its meaning."""
+
+import enum
+
+import jax
+
+__all__ = ["StepStream", "Stream", "rng_of"]
+
+
+class Stream(enum.IntEnum):
+  """What a run draws for."""
+
+  TRAIN_NOISE = 1  # each record folds its index in
+  TEST_NOISE = 2
+  PARAMETERS = 3
+  STEPS = 4  # each step folds its number in
+  TRAIN_VIEWS = 5
+  TEST_VIEWS = 6
+  EXAMINER_NOISE = 8  # of training records disguised once more
+
+
+class StepStream(enum.IntEnum):
+  """What a step draws for, beside dropout: Flax folds a hash of the layer's path into the step's key."""
+
+  MIXUP = 1
+  CUTOUT = 2
+
+
+def rng_of(seed: int, stream: Stream) -> jax.Array:
+  """Returns the JAX key of a stream."""
+  return jax.random.fold_in(jax.random.key(seed), stream)
