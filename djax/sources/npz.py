@@ -10,16 +10,7 @@ from typing import Any
 import numpy as np
 
 from djax.errors import DataError, DjaxError, nearest
-from djax.sources.base import (
-  Images,
-  Records,
-  Source,
-  brief,
-  check_classes,
-  check_labels,
-  check_shape,
-  parse_split,
-)
+from djax.sources import base
 
 __all__ = ["NpzRecords"]
 
@@ -27,7 +18,7 @@ _NAMES = ("train_images", "train_labels", "test_images", "test_labels")
 _CHUNK = 1 << 18  # bytes; a multiple of every float's size
 
 
-class NpzRecords(Records):
+class NpzRecords(base.Records):
   """One split of an archive: labels in memory, images read from the file as they are asked for."""
 
   def __init__(self, path: pathlib.Path, split: str):
@@ -35,7 +26,7 @@ class NpzRecords(Records):
       raise DataError(f"{path}: no such file")
     with _whole(path), path.open("rb") as file, np.lib.npyio.NpzFile(file) as npz:
       shape, labels, class_names = _describe(path, npz)
-    name, part = parse_split(split, {key: len(x) for key, x in labels.items()})
+    name, part = base.parse_split(split, {key: len(x) for key, x in labels.items()})
     with _whole(path):
       self._array = _Array(path, f"{name}_images.npy", part)
     self._path, self._what, self._start = path, f"{path}: {name}_images", part.start
@@ -55,14 +46,14 @@ class NpzRecords(Records):
           scale = "no value is above 1, but the scale is 0..255. Multiply by 255."
           raise DataError(f"{self._what}: {scale}")
 
-  def _read(self, start: int, stop: int) -> Images:
+  def _read(self, start: int, stop: int) -> base.Images:
     with _whole(self._path):
       images = self._array.read(self._start + start, self._start + stop)
     images = images.reshape(-1, *self.image_shape)
     if images.dtype != np.uint8:
       _check_float(self._what, images, self._start + start)
       images = images.astype(np.float32, copy=False)
-    return Images(images, self._labels[start:stop], self.class_names)
+    return base.Images(images, self._labels[start:stop], self.class_names)
 
   def check(self) -> None:
     """Reads the images to their end, where zipfile compares the checksum; it does not where records are skipped."""
@@ -171,7 +162,7 @@ def _whole(path: pathlib.Path) -> Iterator[None]:
   except DjaxError:
     raise
   except Exception as error:  # zipfile, zlib and numpy each have their own
-    raise DataError(f"{path}: not a whole NumPy .npz archive ({brief(error)})") from None
+    raise DataError(f"{path}: not a whole NumPy .npz archive ({base.brief(error)})") from None
 
 
 def _describe(
@@ -192,17 +183,17 @@ def _describe(
     if len(shape) not in (3, 4):
       raise DataError(f"{what}: must be [N, H, W] or [N, H, W, C], got {shape}")
     sides[half] = (shape[1], shape[2], (*shape, 1)[3])
-    check_shape(what, sides[half])
+    base.check_shape(what, sides[half])
     what = f"{path}: {half}_labels"
     form, dtype = _header(npz, f"{half}_labels")
     if dtype.kind not in "iu" or form not in (shape[:1], (shape[0], 1)):
       raise DataError(f"{what}: must be integers [N], N={shape[0]} as images, got {dtype} {form}")
     labels[half] = npz[f"{half}_labels"].reshape(-1)
-    check_labels(what, labels[half])
+    base.check_labels(what, labels[half])
   if sides["train"] != sides["test"]:
     raise DataError(f"{path}: train images are {sides['train']}, but test images {sides['test']}")
   classes = max(int(numbers.max()) + 1 for numbers in labels.values())
-  check_classes(str(path), classes)
+  base.check_classes(str(path), classes)
   class_names = tuple(str(number) for number in range(classes))
   if "class_names" in npz:
     shape, dtype = _header(npz, "class_names")
@@ -236,7 +227,7 @@ def _check_float(what: str, images: np.ndarray, start: int) -> None:
     raise DataError(f"{what}: {bad.sum()} values are {fault}, the first in image {first}")
 
 
-SOURCE = Source(
+SOURCE = base.Source(
   "npz",
   lambda source: source.endswith(".npz"),
   lambda source, split, *_: NpzRecords(pathlib.Path(source).expanduser(), split),

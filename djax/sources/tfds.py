@@ -11,15 +11,7 @@ import numpy as np
 from PIL import Image
 
 from djax.errors import ConfigError, DataError, nearest
-from djax.sources.base import (
-  Images,
-  Records,
-  Source,
-  brief,
-  check_classes,
-  check_labels,
-  check_shape,
-)
+from djax.sources import base
 
 __all__ = ["TfdsRecords"]
 
@@ -28,7 +20,7 @@ _FORM = re.compile(r"([a-z]\w*)(?:/([A-Za-z0-9][\w.\-]*))?(?::(\d+\.\d+\.\d+))?"
 _CHUNK = 1000
 
 
-class TfdsRecords(Records):
+class TfdsRecords(base.Records):
   """One split of a prepared set; its files are read from when records are asked for."""
 
   def __init__(self, source: str, split: str, data_dir: str):
@@ -42,14 +34,14 @@ class TfdsRecords(Records):
       image, label = features[image_key], features[label_key]
       shape, dtype = image.shape, np.dtype(image.np_dtype)
     except Exception as error:
-      raise DataError(f"{what}: no whole set of images and labels ({brief(error)})") from None
+      raise DataError(f"{what}: no whole set of images and labels ({base.brief(error)})") from None
     if dtype != np.uint8 or len(shape) != 3 or None in shape:
       wanted = "images must be uint8 of one fixed shape [H, W, C]"
       raise DataError(f"{what}: {wanted}, got {dtype} {shape}. A folder of images can be resized.")
-    check_shape(what, shape)
+    base.check_shape(what, shape)
     if not isinstance(label, tfds.features.ClassLabel) or label.num_classes is None:
       raise DataError(f"{what}: {label_key!r} must be a class label, got {type(label).__name__}")
-    check_classes(what, label.num_classes)
+    base.check_classes(what, label.num_classes)
 
     # Image files are decoded here: faster than by TFDS, and the same with or without OpenCV.
     self._is_encoded = isinstance(image, tfds.features.Image)
@@ -58,7 +50,7 @@ class TfdsRecords(Records):
       self._records = builder.as_data_source(split=split, decoders=decoders)
       shards = [x.filename for x in builder.info.splits[split].file_instructions]
     except ValueError as error:
-      raise ConfigError(f"split {split!r} of {what}: {brief(error)}") from None
+      raise ConfigError(f"split {split!r} of {what}: {base.brief(error)}") from None
     self._what, self._split, self._keys = what, split, (image_key, label_key)
     files = [pathlib.Path(path, x) for x in ("dataset_info.json", "features.json", *shards)]
     super().__init__(
@@ -70,10 +62,10 @@ class TfdsRecords(Records):
       files={file.name: file for file in files},
     )
 
-  def _read(self, start: int, stop: int) -> Images:
+  def _read(self, start: int, stop: int) -> base.Images:
     return self._take(np.arange(start, stop))
 
-  def _take(self, rows: np.ndarray) -> Images:
+  def _take(self, rows: np.ndarray) -> base.Images:
     images = np.empty((len(rows), *self.image_shape), np.uint8)
     labels = np.empty(len(rows), np.int32)
     image_key, label_key = self._keys
@@ -90,9 +82,9 @@ class TfdsRecords(Records):
           labels[place] = record[label_key]
     except Exception as error:  # array_record, protobuf and PIL each have their own
       where = f"{self._what}: {self._split!r} is damaged in or after record {rows[first]}"
-      raise DataError(f"{where} ({brief(error)}). Prepare it again.") from None
-    check_labels(f"{self._what}, {self._split!r}", labels, int(rows[0]), len(self.class_names))
-    return Images(images, labels, self.class_names)
+      raise DataError(f"{where} ({base.brief(error)}). Prepare it again.") from None
+    base.check_labels(f"{self._what}, {self._split!r}", labels, int(rows[0]), len(self.class_names))
+    return base.Images(images, labels, self.class_names)
 
   def close(self) -> None:
     with contextlib.suppress(RuntimeError):  # of a damaged file, refused where it was read
@@ -128,14 +120,14 @@ def _find_tfds(source: str, data_dir: str) -> tuple[str, str, str]:
   try:
     stored_as = json.loads((path / "dataset_info.json").read_text("utf-8")).get("fileFormat")
   except (OSError, ValueError, AttributeError) as error:
-    raise DataError(f"{what}: dataset_info.json is damaged ({brief(error)})") from None
+    raise DataError(f"{what}: dataset_info.json is damaged ({base.brief(error)})") from None
   if stored_as != "array_record":
     advice = f"array_record. Move it away, then: python -m djax prepare {source} --data-dir {root}"
     raise DataError(f"{what} is stored as {stored_as or 'tfrecord'}, not {advice}")
   return str(path), what, f"{path.parent.relative_to(root).as_posix()}:{path.name}"
 
 
-SOURCE = Source(
+SOURCE = base.Source(
   "tfds",
   lambda source: True,
   lambda source, split, data_dir, image_size: TfdsRecords(source, split, data_dir),
