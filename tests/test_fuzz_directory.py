@@ -20,6 +20,7 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 from helpers.alarm import alarm
+from helpers.directories import paths
 
 from djax import keys, sources
 from djax.cli import inspect
@@ -105,15 +106,6 @@ def check_line(line):
 
 
 # Manifests.
-
-
-def paths(content, at=()):
-  """Yields the path of every value in a JSON content."""
-  items = content.items() if isinstance(content, dict) else enumerate(content)
-  for name, value in items:
-    yield (*at, name)
-    if isinstance(value, (dict, list)):
-      yield from paths(value, (*at, name))
 
 
 def nested(depth, kind=list):

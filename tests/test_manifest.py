@@ -8,6 +8,7 @@ import os
 
 import numpy as np
 import pytest
+from helpers.directories import paths
 
 from djax.disguised import datacard, manifest, quantise
 from djax.disguised.manifest import Manifest, Shard, SplitFacts
@@ -444,15 +445,6 @@ def test_a_version_that_never_was_is_refused(tmp_path, version):
   assert "must be a djax-disguised manifest" in refusal(tmp_path)
   put(tmp_path, encoded({**EXAMPLE, "format": "djax-answers"}))
   assert "must be a djax-disguised manifest" in refusal(tmp_path)
-
-
-def paths(content, at=()):
-  """Yields the path of every value in a JSON content."""
-  items = content.items() if isinstance(content, dict) else enumerate(content)
-  for name, value in items:
-    yield (*at, name)
-    if isinstance(value, (dict, list)):
-      yield from paths(value, (*at, name))
 
 
 def changed(path, value, content=EXAMPLE):

@@ -1,3 +1,4 @@
+import itertools
 import json
 import pathlib
 
@@ -38,6 +39,12 @@ def test_twin_is_chacha20():
   block = twin_block(SECRET, 1, nonce)
   assert block[:16].hex() == "10f1e7e4d13b5915500fdd1fa32071c4"
   assert block[-16:].hex() == "b5129cd1de164eb9cbd083e8a2503c4e"
+
+
+def check_no_two_alike(variants):
+  """Of 40 draws of 24 bits even two alike in a place are rare, all alike means one stream."""
+  for (name, one), (other, another) in itertools.combinations(variants.items(), 2):
+    assert (one == another).sum() <= 2, (name, other)
 
 
 def drawn(
@@ -97,12 +104,7 @@ def test_uniforms_change_with_all_that_makes_a_record():
     "key": drawn(images, [5], secret=bytes(32)),
     "dtype": drawn(images.astype(np.float32), [5]),
   }
-  seen = {}
-  for name, found in variants.items():
-    # 40 draws of 24 bits: even two alike in a place are rare, all alike means one stream.
-    for other, before in seen.items():
-      assert (found == before).sum() <= 2, (name, other)
-    seen[name] = found
+  check_no_two_alike(variants)
 
 
 def test_uniforms_do_not_change_with_batch_or_order():
@@ -247,11 +249,7 @@ def test_noise_of_a_data_set_changes_with_all_that_makes_a_record():
     "pixel of the view": noises(images=one_pixel),
     "dtype": noises(images=originals(1).astype(np.float32)),
   }
-  seen = {}
-  for name, found in variants.items():
-    for other, before in seen.items():
-      assert (found == before).sum() <= 2, (name, other)
-    seen[name] = found
+  check_no_two_alike(variants)
   # The original is not what the noise is added to; how views are laid out changes no record.
   np.testing.assert_array_equal(noises(given=one_pixel), variants["itself"])
   np.testing.assert_array_equal(noises(views={**VIEWS, "together": True}), variants["itself"])

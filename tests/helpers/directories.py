@@ -99,3 +99,12 @@ def mend(folder):
   first = (folder / manifest.MAC_FILE).read_bytes().partition(b"\n")[0] + b"\n"
   digest = hashlib.sha256((folder / manifest.FILE).read_bytes() + first).hexdigest()
   (folder / manifest.MAC_FILE).write_bytes(first + f"sha256 {digest}\n".encode())
+
+
+def paths(content, at=()):
+  """Yields the path of every value in a JSON content."""
+  items = content.items() if isinstance(content, dict) else enumerate(content)
+  for name, value in items:
+    yield (*at, name)
+    if isinstance(value, (dict, list)):
+      yield from paths(value, (*at, name))

@@ -37,7 +37,8 @@ def descend(
   """
 
   def step(carry, batch):
-    params, state = _step(loss, optimizer, *carry, batch)
+    params, state = carry
+    params, state = _step(loss, optimizer, params, state, batch)
     return (project(params), state), None
 
   return jax.lax.scan(step, (params, state), batches)[0]
