@@ -7,10 +7,10 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import MofNCompleteColumn
 
 from djax.cli import boundary
+from djax.io import progress as bars
 from djax.io.escape import for_terminal
 
 __all__ = ["guarded", "progress", "say", "signals"]
@@ -64,18 +64,8 @@ def progress(total: int, done: int, label: str) -> Iterator[Callable[[int], None
   Yields:
     A function to call with the number of steps since it was last called.
   """
-  if not sys.stderr.isatty():
-    yield lambda steps: None
-    return
-  columns = (
-    TextColumn("{task.description}", markup=False),
-    BarColumn(),
-    MofNCompleteColumn(),
-    TimeRemainingColumn(),
-  )
-  with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-    task = bar.add_task(for_terminal(label), total=total, completed=done)
-    yield lambda steps: bar.advance(task, steps)
+  with bars.bar(label, MofNCompleteColumn(), total=total, completed=done) as update:
+    yield lambda steps: update(advance=steps) if update else None
 
 
 def say(text: str) -> None:

@@ -1,7 +1,6 @@
 """Makes the table of audited settings that ``lookup`` reads: ``python -m djax audit --write-table FILE``."""
 
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from djax.attacks import ATTACKS, Attack
 from djax.audit import known_breaks, runner, scenario, verdicts
 from djax.audit.scenario import Sizes
 from djax.errors import ConfigError, DataError
+from djax.io import files
 
 __all__ = ["SOURCES", "settings", "write"]
 
@@ -150,6 +150,4 @@ def _replace(path: Path, table: Mapping[str, Any]) -> None:
   """Writes the table, one row a line."""
   body = ",\n".join(json.dumps(row) for row in table["rows"])
   start = ", ".join(f"{json.dumps(k)}: {json.dumps(v)}" for k, v in table.items() if k != "rows")
-  temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-  temporary.write_text(f'{{{start}, "rows": [\n{body}\n]}}\n')
-  os.replace(temporary, path)
+  files.replace(path, f'{{{start}, "rows": [\n{body}\n]}}\n'.encode())
