@@ -45,7 +45,12 @@ def full():
       1,
       "error: the folder: no space left on the disk. Make room and re-run the command.",
     ),
-    (FileNotFoundError(2, "No such file or directory", "a/b"), 1, "error: a/b: No such file or"),
+    (FileNotFoundError(2, "No such file or directory", "tests/b"), 1, "error: tests/b: No such"),
+    (
+      FileNotFoundError(2, "No such file or directory", "none/.x.tmp"),
+      1,
+      "error: none: no such folder. Make it, or give another name.",
+    ),
     (PermissionError(13, "Permission denied"), 1, "error: the folder: Permission denied"),
     (MemoryError("Unable to allocate 4 GiB"), 1, "error: out of memory (Unable to allocate 4 GiB)"),
     (MemoryError(), 1, "error: out of memory (MemoryError). Use fewer --workers"),
@@ -53,8 +58,12 @@ def full():
     (
       RuntimeError("Could not determine home directory."),
       1,
-      "error: unexpected RuntimeError (Could not determine home directory.). Re-run the command "
-      "with --debug to see where, and report it.",
+      "error: a path that begins with ~ needs the home directory of a user that exists.",
+    ),
+    (
+      RuntimeError("odd\nand more"),
+      1,
+      "error: unexpected RuntimeError (odd). Re-run the command with --debug to see where, and report it.",
     ),
     (KeyError("a"), 1, "error: unexpected KeyError ('a')"),
   ],

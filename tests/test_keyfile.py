@@ -199,6 +199,19 @@ def test_a_new_passphrase_loses_the_end_of_its_line_wherever_it_comes_from(monke
     keyfile.find_passphrase(tmp_path / "pass", new=True)()
 
 
+def test_no_key_is_written_where_files_have_no_rights_of_their_own(tmp_path, monkeypatch):
+  real = os.fstat
+
+  def shared(descriptor):
+    status = real(descriptor)
+    return os.stat_result((status.st_mode | 0o077, *status[1:]))
+
+  monkeypatch.setattr(keyfile.os, "fstat", shared)
+  with pytest.raises(KeyFileError, match=r"on this disk its mode is 0677.*choose another disk"):
+    keyfile.write(tmp_path / "key", keys.Master(SECRET), passphrase=None)
+  assert not list(tmp_path.iterdir())
+
+
 def test_a_key_file_that_went_through_other_line_ends_still_opens(path):
   path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
   assert keyfile.read(path, passphrase=ask).read("x", 8)

@@ -2,13 +2,16 @@
 
 import re
 import shutil
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from helpers.fresh import ROOT, run_code, succeeded
 from helpers.source_files import arrays, draw
-from odd import ODD
+from odd import ODD, folder, npz
 from PIL import Image
 
 from djax import keys, sources
@@ -115,7 +118,7 @@ def test_a_source_that_changes_meanwhile_is_refused(tmp_path, monkeypatch, chang
       assert [split.records for split in facts.splits.values()] == [20, 4]
       return
     with pytest.raises(
-      DataError, match=r"not those that the work was planned for|was changed while|damaged image"
+      DataError, match=r"not those that the work was planned for|was changed while|No such file"
     ) as caught:
       export.disguise(asked, tmp_path / "out", MASTER, workers=1)
   assert "\n" not in str(caught.value)
@@ -247,3 +250,49 @@ def test_a_folder_of_questions_is_listed_as_a_source_is(tmp_path):
   (tmp_path / "more").mkdir()
   with pytest.raises(DataError, match=r"2 files cannot be taken.*c\.webp.*more: not a \.png"):
     query.read([tmp_path], facts)
+
+
+@pytest.mark.parametrize("make", [npz(), folder()], ids=["npz", "folder"])
+def test_a_system_that_runs_out_of_files_is_no_damage(tmp_path, make):
+  source = make(tmp_path)
+  code = f"""
+    import os, resource
+    from djax import errors, sources
+    records = sources.open({source!r}, "train")
+    records.read(0, 2)
+    records.close()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, 0))
+    try:
+      records.read(0, 2)
+    except errors.DataError as error:
+      print(error)
+  """
+  line = succeeded(run_code(code)).strip()
+  assert line.endswith("cannot be read (Too many open files)")
+
+
+def test_more_shards_are_read_than_files_may_be_open_at_first(tmp_path):
+  source = digits_folder(tmp_path / "set", count=60)
+  export.disguise(
+    Request(source, SCHEME, originals_per_shard=1), tmp_path / "out", MASTER, workers=1
+  )
+  code = f"""
+    import resource
+    from djax.disguised import directory
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (60, hard))
+    with directory.open({str(tmp_path / "out")!r}) as data:
+      data.splits["train"].check()
+      print(data.splits["train"].shards)
+  """
+  assert int(succeeded(run_code(code))) == 96
+
+
+def test_python_without_docstrings_runs_the_verbs(tmp_path):
+  done = subprocess.run(
+    [sys.executable, "-OO", "-m", "djax", "check", "--source", "digits"],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+  )
+  assert (done.returncode, done.stderr) == (0, "")

@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 from djax.errors import DjaxError
 
@@ -84,9 +85,15 @@ def _words(error: Exception, place: Callable[[], str]) -> str:
     return (
       f"out of memory ({_first(error)}). Use fewer --workers, a smaller batch, or a larger machine."
     )
+  if isinstance(error, RuntimeError) and "home directory" in str(error):
+    return "a path that begins with ~ needs the home directory of a user that exists. Write the path in full."
   platforms = os.environ.get("JAX_PLATFORMS")
   if platforms and not _has_devices():
     return f"JAX cannot use what JAX_PLATFORMS={platforms} asks for ({_first(error)}). Unset it, or install it."
+  if isinstance(error, FileNotFoundError) and error.filename:
+    folder = Path(os.fsdecode(error.filename)).parent
+    if not folder.exists():
+      return f"{folder}: no such folder. Make it, or give another name."
   if isinstance(error, OSError):
     return f"{error.filename or place()}: {error.strerror or error}"
   seen = f"unexpected {type(error).__name__} ({_first(error)})"

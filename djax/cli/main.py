@@ -21,6 +21,7 @@ from djax.keys import keyfile
 
 __all__ = ["main"]
 
+_DESCRIPTION = "Keys, and data sets: checked, disguised, verified, restored, queried, attacked."
 _VERBS = ("keygen", "show", "selftest", "prepare", *parsers.VERBS)
 
 
@@ -64,7 +65,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser(asked: str) -> argparse.ArgumentParser:
-  parser = _Parser(prog=program.name("djax", "djax"), description=__doc__.partition("\n")[0])
+  parser = _Parser(prog=program.name("djax", "djax"), description=_DESCRIPTION)
   verbs = parser.add_subparsers(dest="verb", required=True, metavar="|".join(_VERBS))
 
   keygen = verbs.add_parser("keygen", help="make a key and write it to a new file")

@@ -17,6 +17,11 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO
 
+try:
+  import resource
+except ImportError:  # not on Windows
+  resource = None  # type: ignore[assignment]
+
 import numpy as np
 
 from djax.disguised import array_records, records
@@ -28,6 +33,7 @@ from djax.io.foreign import Content, ForeignFileError
 
 __all__ = ["NAME", "Disguised", "Split", "file_sha256", "open", "shards", "verify"]
 
+_OTHER_FILES = 512
 NAME = records.NAME
 _EXTRA = (manifest_lib.FILE, manifest_lib.MAC_FILE)
 _MOST_BYTES = 1 << 20  # of a file for TFDS or people
@@ -261,9 +267,21 @@ def open(path: str | os.PathLike) -> Disguised:
   faults = [_small_fault(folder, *file) for file in manifest.files.items()]
   faults += [_size_fault(folder, shard) for shard in shards(manifest)]
   _refuse(folder, faults)
+  _allow_open(len(shards(manifest)))
   return Disguised(
     folder, manifest, {name: Split(folder, name, manifest) for name in manifest.splits}
   )
+
+
+def _allow_open(count: int) -> None:
+  """Lets this process hold so many shards open, beside what else it opens, as far as the system allows."""
+  if resource is None:
+    return
+  soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+  wanted = count + _OTHER_FILES
+  if soft != resource.RLIM_INFINITY and soft < wanted:
+    most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, most), hard))
 
 
 def verify(

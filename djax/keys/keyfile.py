@@ -12,6 +12,7 @@ import hmac
 import os
 import re
 import secrets
+import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -135,6 +136,12 @@ def write(path: _Path, master: keys.Master, *, passphrase: str | None) -> None:
   given = None if passphrase is None else lambda: passphrase
   try:
     with files.new_file(target) as file:
+      mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+      if os.name == "posix" and mode & 0o077:
+        raise KeyFileError(
+          f"key file {path}: must lie where files have rights of their own, but on this disk its mode is {mode:04o}: "
+          "others could read the key. Nothing was written; choose another disk."
+        )
       file.write(_render(path, master, passphrase))
       file.flush()
       os.fsync(file.fileno())

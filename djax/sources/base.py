@@ -15,7 +15,7 @@ import numpy as np
 from djax.errors import ConfigError, DataError
 from djax.sources import checks
 
-__all__ = ["Images", "Records", "Source", "brief", "parse_split"]
+__all__ = ["Images", "Records", "Source", "brief", "parse_split", "refusal"]
 
 _SAMPLE = 64  # images whose values tell the scale of the others
 
@@ -260,6 +260,19 @@ def parse_split(split: str, counts: Mapping[str, int]) -> tuple[str, slice]:
   if not part.start < part.stop <= counts[name]:
     raise ConfigError(f"split {split!r} must name records that exist: {name} has {counts[name]}")
   return name, part
+
+
+def refusal(what: str, fault: str, error: Exception) -> DataError:
+  """Returns what to raise for a file that could not be read: the system's word where it has one, else the fault.
+
+  Args:
+    what: the file.
+    fault: what is wrong with it if it could be read at all.
+    error: of the system or of a parser.
+  """
+  if isinstance(error, OSError) and error.errno:
+    return DataError(f"{what}: cannot be read ({error.strerror})")
+  return DataError(f"{what}: {fault} ({brief(error)})")
 
 
 def brief(error: Exception) -> str:

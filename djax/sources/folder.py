@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from djax.errors import DataError
-from djax.sources.base import Images, Records, Source, brief, parse_split
+from djax.sources.base import Images, Records, Source, parse_split, refusal
 
 __all__ = ["ORDER_FILE", "FolderRecords", "decode", "pictures", "read_header"]
 
@@ -106,7 +106,7 @@ def _order(root: pathlib.Path, names: Iterable[str]) -> list[str]:
     try:
       order = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
-      raise DataError(f"{path}: must be a JSON list of class folders ({brief(error)})") from None
+      raise refusal(f"{path}", "must be a JSON list of class folders", error) from None
     if not isinstance(order, list) or sorted(map(str, order)) != sorted(names):
       raise DataError(
         f"{path}: must list the class folders, {', '.join(sorted(names)[:5])}..., in the order of their numbers. "
@@ -307,7 +307,7 @@ def read_header(path: pathlib.Path) -> _Header:
       is_deep = any(";16" in str(tile[3]) for tile in image.tile)
       turn = image.getexif().get(0x0112) if "exif" in info else 1
   except Exception as error:  # PIL's parsers raise many types on damaged files
-    raise DataError(f"{path}: cannot be read as PNG or JPEG ({brief(error)})") from None
+    raise refusal(f"{path}", "cannot be read as PNG or JPEG", error) from None
   if mode in ("LA", "PA", "RGBA") or "transparency" in info:
     raise DataError(f"{path}: has an alpha channel or transparency. Save it without.")
   if is_deep:
@@ -341,7 +341,7 @@ def decode(path: pathlib.Path, shape: tuple[int, int, int], resize: bool) -> np.
       raise ValueError(f"its header and pixels differ in size, {shape} and {image.size}")
     return np.asarray(image).reshape(shape)
   except Exception as error:
-    raise DataError(f"{path}: damaged image ({brief(error)})") from None
+    raise refusal(f"{path}", "damaged image", error) from None
 
 
 SOURCE = Source(

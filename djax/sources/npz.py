@@ -11,7 +11,7 @@ import numpy as np
 
 from djax.errors import DataError, DjaxError, nearest
 from djax.sources import checks
-from djax.sources.base import Images, Records, Source, brief, parse_split
+from djax.sources.base import Images, Records, Source, parse_split, refusal
 
 __all__ = ["NpzRecords"]
 
@@ -164,7 +164,7 @@ def _whole(path: pathlib.Path) -> Iterator[None]:
   except DjaxError:
     raise
   except Exception as error:  # zipfile, zlib and numpy each have their own
-    raise DataError(f"{path}: not a whole NumPy .npz archive ({brief(error)})") from None
+    raise refusal(f"{path}", "not a whole NumPy .npz archive", error) from None
 
 
 def _describe(

@@ -12,7 +12,7 @@ from PIL import Image
 
 from djax.errors import ConfigError, DataError, nearest
 from djax.sources import checks
-from djax.sources.base import Images, Records, Source, brief
+from djax.sources.base import Images, Records, Source, brief, refusal
 
 __all__ = ["TfdsRecords"]
 
@@ -135,7 +135,7 @@ def _find_tfds(source: str, data_dir: str) -> tuple[str, str, str]:
   try:
     stored_as = json.loads((path / "dataset_info.json").read_text("utf-8")).get("fileFormat")
   except (OSError, ValueError, AttributeError) as error:
-    raise DataError(f"{what}: dataset_info.json is damaged ({brief(error)})") from None
+    raise refusal(what, "dataset_info.json is damaged", error) from None
   if stored_as != "array_record":
     advice = f"array_record. Move it away, then: python -m djax prepare {source} --data-dir {root}"
     raise DataError(f"{what} is stored as {stored_as or 'tfrecord'}, not {advice}")
