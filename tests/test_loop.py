@@ -110,6 +110,16 @@ def test_a_stopped_run_resumes_to_the_same_bits(tmp_path, monkeypatch, number):
   assert steps == [4, 8]
 
 
+def test_jax_enable_x64_changes_nothing(tmp_path):
+  train.run(tiny(), tmp_path / "usual")
+  jax.config.update("jax_enable_x64", True)
+  try:
+    train.run(tiny(), tmp_path / "x64")
+  finally:
+    jax.config.update("jax_enable_x64", False)
+  assert_same_state(params(tmp_path / "usual"), params(tmp_path / "x64"))
+
+
 def test_metrics_of_steps_that_were_lost_are_dropped(tmp_path):
   kept = '{"step": 4}\n{"step": 8}\n'
   (tmp_path / "metrics.jsonl").write_text(kept + '{"step": 12}\n{"st')

@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import jax
+from jax import experimental
 from ml_collections import ConfigDict
 
 from djax.errors import ConfigError
@@ -17,22 +19,27 @@ if TYPE_CHECKING:
 
 __all__ = ["run"]
 
+# JAX before 0.8 has it there.
+enable_x64 = jax.enable_x64 if hasattr(jax, "enable_x64") else experimental.enable_x64
+
 
 def run(config: ConfigDict, workdir: str | Path, master: "Master | None") -> dict[str, Any]:
   """Trains and evaluates as the config says, see ``train.run``."""
   config_lib.check(config)
-  if not config.data.disguised_dir:
-    given = owned.inputs(config, master, dataset_id=_begun_id(Path(workdir).expanduser()))
-  elif master is not None:
+  if config.data.disguised_dir and master is not None:
     raise ConfigError(
       "run: master must be None with config.data.disguised_dir: what lies there is already disguised. Leave it out."
     )
-  else:
-    given = outsourced.inputs(config)
-  try:
-    return loop.fit(config, workdir, given)
-  finally:
-    given.close()
+  # In float32 whatever JAX_ENABLE_X64 says: a run gives the same numbers wherever it is resumed.
+  with enable_x64(False):
+    if config.data.disguised_dir:
+      given = outsourced.inputs(config)
+    else:
+      given = owned.inputs(config, master, dataset_id=_begun_id(Path(workdir).expanduser()))
+    try:
+      return loop.fit(config, workdir, given)
+    finally:
+      given.close()
 
 
 def _begun_id(workdir: Path) -> str | None:

@@ -17,6 +17,7 @@ class Stream(enum.IntEnum):
   TRAIN_VIEWS = 5
   TEST_VIEWS = 6
   EXAMINER_NOISE = 8  # of training records disguised once more
+  OTHER_KEY_NOISE = 9  # of records under a key that the run was not trained with
 
 
 class StepStream(enum.IntEnum):

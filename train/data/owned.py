@@ -116,7 +116,7 @@ def inputs(config: ConfigDict, master: "Master | None", *, dataset_id: str | Non
     few = dataclasses.replace(
       train, images=train.images[:STATISTICS_RECORDS], labels=train.labels[:STATISTICS_RECORDS]
     )
-    rng = jax.random.key(config.seed)
+    rng = rng_of(config.seed, Stream.OTHER_KEY_NOISE)
     return (
       disguised(few, scheme, other, rng=rng),
       disguised(test, scheme, other, rng=rng, pool=train),
