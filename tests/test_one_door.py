@@ -1,11 +1,10 @@
 """What came from outside is opened in ``djax.io.foreign`` alone. Other places that open a file are listed, with why."""
 
 import ast
-import pathlib
 
 import pytest
+from helpers.fresh import ROOT
 
-ROOT = pathlib.Path(__file__).parent.parent
 MODULES = (
   "djax/disguised/array_records.py",
   "djax/audit/exported.py",

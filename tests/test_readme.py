@@ -1,7 +1,6 @@
 """The README says what works: its Python runs, its commands exist, its links lead somewhere."""
 
 import os
-import pathlib
 import re
 import shlex
 import subprocess
@@ -10,13 +9,13 @@ import tomllib
 from importlib.util import find_spec
 
 import numpy as np
+from helpers.fresh import ROOT
 from PIL import Image
 
 from djax import sources
 from djax.cli import main as owner_cli
 from train import config as config_lib
 
-ROOT = pathlib.Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 
 

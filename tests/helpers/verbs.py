@@ -7,14 +7,14 @@ import sys
 
 import djax
 from djax.__main__ import main
+from helpers.fresh import ROOT
 
 PACKAGE = os.path.dirname(djax.__file__)
-ROOT = os.path.dirname(PACKAGE)
 
 
 def environment(**more):
   kept = {k: os.environ[k] for k in ("PATH", "HOME", "TMPDIR") if k in os.environ}
-  return {**kept, "PYTHONPATH": ROOT, "JAX_PLATFORMS": "cpu", **more}
+  return {**kept, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", **more}
 
 
 def run(*arguments, cwd=None, python=("-W", "error", "-m", "djax"), **env):

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from helpers.fresh import ROOT
 
 from train import verbs
 from train.compare import collect, command, page
@@ -128,9 +129,8 @@ def test_a_file_of_something_else_is_not_overwritten(tmp_path, capsys):
 
 
 def test_the_shipped_page_is_of_the_shipped_facts_and_rows():
-  import pathlib
 
-  docs = pathlib.Path(__file__).parent.parent / "docs"
+  docs = ROOT / "docs"
   found = table_collect.earlier(docs / "comparison.json", form=collect.FORMAT)
   assert (docs / "comparison.md").read_text() == page.page(found)
   for row, known in zip(rows.COMPARED, found["rows"], strict=True):

@@ -2,13 +2,13 @@ import dataclasses
 import hashlib
 import itertools
 import json
-import pathlib
 
 import hypothesis
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.fresh import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,7 +18,7 @@ from djax.disguised import quantise
 from djax.host import aes, augment, blockwise
 from djax.ops import blocks
 
-VECTORS = pathlib.Path(__file__).parent / "vectors" / "export-v1.json"
+VECTORS = ROOT / "tests" / "vectors" / "export-v1.json"
 EXPORTED = ("plain", "permutation", "rmt", "aes")  # baselines are not written to disk
 SHAPES = [((8, 12, 3), 4), ((7, 10, 1), 4), ((5, 9, 3), 3)]
 OPTIONS = {

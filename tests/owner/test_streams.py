@@ -1,9 +1,9 @@
 import itertools
 import json
-import pathlib
 
 import numpy as np
 import pytest
+from helpers.fresh import ROOT
 from helpers.twins import (
   ID,
   SPEC,
@@ -25,9 +25,7 @@ from djax.disguised.manifest import Manifest
 from djax.host import samplers
 from djax.owner import record_noise
 
-VECTORS = json.loads(
-  (pathlib.Path(__file__).parent / "vectors" / "record-streams.json").read_text()
-)
+VECTORS = json.loads((ROOT / "tests" / "vectors" / "record-streams.json").read_text())
 SECRET = bytes(range(32))
 ALONE = {"count": 1, "crop": 0, "flip": False, "together": True}
 VIEWS = {"count": 3, "crop": 2, "flip": True, "together": False}
@@ -370,11 +368,11 @@ def test_golden_label_permutations_hold_for_the_module_and_the_twin(vector):
   assert twin_label_permutation(bytes.fromhex(vector["secret"]), vector["n"]) == vector["expect"]
 
 
-# Golden vectors of djx2; the rest of them are in tests/test_keys.py and tests/test_sealed.py.
+# Golden vectors of djx2; the rest of them are in test_keys.py and test_sealed.py.
 
 
 def djx2(*calls):
-  path = pathlib.Path(__file__).parent / "vectors" / "djx2.json"
+  path = ROOT / "tests" / "vectors" / "djx2.json"
   return [v for v in json.loads(path.read_text())["vectors"] if v["call"] in calls]
 
 

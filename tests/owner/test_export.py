@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 from helpers import twins
 from helpers.disks import tiny_disk
-from helpers.fresh import run_code, succeeded
+from helpers.fresh import ROOT, run_code, succeeded
 from helpers.leaks import leaks, secrets_of
 
 from djax import keys, schemes, sources
@@ -272,7 +272,7 @@ def test_code_that_knows_nothing_of_djax_learns_from_it(tmp_path, disguise, leas
 
 # Golden vectors: what a data set of version 2 holds.
 
-VECTORS = pathlib.Path(__file__).parent / "vectors"
+VECTORS = ROOT / "tests" / "vectors"
 GOLDEN = json.loads((VECTORS / "djx2.json").read_text())["disguises"]
 
 

@@ -2,19 +2,19 @@
 
 import functools
 import json
-import pathlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.fresh import ROOT
 
 from djax.attacks.rmt import placement
 from djax.audit import scenario
 from djax.ops import augment, metrics
 from train.experiments import multi_view, views
 
-DOCS = pathlib.Path(__file__).parents[1] / "docs"
+DOCS = ROOT / "docs"
 SIDE, NOISE = 8, 20.0
 DIGITS = views.Setting(
   "digits",

@@ -2,7 +2,6 @@ import base64
 import json
 import math
 import os
-import pathlib
 import pty
 import re
 import select
@@ -13,7 +12,8 @@ import termios
 import time
 
 import pytest
-from helpers.verbs import PACKAGE, ROOT, environment, failed, run
+from helpers.fresh import ROOT
+from helpers.verbs import PACKAGE, environment, failed, run
 
 from djax import keys
 from djax.keys import keyfile
@@ -305,7 +305,7 @@ def test_selftest_runs_every_group():
   done = run("selftest", python=("-m", "djax"))
   assert done.returncode == 0, done.stderr
   lines = done.stdout.splitlines()
-  vectors = (pathlib.Path(__file__).parent / "vectors").glob("*.json")
+  vectors = (ROOT / "tests" / "vectors").glob("*.json")
   assert [line.split()[0] for line in lines] == sorted(path.stem for path in vectors)
   assert all(re.search(r" [1-9]\d* vectors ok$", line) for line in lines)
   assert done.stderr == ""

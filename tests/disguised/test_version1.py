@@ -5,12 +5,12 @@
 """
 
 import json
-import pathlib
 import shutil
 import tarfile
 
 import numpy as np
 import pytest
+from helpers.fresh import ROOT
 
 from djax import keys, sources
 from djax.audit import exported, scenario
@@ -22,7 +22,7 @@ from djax.owner import canaries, export, query, record_noise, restore, sealed_me
 from djax.owner.ledger import Ledger
 from djax.owner.plan import Request
 
-ARCHIVE = pathlib.Path(__file__).parent / "vectors" / "disguised-v1.tar.xz"
+ARCHIVE = ROOT / "tests" / "vectors" / "disguised-v1.tar.xz"
 MASTER = keys.Master(bytes(range(32)))
 SPLITS = {"train": "train[:24]", "test": "test[:6]"}
 # By name: how far restored pixels may be from the originals, rounded.

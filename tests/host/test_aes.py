@@ -2,7 +2,6 @@ import concurrent.futures
 import hashlib
 import itertools
 import json
-import pathlib
 import time
 
 import hypothesis
@@ -12,6 +11,7 @@ import pytest
 from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.ciphers.modes import ECB
+from helpers.fresh import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,7 +19,7 @@ from djax import keys, schemes
 from djax.errors import DjaxError, NotInvertibleError
 from djax.host import aes
 
-VECTORS = pathlib.Path(__file__).parent / "vectors" / "export-v1.json"
+VECTORS = ROOT / "tests" / "vectors" / "export-v1.json"
 RNG = jax.random.key(0)
 
 

@@ -1,6 +1,5 @@
 import json
 import os
-import pathlib
 import shutil
 import subprocess
 import sys
@@ -9,13 +8,12 @@ import zipfile
 
 import numpy as np
 import pytest
+from helpers.fresh import ROOT
 from helpers.source_files import arrays, draw, kinds, write_tfds
 from PIL import Image
 
 from djax import sources
 from djax.errors import ConfigError, DataError
-
-ROOT = pathlib.Path(__file__).parent.parent
 
 
 def refused(match, source, split="train", error=DataError, **kwargs):

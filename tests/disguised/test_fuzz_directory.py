@@ -14,13 +14,14 @@ import shutil
 import tarfile
 import time
 
-import hostile
 import hypothesis
 import hypothesis.strategies as st
 import numpy as np
 import pytest
+from helpers import hostile
 from helpers.alarm import alarm
 from helpers.directories import paths
+from helpers.fresh import ROOT
 
 from djax import keys, sources
 from djax.cli import inspect
@@ -30,8 +31,7 @@ from djax.io import escape
 from djax.owner import export, query
 from djax.owner.plan import Request
 
-ROOT = pathlib.Path(__file__).parent
-CORPUS = ROOT / "corpus" / "directory"
+CORPUS = ROOT / "tests" / "corpus" / "directory"
 MASTER = keys.Master(bytes(range(32)))
 SECONDS, BYTES = 2, 1 << 29  # of an input
 ROWS = 64
@@ -41,7 +41,7 @@ ROWS = 64
 def bases(tmp_path_factory):
   """Directories of both versions and roles, by name."""
   folder = tmp_path_factory.mktemp("bases")
-  with tarfile.open(ROOT / "vectors" / "disguised-v1.tar.xz") as archive:
+  with tarfile.open(ROOT / "tests" / "vectors" / "disguised-v1.tar.xz") as archive:
     archive.extractall(folder, filter="data")
   splits = {"train": "train[:24]", "test": "test[:6]"}
   rmt = {"scheme": "rmt", "block_size": 2, "noise_level": 25.0}

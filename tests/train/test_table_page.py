@@ -3,19 +3,18 @@
 import copy
 import json
 import os
-import pathlib
 import re
 import shutil
 
 import pytest
 from helpers import tables
+from helpers.fresh import ROOT
 from helpers.tables import TABLE, fake_audit, fake_run
 
 from djax.io import pages
 from train.table import collect, page, plot, rows, runner
 from train.table.summary import Summary
 
-ROOT = pathlib.Path(__file__).parents[1]
 FILES = ("results.md", "results.json", "results.svg")
 
 

@@ -11,6 +11,7 @@ import sys
 
 import numpy as np
 import pytest
+from helpers.fresh import ROOT
 from helpers.leaks import leaks, secrets_of
 from helpers.ledgers import MASTER, entered
 from PIL import Image
@@ -399,7 +400,7 @@ for number in range(int(sys.argv[3]), int(sys.argv[4])):
 @contextlib.contextmanager
 def writers(path, *ranges):
   """Starts processes that enter data sets as soon as all of them are there."""
-  command = [sys.executable, "-c", WRITER, os.path.dirname(__file__), str(path)]
+  command = [sys.executable, "-c", WRITER, str(ROOT / "tests"), str(path)]
   with contextlib.ExitStack() as stack:
     processes = [
       stack.enter_context(

@@ -1,11 +1,11 @@
 import hashlib
 import json
-import pathlib
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+from helpers.fresh import ROOT
 
 from djax.disguised import records
 from djax.disguised.manifest import Shard, SplitFacts
@@ -52,7 +52,7 @@ def start(script, *arguments):
     [sys.executable, "-c", script, *map(str, arguments)],
     stdout=subprocess.PIPE,
     text=True,
-    cwd=pathlib.Path(__file__).parent.parent,
+    cwd=ROOT,
   )
 
 

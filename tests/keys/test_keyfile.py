@@ -4,7 +4,6 @@ import getpass
 import hashlib
 import json
 import os
-import pathlib
 import re
 import signal
 import stat
@@ -17,7 +16,7 @@ import pytest
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 from helpers.alarm import alarm
-from helpers.fresh import run_code
+from helpers.fresh import ROOT, run_code
 
 from djax import keys
 from djax.errors import ConfigError, DjaxError, KeyFileError, UnsafeError, WrongPassphraseError
@@ -241,7 +240,7 @@ def test_cost_of_a_new_file_is_as_specified(tmp_path, monkeypatch):
 
 
 def test_file_opens_by_the_document_alone():
-  vectors = pathlib.Path(__file__).parent / "vectors" / "keyfile-v1.json"
+  vectors = ROOT / "tests" / "vectors" / "keyfile-v1.json"
   vector = next(v for v in json.loads(vectors.read_text())["vectors"] if v["passphrase"])
   text = "".join(f"{line}\n" for line in vector["content"])
   fields = dict(re.findall(r"^(\w+): (.*)$", text, re.M))

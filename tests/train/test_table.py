@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from helpers import tables
 from helpers.audits import nearest_mean
+from helpers.fresh import ROOT
 from helpers.tables import STEMMED, TABLE, TINY, fake_audit, fake_run
 
 import train
@@ -224,8 +225,8 @@ def run(config, folder):
 
 runner.work(runner.jobs(TABLE[:1], Path(sys.argv[2])), train=run, audit=None)
 """
-  words = [sys.executable, "-c", script, str(Path(__file__).parent), str(tmp_path)]
-  done = subprocess.run(words, cwd=Path(__file__).parents[1], capture_output=True, text=True)
+  words = [sys.executable, "-c", script, str(ROOT / "tests"), str(tmp_path)]
+  done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
   assert done.returncode == -signal.SIGTERM, done.stderr
 
 
@@ -292,7 +293,7 @@ def test_a_field_of_a_later_version_changes_no_hash():
 
 def test_hashes_know_the_defaults_they_leave_out():
   """Who changes a default raises ``rows._DEFAULTS``, and writes both here; who adds a field adds it here."""
-  pinned = json.loads((Path(__file__).parent / "defaults.json").read_text())
+  pinned = json.loads((ROOT / "tests" / "defaults.json").read_text())
   fields = dict(config_lib.leaves(base.get_config()))
   assert pinned == {"defaults": rows._DEFAULTS, **json.loads(json.dumps(fields))}
 

@@ -4,12 +4,11 @@ import concurrent.futures
 import os
 import tracemalloc
 
-import hostile
 import hypothesis
 import hypothesis.strategies as st
 import numpy as np
 import pytest
-from helpers import descriptors
+from helpers import descriptors, hostile
 
 from djax.disguised import array_records
 

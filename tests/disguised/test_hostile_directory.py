@@ -14,9 +14,9 @@ import sys
 import threading
 import time
 
-import hostile
 import numpy as np
 import pytest
+from helpers import hostile
 from helpers.alarm import alarm
 from helpers.training import tiny
 

@@ -3,7 +3,6 @@ import hashlib
 import hmac
 import json
 import math
-import pathlib
 import pickle
 import re
 import shutil
@@ -13,13 +12,14 @@ import sys
 
 import numpy as np
 import pytest
+from helpers.fresh import ROOT
 
 from djax import keys, schemes
 from djax.cli import selftest
 from djax.errors import DataError
 from djax.host import samplers
 
-VECTORS = pathlib.Path(__file__).parent / "vectors"
+VECTORS = ROOT / "tests" / "vectors"
 SECRET = bytes(range(32))
 ID = "00112233445566778899aabbccddeeff"
 SPEC = {"scheme": "permutation", "image_shape": [8, 8, 1], "block_size": 4}
@@ -371,7 +371,7 @@ def test_the_twin_gives_every_golden_vector_about_the_keys_of_data_sets():
   calls = ("owner-subkey", "subkey", "stream", "source", "scheme")
   for vector in vectors("djx2"):
     if vector["call"].removeprefix("djx2-") not in calls:
-      continue  # tests/test_streams.py and tests/test_sealed.py
+      continue  # test_streams.py and test_sealed.py
     seen.add(vector["call"])
     expect = vector["expect"]
     if vector["call"] == "djx2-scheme":

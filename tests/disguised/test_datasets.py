@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from helpers.descriptors import opened
 from helpers.directories import CLASSES, KEY, SHAPE, SPEC, build, images_of
-from helpers.fresh import run_code, succeeded
+from helpers.fresh import ROOT, run_code, succeeded
 
 from djax import keys
 from djax.disguised import directory, manifest, records
@@ -21,8 +21,6 @@ from djax.disguised.manifest import SplitFacts
 from djax.disguised.quantise import Quantiser
 from djax.errors import DataError, ManifestError
 from djax.owner import restore
-
-ROOT = pathlib.Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ import tempfile
 import time
 from typing import NamedTuple
 
-ROOT = pathlib.Path(__file__).parent.parent
+from helpers.fresh import ROOT
 
 # Directories: who changes a manifest mends its checksum, and cannot mend its MAC.
 

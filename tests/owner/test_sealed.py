@@ -1,19 +1,19 @@
 import base64
 import hmac
 import json
-import pathlib
 import types
 
 import numpy as np
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+from helpers.fresh import ROOT
 from helpers.twins import twin_data_set, twin_subkey
 
 from djax import keys
 from djax.errors import ManifestError
 from djax.owner import sealed_metadata
 
-FOLDER = pathlib.Path(__file__).parent / "vectors"
+FOLDER = ROOT / "tests" / "vectors"
 VECTORS = json.loads((FOLDER / "record-streams.json").read_text())["sealed"]
 DJX2 = [
   v for v in json.loads((FOLDER / "djx2.json").read_text())["vectors"] if "sealed" in v["call"]
