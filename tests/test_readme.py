@@ -67,20 +67,21 @@ def outsourcing():
 
 
 def test_outsourcing_works_as_the_readme_shows_it(tmp_path):
-  """On the digits, with a smaller network: disguise, train, query, request, answer, inspect, verify, restore."""
+  """On the digits, with a smaller network: check, disguise, train, query, request, answer, inspect, verify, restore."""
   digits = sources.load("digits", "test[:6]")
   (tmp_path / "photos").mkdir()
   for i, image in enumerate(digits.images):
     Image.fromarray(image[..., 0]).save(tmp_path / "photos" / f"{i}.png")
   commands, prose = outsourcing()
-  assert len(commands) == 7 and len(prose) == 3
-  commands[0] += " --no-passphrase"
-  commands[1] = commands[1].replace("mnist", "digits").replace("--block-size 7", "--block-size 2")
-  commands[1] = commands[1].replace("--noise-level 100", "--noise-level 25")
-  commands[2] += " --config.train.epochs=15 --config.train.batch_size=64 --config.model.width=128"
+  assert len(commands) == 8 and len(prose) == 3
+  commands = [command.replace("mnist", "digits") for command in commands]
+  commands[1] += " --no-passphrase"
+  commands[2] = commands[2].replace("--block-size 7", "--block-size 2")
+  commands[2] = commands[2].replace("--noise-level 100", "--noise-level 25")
+  commands[3] += " --config.train.epochs=15 --config.train.batch_size=64 --config.model.width=128"
   prose = [f"python -m djax {x}" if x.startswith("query") else x for x in prose]
   said = []
-  for command in [*commands[:4], *prose, *commands[4:]]:
+  for command in [*commands[:5], *prose, *commands[5:]]:
     words = shlex.split(command)
     assert words[:2] == ["python", "-m"]
     done = subprocess.run(
@@ -92,10 +93,11 @@ def test_outsourcing_works_as_the_readme_shows_it(tmp_path):
     )
     assert done.returncode == 0, f"{command}: {done.stderr}"
     said.append(done.stdout)
-  seen = [line.split()[1] for line in said[3].splitlines()]
+  assert said[0].startswith("images: train 1438") and (tmp_path / "sheet.png").exists()
+  seen = [line.split()[1] for line in said[4].splitlines()]
   assert sum(s == str(label) for s, label in zip(seen, digits.labels, strict=True)) >= 5
-  assert said[6] == said[3]
-  assert "authenticated" in said[8] and (tmp_path / "grid.png").exists()
+  assert said[7] == said[4]
+  assert "authenticated" in said[9] and (tmp_path / "grid.png").exists()
   back = np.load(tmp_path / "originals.npz")["train_images"]
   error = np.abs(back.astype(int) - sources.load("digits", "train").images)
   assert 6 <= error.max() <= 13
