@@ -28,6 +28,7 @@ _SPLIT_OF = {
 # What file managers leave behind, and notes: nobody means them as pictures.
 _NO_PICTURES = ("thumbs.db", "desktop.ini")
 _NOTES = (".txt", ".md", ".csv", ".json", ".xml", ".html")
+_WITH_ORIENTATION = {"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"}
 _SHOWN = 3
 
 # Where restored originals keep the order of their classes: a JSON list of the folders.
@@ -305,7 +306,8 @@ def read_header(path: pathlib.Path) -> _Header:
     with Image.open(path, formats=("PNG", "JPEG")) as image:
       mode, size, info = image.mode, image.size, image.info
       is_deep = any(";16" in str(tile[3]) for tile in image.tile)
-      turn = image.getexif().get(0x0112) if "exif" in info else 1
+      # Elsewhere it is not looked for: of a PNG that would read the pixels.
+      turn = image.getexif().get(0x0112) if _WITH_ORIENTATION & info.keys() else 1
   except Exception as error:  # PIL's parsers raise many types on damaged files
     raise refusal(f"{path}", "cannot be read as PNG or JPEG", error) from None
   if mode in ("LA", "PA", "RGBA") or "transparency" in info:
@@ -337,11 +339,14 @@ def decode(path: pathlib.Path, shape: tuple[int, int, int], resize: bool) -> np.
       image = ImageOps.exif_transpose(file).convert("L" if shape[2] == 1 else "RGB")
     if resize:
       image = image.resize((shape[1], shape[0]), Image.Resampling.BILINEAR)
-    if image.size != (shape[1], shape[0]):
-      raise ValueError(f"its header and pixels differ in size, {shape} and {image.size}")
-    return np.asarray(image).reshape(shape)
   except Exception as error:
     raise refusal(f"{path}", "damaged image", error) from None
+  if image.size != (shape[1], shape[0]):
+    raise DataError(
+      f"{path}: is {image.size[0]}x{image.size[1]} upright, but {shape[1]}x{shape[0]} by the head of the file. "
+      "Save it upright."
+    )
+  return np.asarray(image).reshape(shape)
 
 
 SOURCE = Source(

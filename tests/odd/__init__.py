@@ -6,12 +6,13 @@ where it is taken.
 
 import io
 import json
+import os
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from helpers.source_files import arrays, draw
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 __all__ = ["ODD", "Odd"]
 
@@ -104,6 +105,36 @@ def half_jpeg(name):
   buffer = io.BytesIO()
   Image.effect_noise((64, 48), 99).save(buffer, "JPEG")
   return write(name, buffer.getvalue()[: len(buffer.getvalue()) // 2])
+
+
+def turned(kind):
+  """Images that lie on their side, as a note in the file says."""
+  xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+  exif = Image.Exif()
+  exif[0x0112] = 6
+
+  def change(root):
+    for path in root.rglob("*.png"):
+      image, notes = Image.open(path), PngImagePlugin.PngInfo()
+      if kind == "xmp":
+        notes.add_itxt("XML:com.adobe.xmp", xmp.decode())
+      elif kind == "zTXt":
+        data = b"Exif\0\0" + exif.tobytes().removeprefix(b"Exif\0\0")
+        notes.add_text("Raw profile type exif", f"\nexif\n{len(data):8}\n{data.hex()}\n", zip=True)
+      more = {"exif": exif} if kind == "exif" else {}
+      image.load()
+      image.save(path, pnginfo=notes, **more)
+
+  return change
+
+
+def write_picture(name):
+  def change(root):
+    path = root / os.fsdecode(name)
+    path.parent.mkdir(exist_ok=True)
+    Image.new("L", (6, 4)).save(path)
+
+  return change
 
 
 def class_order(names):
@@ -225,6 +256,13 @@ ODD = [
     "another size",
     folder(picture("cat/a.png", size=(9, 9))),
     "one size: 12 are 6x4, but 1 not, as .*a.png is 9x9",
+  ),
+  Odd("turned by XMP", folder(turned("xmp")), says="turned upright, as their files ask for: 12"),
+  Odd("turned by zTXt", folder(turned("zTXt")), says="turned upright, as their files ask for: 12"),
+  Odd("turned by EXIF", folder(turned("exif")), says="turned upright, as their files ask for: 12"),
+  Odd("a file name that is not UTF-8", folder(write_picture(b"cat/\xff.png"))),
+  Odd(
+    "a class that is not UTF-8", folder(write_picture(b"\xff/a.png")), "must be one line of text"
   ),
   Odd("no images", folder(write("owl/a.txt")), "owl: no images in this class"),
 ]
