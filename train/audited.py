@@ -15,7 +15,7 @@ __all__ = ["of", "scenario_of"]
 
 
 def of(config: ConfigDict) -> dict[str, Any]:
-  """Returns what is attacked: ``source``, ``image_size``, ``scale``, ``split`` and ``disguise``.
+  """Returns what is attacked: ``source``, ``image_size``, ``scale`` unless 0, ``split`` and ``disguise``.
 
   The whole split is drawn from, however few images the run trains on: a disguise is as strong on some as on all.
 
@@ -25,7 +25,7 @@ def of(config: ConfigDict) -> dict[str, Any]:
   return {
     "source": config.data.source,
     "image_size": config.data.image_size,
-    "scale": config.data.scale,
+    **({"scale": config.data.scale} if config.data.scale else {}),
     "split": config.data.train_split.partition("[")[0],
     "disguise": config_lib.disguise_of(config),
   }
@@ -76,7 +76,7 @@ def scenario_of(
     sizes=sizes,
     data_dir=data_dir or config.data.data_dir,
     image_size=image_size or parts["image_size"],
-    scale=scale or parts["scale"],
+    scale=scale or config.data.scale,
     split=parts["split"],
     progress=progress,
   )

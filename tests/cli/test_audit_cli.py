@@ -375,6 +375,7 @@ FLAGS = {
   "--passphrase-file": (("x",), "--data"),
   "--data-dir": (("x",), f"{IMAGES} --write-table"),
   "--image-size": (("9",), IMAGES),
+  "--scale": (("255",), IMAGES),
   "--train-split": (("x",), "--source --sweep --data"),
   "--test-split": (("nonsense",), "--data"),
   "--scheme": (("permutation",), SCHEMES),
@@ -472,5 +473,5 @@ def test_a_report_that_cannot_be_written_leaves_nothing(tmp_path, call, fakes, m
 
   monkeypatch.setattr(report, "write", full)
   code, out, err = call("audit", "--source", "digits", *RMT, "--out", tmp_path / "o")
-  assert (code, out) == (1, "") and "audit.json: no space left" in err[-1]
+  assert (code, out) == (1, "") and "no space left on the disk" in err[-1]
   assert list(tmp_path.iterdir()) == []

@@ -57,7 +57,7 @@ def run(exact, tmp_path, monkeypatch):
     return found
 
   facts = {"source_sha256": exact.manifest.sha256}
-  network = types.SimpleNamespace(classes=10, facts=facts, probabilities=probabilities)
+  network = types.SimpleNamespace(classes=10, summary=facts, probabilities=probabilities)
   monkeypatch.setattr(predict, "load", lambda workdir: network)
   return folder
 
@@ -274,7 +274,7 @@ def test_quantised_images_reach_the_network_dequantised(stepped, monkeypatch):
     return np.full((len(images), 10), 0.1)
 
   facts = {"source_sha256": stepped.manifest.sha256}
-  network = types.SimpleNamespace(facts=facts, probabilities=probabilities)
+  network = types.SimpleNamespace(summary=facts, probabilities=probabilities)
   monkeypatch.setattr(predict, "load", lambda workdir: network)
   query.ask(of(DIGITS.images), "run", stepped.manifest, MASTER)
   values = noisy(DIGITS.images, stepped.manifest)

@@ -178,7 +178,7 @@ def test_an_answer_is_private(tmp_path, capsys, place):
 
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path, capsys, place):
   code, line = ask(capsys, place / "run", place / "request", "--out", tmp_path / "no" / "a.json")
-  assert code == 1 and "the answer must be writable, got" in line
+  assert code == 1 and f"{tmp_path / 'no'}: no such folder. Make it" in line
 
 
 def test_what_is_no_run_is_refused(tmp_path, capsys, place):

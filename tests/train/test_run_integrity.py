@@ -228,7 +228,7 @@ def test_a_refused_run_is_left_as_it_is_by_the_command_too(place, run, capsys):
   flipped(run / f"checkpoints/{NEWEST}/network.safetensors", None)
   before = content(run)
   config = small(place / "data")
-  code = terminal.guarded(lambda: len(train.run(config, run)), place="the run directory")
+  code = terminal.guarded(lambda words: len(train.run(config, run)), [], place="the run directory")
   lines = capsys.readouterr().err.splitlines()
   assert code == 4 and len(lines) == 1 and lines[0].startswith(f"error: {run}/checkpoints/")
   assert content(run) == before
@@ -437,7 +437,9 @@ def test_a_second_trainer_is_refused_and_touches_nothing(place, run, capsys):
   config = small(place / "data")
   with run_dir.locked(run):
     before = content(run)
-    code = terminal.guarded(lambda: len(train.run(config, run)), place="the run directory")
+    code = terminal.guarded(
+      lambda words: len(train.run(config, run)), [], place="the run directory"
+    )
     assert code == UnsafeError.exit_code == 5
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1 and "another process trains in" in lines[0]
@@ -940,8 +942,8 @@ def test_what_comes_from_files_is_shown_escaped(capsys):
   def work():
     raise DataError("a \x1b[2J name\n of two lines")
 
-  assert terminal.guarded(work, place="x") == 4
-  assert capsys.readouterr().err == "error: a \\x1b[2J name\\n of two lines\n"
+  assert terminal.guarded(lambda words: work(), [], place="x") == 4
+  assert capsys.readouterr().err == "error: a \\x1b[2J name  of two lines\n"
 
 
 def test_a_whole_query_refuses_in_one_line(place, run, tmp_path):
