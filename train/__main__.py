@@ -13,6 +13,7 @@ from djax.errors import ConfigError, nearest
 from djax.io import escape
 from train import terminal
 
+_NEAR_CHANCE = 0.05
 _FLAGS = ("--config", "--workdir", "--key", "--passphrase-file", "--json", "--help")
 
 
@@ -121,12 +122,14 @@ def _summary(result: dict, workdir: Path) -> str:
   chance = 1 / result["classes"]
   lines = []
   if fingerprint is None:
-    lines.append(f"plain test accuracy      {result['test_accuracy']:.2%} (no disguise)")
+    lines.append(
+      f"plain test accuracy      {result['test_accuracy']:.2%} (no disguise; chance {chance:.0%})"
+    )
   else:
     views = result["test_views"]
-    single = f" (over {views} views; one alone {result['single_view_accuracy']:.2%})"
+    single = f"over {views} views; one alone {result['single_view_accuracy']:.2%}; "
     lines.append(
-      f"disguised test accuracy  {result['test_accuracy']:.2%}{single if views > 1 else ''}"
+      f"disguised test accuracy  {result['test_accuracy']:.2%} ({single if views > 1 else ''}chance {chance:.0%})"
     )
     if result["other_key_accuracy"] is not None:
       lines.append(
@@ -142,6 +145,11 @@ def _summary(result: dict, workdir: Path) -> str:
     lines.append(f"key                      {fingerprint}")
     if fingerprint.startswith("experiment"):
       lines.append("                         EXPERIMENT: made from a public seed, protects nothing")
+  if result["test_accuracy"] <= chance + _NEAR_CHANCE:
+    lines.append(
+      "                         HARDLY BETTER THAN CHANCE: this network learns little from these images; choose "
+      "another --config.model.name (unit_mlp for aes) or train longer"
+    )
   if result["labels"] == "permuted":
     lines.append("labels                   permuted: only the owner knows their names")
   lines.append(

@@ -4,6 +4,7 @@ import hashlib
 import itertools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -342,11 +343,29 @@ def test_a_full_disk_is_one_line_and_exit_1(tmp_path):
     subprocess.run(["umount", "-l", str(tmp_path)], check=True)
 
 
+@pytest.mark.parametrize(("accuracy", "warned"), [(0.115, True), (0.15, True), (0.16, False)])
+def test_summary_says_where_accuracy_is_at_chance(tmp_path, accuracy, warned):
+  result = {
+    "key_fingerprint": "djx1:x",
+    "classes": 10,
+    "test_accuracy": accuracy,
+    "test_views": 1,
+    "single_view_accuracy": accuracy,
+    "other_key_accuracy": None,
+    "plain_accuracy": None,
+    "labels": "permuted",
+    "seconds": 1.0,
+    "steps_per_second": 1.0,
+  }
+  assert ("HARDLY BETTER THAN CHANCE" in cli._summary(result, tmp_path)) == warned
+
+
 def test_summary_marks_the_experiment(tmp_path, capsys):
   flags = [f"--config.{name}={value}" for name, value in config_lib.leaves(tiny("train.epochs=1"))]
   assert cli.main([f"--workdir={tmp_path}", *flags]) == 0
   out = capsys.readouterr().out
   assert "disguised test accuracy" in out and "misused on plain images" in out
+  assert re.search(r"disguised test accuracy  [\d.]+% \(chance 10%\)", out)
   assert "EXPERIMENT: made from a public seed, protects nothing" in out
   assert str(tmp_path / "preview.png") in out
 
