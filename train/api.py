@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["run"]
 
 # JAX before 0.8 has it there.
-enable_x64 = getattr(jax, "enable_x64", None) or experimental.enable_x64  # type: ignore[attr-defined]
+enable_x64: Any = jax.enable_x64 if hasattr(jax, "enable_x64") else vars(experimental)["enable_x64"]
 
 
 def run(config: ConfigDict, workdir: str | Path, master: "Master | None") -> dict[str, Any]:
