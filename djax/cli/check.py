@@ -37,6 +37,7 @@ def run(args: argparse.Namespace) -> None:
           data_dir=args.data_dir,
           image_size=args.image_size,
           scale=args.scale,
+          group_by=args.group_by,
         )
       )
       for name, split in splits.items()

@@ -47,6 +47,7 @@ def _disguise(args: argparse.Namespace) -> None:
     data_dir=args.data_dir,
     image_size=args.image_size,
     scale=args.scale,
+    group_by=args.group_by,
     originals_per_shard=args.originals_per_shard,
     dataset_id=args.dataset_id,
   )

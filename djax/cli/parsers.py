@@ -297,10 +297,21 @@ def _add_splits(parser: Any, group: Any = None) -> None:
   """Adds the flags of a source whose splits are read together."""
   group = group or parser
   _add_source(group, required=True)
+  group.add_argument(
+    "--group-by",
+    metavar="REGEX",
+    help="folders: finds in a file's path whom it is of, as '(patient\\d+)'; nobody is in two splits then",
+  )
   group.add_argument("--val-split", metavar="SPLIT", help="such as val; default: none")
   group.add_argument("--test-split", metavar="SPLIT", help="such as test[:1000]")
   parser.set_defaults(
-    data_dir="", image_size=0, scale=0, train_split="train", val_split="", test_split="test"
+    data_dir="",
+    image_size=0,
+    scale=0,
+    group_by="",
+    train_split="train",
+    val_split="",
+    test_split="test",
   )
 
 

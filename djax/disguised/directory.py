@@ -13,7 +13,7 @@ import math
 import os
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -309,8 +309,8 @@ def verify(
   faults += [_small_fault(folder, *file) for file in manifest.files.items()]
   known = {*_EXTRA, *manifest.files, *(shard.file for shard in shards(manifest))}
   known |= {manifest_lib.UNFINISHED} if unfinished else set()
-  faults += [_stranger(name) for name in foreign.names(folder) if name not in known]
-  _refuse(folder, faults)
+  strangers = [_stranger(name) for name in foreign.names(folder) if name not in known]
+  _refuse(folder, faults, strangers)
   return manifest
 
 
@@ -323,13 +323,15 @@ def shards(manifest: Manifest) -> list[Shard]:
   return [shard for split in manifest.splits.values() for shard in split.shards]
 
 
-def _refuse(folder: Path, faults: list[str | None]) -> None:
+def _refuse(folder: Path, faults: list[str | None], strangers: Sequence[str] = ()) -> None:
   """Names everything that is wrong with a directory, the first few by name."""
-  messages = [fault for fault in faults if fault]
+  damaged = [fault for fault in faults if fault]
+  messages = [*damaged, *strangers]
   if messages:
     shown = "; ".join(messages[:_SHOWN])
     more = f"; and {len(messages) - _SHOWN} more" if len(messages) > _SHOWN else ""
-    raise ManifestError(f"{folder}: {shown}{more}. Take the files from a good copy.")
+    advice = "Take the files from a good copy." if damaged else "Move away what is not in it."
+    raise ManifestError(f"{folder}: {shown}{more}. {advice}")
 
 
 def _size_fault(folder: Path, shard: Shard) -> str | None:

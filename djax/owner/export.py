@@ -72,6 +72,7 @@ def disguise(
     UnsafeError: if the directory holds anything else, or lies in the source, or the id was given to another data set.
     DjaxError: if the disk has too little room, or the ledger cannot be written.
   """
+  pool.refuse_inside_import()
   folder = Path(out).expanduser()
   begun = _begun_id(folder)
   request = dataclasses.replace(request, dataset_id=request.dataset_id or begun or keys.new_id())

@@ -47,6 +47,7 @@ class Request:
     data_dir: of prepared TFDS sets.
     image_size: to which images of a folder are resized.
     scale: the value of white in the source, 1 or 255; 0: 255, unless the values look as if it were 1.
+    group_by: as ``sources.open`` takes it.
     originals_per_shard: how many originals' views make a shard, which each worker holds in memory; 0: what makes
       64 MiB.
     dataset_id: public id, 32 hexadecimal digits; empty: a new random one. The same id, source and parameters give the
@@ -67,6 +68,7 @@ class Request:
   data_dir: str = ""
   image_size: int = 0
   scale: int = 0
+  group_by: str = ""
   originals_per_shard: int = 0
   dataset_id: str = ""
 
@@ -78,6 +80,7 @@ class Request:
       data_dir=self.data_dir,
       image_size=self.image_size,
       scale=self.scale,
+      group_by=self.group_by,
     )
 
 
@@ -282,7 +285,9 @@ def source_hmac(
     secret: of the data set.
   """
   digest = hmac.new(secret.subkey("source"), digestmod=hashlib.sha256)
-  asked = [*request.splits.items(), request.image_size, *([request.scale] if request.scale else [])]
+  asked: list[Any] = [*request.splits.items(), request.image_size]
+  later = {"scale": request.scale, "group_by": request.group_by}
+  asked += [[name, value] for name, value in later.items() if value]
   digest.update(json.dumps(asked).encode())
   for name, sha256 in zip(names, hashes, strict=True):
     digest.update(hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest())

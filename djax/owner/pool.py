@@ -12,12 +12,14 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from djax import keys
-from djax.errors import DjaxError
+from djax.errors import ConfigError, DjaxError
 from djax.keys import Streams
 from djax.owner.plan import Job
 from djax.owner.shards import Task, Worker
 
-__all__ = ["run"]
+__all__ = ["refuse_inside_import", "run"]
+
+_IMPORTED = 97
 
 
 def run(
@@ -85,16 +87,35 @@ def _distribute(pipes: dict[Any, Any], waiting: list[Task], advance: Callable[[i
           continue
       except (EOFError, ConnectionError):
         pipes[pipe].join()
-        raise DjaxError(
-          f"a worker process ended early (exit code {pipes[pipe].exitcode}; out of memory, perhaps). "
-          "Re-run the command, with fewer --workers: what is whole is kept."
-        ) from None
+        raise _early_end(pipes[pipe].exitcode) from None
       if isinstance(message, Exception):
         raise message
       if message is None:
         busy.discard(pipe)
       else:
         advance(message)
+
+
+def refuse_inside_import() -> None:
+  """Ends a worker whose import of the calling script comes to the call again, before it does any work.
+
+  Workers are fresh interpreters that import the script. Without a main guard it would disguise once a worker.
+  """
+  if getattr(multiprocessing.current_process(), "_inheriting", False):
+    raise SystemExit(_IMPORTED)
+
+
+def _early_end(exit_code: int) -> DjaxError:
+  """Says how a worker ended, and no cause that is not known."""
+  if exit_code == _IMPORTED:
+    return ConfigError(
+      "disguise: a script that calls it must do so below `if __name__ == '__main__':`, since worker processes import "
+      "the script. Or give workers=1."
+    )
+  how = f"exit code {exit_code}" if exit_code >= 0 else f"killed by signal {-exit_code}"
+  return DjaxError(
+    f"a worker process ended early ({how}). Re-run the command; whole shards are kept. Fewer --workers use less memory."
+  )
 
 
 def _serve(pipe: Connection) -> None:

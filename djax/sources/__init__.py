@@ -16,7 +16,13 @@ SOURCES = (digits.SOURCE, npz.SOURCE, folder.SOURCE, tfds.SOURCE)
 
 
 def load(
-  source: str, split: str, *, data_dir: str = "", image_size: int = 0, scale: int = 0
+  source: str,
+  split: str,
+  *,
+  data_dir: str = "",
+  image_size: int = 0,
+  scale: int = 0,
+  group_by: str = "",
 ) -> Images:
   """Loads one split of a source into host memory.
 
@@ -42,6 +48,8 @@ def load(
     image_size: side in pixels to which images of a folder are resized, bilinear with antialiasing,
       without keeping the ratio of the sides; 0 leaves them as they are. For folders only.
     scale: the value of white, 1 or 255; 0: 255, and images whose values are nearly all at most 1 are refused.
+    group_by: for folders, a regular expression with one group, which finds in a file's path below the folder whom an
+      image is of: nobody is in two splits then. Where djax makes the split, every fifth of them is test.
 
   Returns:
     The records of the split: uint8, but float32 where an ``.npz`` holds floats.
@@ -50,14 +58,22 @@ def load(
     ConfigError: a name, split or image size that cannot work, or a split without records.
     DataError: a source that is missing or damaged, or images or labels that djax does not take.
   """
-  with open(source, split, data_dir=data_dir, image_size=image_size, scale=scale) as records:
+  with open(
+    source, split, data_dir=data_dir, image_size=image_size, scale=scale, group_by=group_by
+  ) as records:
     loaded = records.read(0, len(records))
     records.check_scale(loaded.images[:: max(1, len(records) // 64)])
     return loaded
 
 
 def open(
-  source: str, split: str, *, data_dir: str = "", image_size: int = 0, scale: int = 0
+  source: str,
+  split: str,
+  *,
+  data_dir: str = "",
+  image_size: int = 0,
+  scale: int = 0,
+  group_by: str = "",
 ) -> Records:
   """Opens one split of a source, to be read in parts that alone are held in memory.
 
@@ -71,6 +87,7 @@ def open(
     data_dir: as for ``load``.
     image_size: as for ``load``.
     scale: as for ``load``.
+    group_by: as for ``load``.
 
   Returns:
     The records of the split; close them, or use them in a ``with`` statement.
@@ -86,6 +103,9 @@ def open(
   kind = next(kind for kind in SOURCES if kind.matches(source))
   if image_size and not kind.resizes:
     raise ConfigError(f"image_size={image_size} resizes image folders only: use 0 with {source!r}")
-  records = kind.open(source, split, data_dir, image_size)
+  if group_by and not kind.groups:
+    raise ConfigError(f"group_by is for folders of images only: leave it out with {source!r}")
+  grouped = {"group_by": group_by} if group_by else {}
+  records = kind.open(source, split, data_dir, image_size, **grouped)
   records.scale = scale
   return records

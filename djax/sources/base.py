@@ -231,14 +231,16 @@ class Source(NamedTuple):
   Attributes:
     name: of the kind.
     matches: ``(source) -> bool``: whether a text as ``sources.open`` takes it names a source of this kind.
-    open: ``(source, split, data_dir, image_size) -> Records``.
+    open: ``(source, split, data_dir, image_size) -> Records``, and ``group_by`` by name where it is given.
     resizes: whether ``image_size`` may be other than 0.
+    groups: whether ``group_by`` may be given.
   """
 
   name: str
   matches: Callable[[str], bool]
-  open: Callable[[str, str, str, int], Records]
+  open: Callable[..., Records]
   resizes: bool = False
+  groups: bool = False
 
 
 def parse_split(split: str, counts: Mapping[str, int]) -> tuple[str, slice]:

@@ -1,6 +1,7 @@
 """Folders of image files, one subfolder a class."""
 
 import concurrent.futures
+import itertools
 import json
 import math
 import os
@@ -8,13 +9,13 @@ import pathlib
 import re
 import warnings
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
 
-from djax.errors import DataError
+from djax.errors import ConfigError, DataError
 from djax.sources.base import Images, Records, Source, parse_split, refusal
 
 __all__ = ["ORDER_FILE", "FolderRecords", "decode", "pictures", "read_header"]
@@ -38,8 +39,8 @@ ORDER_FILE = "djax-classes.json"
 class FolderRecords(Records):
   """One split of a folder: every header is read when it is opened, pixels when asked for."""
 
-  def __init__(self, root: pathlib.Path, split: str, image_size: int):
-    listing = _list_splits(root, re.split(r"\W", split)[0])
+  def __init__(self, root: pathlib.Path, split: str, image_size: int, group_by: str = ""):
+    listing = _list_splits(root, re.split(r"\W", split)[0], group_by)
     files = listing.files
     name, part = parse_split(split, {x: sum(map(len, files[x].values())) for x in files})
 
@@ -119,8 +120,9 @@ def _order(root: pathlib.Path, names: Iterable[str]) -> list[str]:
   return sorted(names)
 
 
-def _list_splits(root: pathlib.Path, asked: str) -> _Listing:
+def _list_splits(root: pathlib.Path, asked: str, group_by: str) -> _Listing:
   """Finds the image files of train, test and the split that is asked for."""
+  group_of = _grouping(root, group_by) if group_by else None
   if not root.is_dir():
     raise DataError(f"{root}: no such folder of images")
   folders = [entry for entry in _entries(root) if entry.is_dir()]
@@ -149,6 +151,8 @@ def _list_splits(root: pathlib.Path, asked: str) -> _Listing:
     for name in files["train"]:
       if not any(classes[name] for classes in files.values()):
         raise DataError(f"{halves['train'] / name}: no images in this class")
+    if group_of is not None:
+      _check_apart(files, group_of)
     order = _order(root, files["train"])
     files = {split: {name: classes[name] for name in order} for split, classes in files.items()}
     return _Listing(files, skipped, unused, is_cut=False)
@@ -157,9 +161,55 @@ def _list_splits(root: pathlib.Path, asked: str) -> _Listing:
   for name, paths in every.items():
     if not paths:
       raise DataError(f"{root / name}: no images in this class")
-  test = {key: paths[4::5] for key, paths in every.items()}
-  train = {key: [x for i, x in enumerate(paths) if i % 5 != 4] for key, paths in every.items()}
-  return _Listing({"train": train, "test": test}, skipped, [], is_cut=True)
+  is_test = {path: i % 5 == 4 for paths in every.values() for i, path in enumerate(paths)}
+  if group_of is not None:
+    groups = sorted({group_of(path) for path in is_test})
+    chosen = set(groups[4::5])
+    if not chosen:
+      raise DataError(
+        f"{root}: --group-by must find at least 5 groups, of which every fifth is test; found {len(groups)}. "
+        "Make folders train and test."
+      )
+    is_test = {path: group_of(path) in chosen for path in is_test}
+  test = {key: [x for x in paths if is_test[x]] for key, paths in every.items()}
+  train = {key: [x for x in paths if not is_test[x]] for key, paths in every.items()}
+  return _Listing({"train": train, "test": test}, skipped, [], is_cut=not group_by)
+
+
+def _grouping(root: pathlib.Path, pattern: str) -> Callable[[pathlib.Path], str]:
+  """Returns the function that says whom an image is of."""
+  try:
+    compiled = re.compile(pattern)
+  except re.error as error:
+    raise ConfigError(
+      f"--group-by must be a regular expression, got {pattern!r} ({error})."
+    ) from None
+  if compiled.groups != 1:
+    raise ConfigError(
+      f"--group-by must have one group in parentheses, as in '(patient\\d+)', got {pattern!r} with {compiled.groups}."
+    )
+
+  def group_of(path: pathlib.Path) -> str:
+    match = compiled.search(path.relative_to(root).as_posix())
+    if match is None or match[1] is None:
+      raise DataError(f"{path}: --group-by {pattern!r} finds no group in its name.")
+    return match[1]
+
+  return group_of
+
+
+def _check_apart(
+  files: dict[str, dict[str, list[pathlib.Path]]], group_of: Callable[[pathlib.Path], str]
+) -> None:
+  """Refuses a group with images in two splits."""
+  home: dict[str, tuple[str, pathlib.Path]] = {}
+  for split, classes in files.items():
+    for path in itertools.chain(*classes.values()):
+      first, other = home.setdefault(group_of(path), (split, path))
+      if first != split:
+        raise DataError(
+          f"{path} and {other} are of one group, {group_of(path)!r}, but in two splits. Move them into one."
+        )
 
 
 def _list_classes(root: pathlib.Path, skipped: list[pathlib.Path]) -> dict[str, list[pathlib.Path]]:
@@ -266,7 +316,7 @@ def _notes(
   if listing.is_cut:
     notes.append(
       "there is no test folder: every fifth file of each class, in order of its name, is test, so images of one "
-      "person may be in both"
+      "person may be in both: see --group-by"
     )
   for folder in listing.unused:
     notes.append(
@@ -352,8 +402,9 @@ def decode(path: pathlib.Path, shape: tuple[int, int, int], resize: bool) -> np.
 SOURCE = Source(
   "folder",
   lambda source: source.startswith((".", "/", "~")) or ("/" in source and os.path.isdir(source)),
-  lambda source, split, data_dir, image_size: FolderRecords(
-    pathlib.Path(source).expanduser(), split, image_size
+  lambda source, split, data_dir, image_size, group_by="": FolderRecords(
+    pathlib.Path(source).expanduser(), split, image_size, group_by
   ),
   resizes=True,
+  groups=True,
 )

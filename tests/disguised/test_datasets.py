@@ -570,7 +570,15 @@ def test_verify_names_every_fault_at_once(copied):
     ".unfinished is left from a run that was stopped: re-run the `djax disguise` command",
   ):
     assert fault in line
+  assert line.endswith("Take the files from a good copy.")
   assert "features.json" not in line
+
+
+@pytest.mark.parametrize("name", [".DS_Store", "notes.txt"])
+def test_who_left_a_file_there_is_told_to_move_it_away(copied, name):
+  (copied / name).write_bytes(b"x")
+  line = refusal(lambda: directory.verify(copied))
+  assert line.endswith(f"{name} is not in the manifest. Move away what is not in it.")
 
 
 @pytest.mark.parametrize("cut", [1, 65536, 131072])

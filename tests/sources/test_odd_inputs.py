@@ -1,5 +1,6 @@
 """Odd inputs come to the same end at every door, and no original is lost, doubled or renamed on the way."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -17,7 +18,7 @@ from PIL import Image
 from djax import keys, sources
 from djax.__main__ import main
 from djax.disguised import directory
-from djax.errors import DataError, DjaxError
+from djax.errors import ConfigError, DataError, DjaxError
 from djax.owner import export, plan, query, restore, shards
 from djax.owner.plan import Request
 from djax.sources import inventory
@@ -296,3 +297,102 @@ def test_python_without_docstrings_runs_the_verbs(tmp_path):
     text=True,
   )
   assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("guard", ["", "if __name__ == '__main__':\n  "])
+def test_a_script_without_a_main_guard_is_told_what_it_lacks(tmp_path, guard):
+  source = digits_folder(tmp_path / "set")
+  script = tmp_path / "script.py"
+  script.write_text(
+    "import sys\n"
+    "from djax import errors, keys\n"
+    "from djax.owner import export, plan\n"
+    f"request = plan.Request({source!r}, {SCHEME!r}, originals_per_shard=5)\n"
+    "def work():\n"
+    "  try:\n"
+    f"    export.disguise(request, {str(tmp_path / 'out')!r}, keys.Master(bytes(32)), workers=2)\n"
+    "  except errors.DjaxError as error:\n"
+    "    sys.exit(str(error))\n"
+    f"{guard}work()\n"
+  )
+  done = subprocess.run(
+    [sys.executable, str(script)],
+    env={**os.environ, "PYTHONPATH": str(ROOT)},
+    capture_output=True,
+    text=True,
+  )
+  if guard:
+    assert done.returncode == 0, done.stderr
+    return
+  assert done.returncode == 1
+  assert done.stderr.startswith("disguise: a script that calls it must do so below `if __name__")
+  assert "Traceback" not in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+def patients(root, count=10):
+  """Two classes; every patient has two images in each."""
+  for number, name in enumerate(("cat", "dog")):
+    for i in range(2 * count):
+      path = root / name / f"scan{i:03}_patient{i // 2:02}.png"
+      draw(path, seed=100 * number + i, mode="L", size=(8, 8))
+  return str(root)
+
+
+PATTERN = r"(patient\d+)"
+
+
+def test_nobody_is_in_two_splits(tmp_path):
+  source = patients(tmp_path / "set")
+  who = {}
+  for split in ("train", "test"):
+    with sources.open(source, split, group_by=PATTERN) as records:
+      who[split] = {re.search(PATTERN, name)[1] for name, _ in records.files}
+      assert not any("one person" in note for note in records.notes)
+  assert who["test"] == {"patient04", "patient09"} and not who["train"] & who["test"]
+  assert len(who["train"]) == 8
+  with sources.open(source, "test") as records:  # without it they are
+    apart = {re.search(PATTERN, name)[1] for name, _ in records.files}
+    assert any("one person may be in both: see --group-by" in note for note in records.notes)
+  with sources.open(source, "train") as records:
+    assert apart & {re.search(PATTERN, name)[1] for name, _ in records.files}
+
+
+def test_a_disguised_set_is_split_by_groups(tmp_path):
+  asked = Request(patients(tmp_path / "set"), SCHEME, group_by=PATTERN, originals_per_shard=5)
+  facts = export.disguise(asked, tmp_path / "out", MASTER, workers=2)
+  assert {name: split.records for name, split in facts.splits.items()} == {"train": 32, "test": 8}
+  restore.to_files(directory.open(tmp_path / "out"), MASTER, tmp_path / "back.npz")
+  back = sources.load(f"{tmp_path}/back.npz", "test")
+  true = sources.load(asked.source, "test", group_by=PATTERN)
+  np.testing.assert_array_equal(back.images, true.images)
+  other = Request(asked.source, SCHEME, originals_per_shard=5)
+  with pytest.raises(DjaxError, match="made otherwise"):
+    export.disguise(other, tmp_path / "out", MASTER, workers=1)
+
+
+@pytest.mark.parametrize(
+  ("pattern", "error", "message"),
+  [
+    ("(", ConfigError, "must be a regular expression, got '[(]'"),
+    (r"patient\d+", ConfigError, "one group in parentheses.* with 0"),
+    (r"(pat)(ient)", ConfigError, "one group in parentheses.* with 2"),
+    (r"(person\d+)", DataError, r"\.png: --group-by .* finds no group in its name"),
+    (r"(cat|dog)", DataError, "at least 5 groups, .* found 2"),
+  ],
+)
+def test_patterns_that_cannot_be(tmp_path, pattern, error, message):
+  source = patients(tmp_path / "set")
+  with pytest.raises(error, match=message) as caught:
+    sources.open(source, "train", group_by=pattern)
+  assert "\n" not in str(caught.value)
+  assert main(["check", "--source", source, "--group-by", pattern]) == caught.value.exit_code
+  with pytest.raises(ConfigError, match="group_by is for folders of images only"):
+    sources.open("digits", "train", group_by=PATTERN)
+
+
+def test_splits_that_share_a_patient_are_refused(tmp_path):
+  for split in ("train", "test"):
+    patients(tmp_path / "set" / split, count=2)
+  assert len(sources.load(f"{tmp_path}/set", "train").labels) == 8
+  with pytest.raises(DataError, match="are of one group, 'patient00', but in two splits"):
+    sources.open(f"{tmp_path}/set", "train", group_by=PATTERN)

@@ -72,7 +72,12 @@ def inputs(config: ConfigDict, master: "Master | None", *, dataset_id: str | Non
   data = config.data
   train, test = (
     sources.load(
-      data.source, split, data_dir=data.data_dir, image_size=data.image_size, scale=data.scale
+      data.source,
+      split,
+      data_dir=data.data_dir,
+      image_size=data.image_size,
+      scale=data.scale,
+      group_by=data.group_by,
     )
     for split in (data.train_split, data.test_split)
   )
