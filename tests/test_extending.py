@@ -176,6 +176,7 @@ def test_a_scheme_is_benched(xor):
   assert set(row["times"]) == {"loop", "copy"} and row["spec"]["scheme"] == "xor"
 
 
+@pytest.mark.slow
 def test_a_scheme_is_trained_on(xor, tmp_path, capsys):
   words = [
     "data.train_split=train[:64]",

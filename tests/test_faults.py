@@ -49,6 +49,7 @@ def check(folder, command, count):
 
 
 @pytest.mark.parametrize("command", ["keygen", "disguise"])
+@pytest.mark.slow
 def test_a_fault_is_recovered(tmp_path, command):
   check(tmp_path, command, 8)
 

@@ -58,6 +58,7 @@ def recover(digits, x, y, seed=0):
   )
 
 
+@pytest.mark.slow
 def test_noise_gives_nothing_back(digits):
   _, x, y, _ = encoded(digits, 20)
   noise = np.random.default_rng(0).uniform(-1, 1, x.shape).astype(np.float32)
@@ -65,6 +66,7 @@ def test_noise_gives_nothing_back(digits):
   assert right(digits.images[:IMAGES], lost.images) == 0 and lost.residual > 0.1
 
 
+@pytest.mark.slow
 def test_many_encodings_give_the_images_back_each_to_its_target(digits):
   spec, x, y, own = encoded(digits, ENCODINGS)
   rows = np.random.default_rng(1).permutation(len(x))[:60]
@@ -87,6 +89,7 @@ def test_many_encodings_give_the_images_back_each_to_its_target(digits):
       base.run(clusters.ATTACK, dataclasses.replace(known, encodings=count), seed=0)
 
 
+@pytest.mark.slow
 def test_public_images_mixed_in_do_not_help(digits):
   _, x, y, _ = encoded(digits, ENCODINGS, public_k=2)
   held = digits.images[IMAGES:-300]  # none of those mixed in
@@ -105,6 +108,7 @@ def test_images_are_shared_out_by_largest_remainders():
 
 
 @pytest.mark.parametrize("encodings", [3, 12])
+@pytest.mark.slow
 def test_it_looks_for_as_many_images_as_the_setting_has(digits, monkeypatch, encodings):
   """Whatever number of encodings each image has, the attack is told that number."""
   made = scenario.from_source(

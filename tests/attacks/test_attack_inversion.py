@@ -58,6 +58,7 @@ def shapes():
   return world(images, 200, noise_level=100.0)
 
 
+@pytest.mark.slow
 def test_the_network_takes_noise_away_that_linear_maps_leave():
   known, originals, _ = shapes()
   result = wins(known, originals, 25)
@@ -89,6 +90,7 @@ def test_validation_says_what_targets_will_show():
 
 
 @pytest.mark.parametrize("pairs", [20, 120])
+@pytest.mark.slow
 def test_pairs_of_another_key_do_not_beat_chance(pairs):
   known, originals, _ = world(pictures(pairs + 60), pairs, other=1)
   loses(known, originals, SHORT)
@@ -138,6 +140,7 @@ def test_a_broken_step_is_noticed(monkeypatch, name, broken):
     wins(known, originals, 40, LINEAR)
 
 
+@pytest.mark.slow
 def test_an_untrained_network_is_noticed():
   known, originals, _ = shapes()
   with pytest.raises(AssertionError):
@@ -147,6 +150,7 @@ def test_an_untrained_network_is_noticed():
 # What is held out, and slow twins.
 
 
+@pytest.mark.slow
 def test_targets_decide_nothing():
   known, _, _ = world(pictures(70), 60, noise_level=50.0)
   other = base.Known(known.spec, known.targets, known.targets[:3] * 0, None, known.pairs)
@@ -233,6 +237,7 @@ def test_few_pairs_do_not_mislead(pairs):
 
 @pytest.mark.parametrize("pairs", [1, 2, 7, 60])
 @pytest.mark.parametrize("value", [0, 255])
+@pytest.mark.slow
 def test_constant_images_do_not_crash_and_are_right(value, pairs):
   known, originals, _ = world(np.full((pairs + 3, 10, 13, 1), value, np.uint8), pairs)
   result = base.run(inversion.ATTACK, known, seed=0, settings=SHORT)

@@ -63,6 +63,7 @@ def likeness(estimates, originals):
 
 
 @pytest.mark.parametrize("images,patch", [(digits(400), 2), (pictures(300), 4)])
+@pytest.mark.slow
 def test_encodings_find_their_originals(images, patch):
   _, encodings, _ = encode(images, patch)
   right, facts = challenge(images, encodings, 50, patch)
@@ -79,6 +80,7 @@ def test_nothing_need_recur():
   assert all(len(np.unique(position, axis=0)) == len(images) for position in patches)
 
 
+@pytest.mark.slow
 def test_the_fifty_alone_are_enough():
   images = pictures(50)
   _, encodings, _ = encode(images, 4)
@@ -86,6 +88,7 @@ def test_the_fifty_alone_are_enough():
 
 
 @pytest.mark.parametrize("images,patch", [(digits(400), 2), (pictures(300), 4)])
+@pytest.mark.slow
 def test_encodings_of_other_images_are_matched_by_chance(images, patch):
   _, encodings, _ = encode(images, patch)
   right, facts = challenge(images, encodings, 50, patch, wanted=images[100:])
@@ -111,6 +114,7 @@ def test_another_key_for_each_image_leaves_chance():
     ("own", lambda images, *a, good=tokens.own: good(images[::-1], *a)),
   ],
 )
+@pytest.mark.slow
 def test_a_broken_step_is_noticed(monkeypatch, name, broken):
   images = pictures(150)
   _, encodings, _ = encode(images, 4)

@@ -114,6 +114,7 @@ def accuracy(examiner, images, wanted):
   return np.mean(examiner.labels(np.clip(images, 0, 255)) == wanted)
 
 
+@pytest.mark.slow
 def test_inversion_shows_the_classes_of_a_plain_network(world, examiner):
   wanted, images = inverted(world, "plain")
   assert images.dtype == np.float32 and images.shape == (20, 8, 8, 1)

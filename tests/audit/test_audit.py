@@ -82,6 +82,7 @@ def test_what_is_attacked_is_what_disguise_exports(digits):
     assert np.array_equal(one[0], digits.disguised[place])
 
 
+@pytest.mark.slow
 def test_a_scheme_that_mixes_in_public_images_gets_those_of_the_attacker():
   sizes = dataclasses.replace(SIZES, private=60)
   options = {"scheme": "instahide", "k": 4, "public_k": 2}

@@ -143,6 +143,7 @@ def test_errors_are_those_of_float32_and_show_a_coarser_product(monkeypatch):
   assert all(1e-4 < error < 1e-1 for error in found().values())
 
 
+@pytest.mark.slow
 def test_a_step_is_measured_with_and_without_the_disguise(monkeypatch):
   def fixed(works, *, rounds):
     assert all(work(2) >= 2 for work in works.values()) and rounds == 2

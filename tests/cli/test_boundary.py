@@ -86,6 +86,7 @@ def test_debug_shows_the_traceback_of_what_is_unknown_alone():
 
 
 @pytest.mark.parametrize("program", ["-m djax bench --fast", "-m train --workdir={}/run"])
+@pytest.mark.slow
 def test_a_platform_that_is_not_there_is_named(tmp_path, program):
   done = subprocess.run(
     [sys.executable, *program.format(tmp_path).split()],

@@ -240,6 +240,7 @@ def test_an_interrupt_says_how_to_go_on(place, call, monkeypatch):
   refused(answer, 130, "interrupted. Re-run the command to resume")
 
 
+@pytest.mark.slow
 def test_ctrl_c_stops_a_process_that_then_goes_on(place, tmp_path):
   """A real signal, with worker processes, as a terminal sends it: to all of them, amid many files."""
   shutil.copy2(place / "key", tmp_path / "key")
@@ -579,6 +580,7 @@ def test_restore(place, tmp_path, call, out):
     np.testing.assert_array_equal(mine, theirs)
 
 
+@pytest.mark.slow
 def test_the_words_about_restored_pixels_hold(place, tmp_path, call):
   for name in ("noisy", "stepped"):
     _, _, err = call(
@@ -625,6 +627,7 @@ def pictures(place):
   return folder
 
 
+@pytest.mark.slow
 def test_query_here_and_there_give_the_same(place, trained, pictures, tmp_path, call):
   key = ("--key", place / "key")
   code, out, err = call("query", pictures, "--checkpoint", trained, *key)

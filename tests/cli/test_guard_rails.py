@@ -26,6 +26,7 @@ def known_lines(text):
   return [line for line in text.splitlines() if "as audited on" in line]
 
 
+@pytest.mark.slow
 def test_training_says_what_breaks_its_disguise_unless_acknowledged(tmp_path, capsys):
   train.run(tiny(), tmp_path / "said")
   (line,) = known_lines(capsys.readouterr().err)
@@ -43,6 +44,7 @@ def test_a_plain_run_has_nothing_to_say(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("outsourced", [False, True])
+@pytest.mark.slow
 def test_disguise_and_training_on_its_directory_say_it(tmp_path, capsys, outsourced):
   keyfile.write(tmp_path / "k", keys.generate(), passphrase=None)
   where = ["--key", str(tmp_path / "k"), "--out", str(tmp_path / "set")]

@@ -116,7 +116,9 @@ def test_keygen_refusals(tmp_path, clear):
   failed(run("keygen", new, "--passphrase", "abc"), 2, "unrecognized arguments")
   both = run("keygen", new, "--no-passphrase", "--passphrase-file", "x")
   failed(both, 2, "not allowed with argument")
-  failed(run("keygen", tmp_path / "no" / "key", "--no-passphrase"), 1, "No such file or directory")
+  failed(
+    run("keygen", tmp_path / "no" / "key", "--no-passphrase"), 1, "no: no such folder. Make it"
+  )
   assert not new.exists()
   (tmp_path / ".new.djax-partial").symlink_to(clear)
   failed(run("keygen", new, "--no-passphrase"), 5, r"new\.djax-partial is in the way")

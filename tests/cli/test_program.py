@@ -56,6 +56,7 @@ DJAX = pytest.mark.parametrize("program", [("djax",), ("python", "-m", "djax")],
 
 
 @DJAX
+@pytest.mark.slow
 def test_a_config_is_read_by_djax_own_train(folder, program):
   done = called(folder, *program, "audit", "--config", "no_such", "--out", "audit")
   assert done.returncode == 2, done.stderr
@@ -64,6 +65,7 @@ def test_a_config_is_read_by_djax_own_train(folder, program):
 
 
 @DJAX
+@pytest.mark.slow
 def test_a_run_is_read_by_djax_own_train(folder, program):
   done = called(folder, *program, "audit", "--run", "no-such", "--out", "audit")
   assert done.returncode == 2, done.stderr
@@ -94,6 +96,7 @@ def test_an_empty_entry_of_the_search_path_is_not_searched_first(folder):
 
 
 @pytest.mark.parametrize("module", ["train", "train.answer", "train.table"])
+@pytest.mark.slow
 def test_python_m_train_finds_djax_own_configs(folder, module):
   (folder / "train.py").unlink()  # python itself would run it
   words = {"train.answer": ("no-run", "no-request", "--out=x"), "train.table": ("--list",)}

@@ -254,6 +254,7 @@ def check_refused(code, out, lines, *, expected=4):
 
 
 @pytest.mark.parametrize("name", VERBS)
+@pytest.mark.slow
 def test_every_file_replaced_by_everything_is_refused_in_one_line(place, sandbox, capfd, name):
   verb, tried = VERBS[name], 0
   folder = sandbox / verb.folder
@@ -276,6 +277,7 @@ def test_every_file_replaced_by_everything_is_refused_in_one_line(place, sandbox
 
 
 @pytest.mark.parametrize("name", [n for n in VERBS if n != "audit"])
+@pytest.mark.slow
 def test_the_whole_directory_is_taken(place, sandbox, capfd, name):
   """What refuses everything would pass the test above."""
   code, _, lines, _, _ = call(VERBS[name], place, sandbox, capfd)
@@ -386,6 +388,7 @@ LARGE = {
 
 
 @pytest.mark.parametrize("kind", LARGE)
+@pytest.mark.slow
 def test_a_manifest_as_large_as_it_may_be_takes_little_memory(place, sandbox, kind):
   facts = hostile.facts_of(sandbox / "data")
   text = json.dumps({**facts, "later": "@"}).replace(
@@ -522,6 +525,7 @@ def outcome(action):
     return DataError
 
 
+@pytest.mark.slow
 def test_of_two_authentic_directories_one_is_restored_whole_or_none(place, tmp_path):
   whole = {}
   for name in ("data", "other"):

@@ -125,6 +125,7 @@ def stored_as(computed, dtype, spec):
 
 @pytest.mark.parametrize("dtype", quantise.DTYPES)
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.slow
 def test_bounds_hold_for_every_image_and_are_not_idle(kind, dtype):
   spec, scheme = complete(kind)
   exact_matrices = matrices_of(spec)

@@ -321,6 +321,7 @@ def known(data):
   return parse
 
 
+@pytest.mark.slow
 def test_the_same_records_are_the_same_bytes_in_every_process(tmp_path):
   """A protobuf map keeps no order of its own: unsorted, two processes agree half of the time."""
   processes = [start(WRITE, tmp_path / str(number)) for number in range(4)]
@@ -364,6 +365,7 @@ def test_images_and_labels_must_be_as_many(path):
 
 
 @pytest.mark.parametrize("limit", [300_000, 65_536])
+@pytest.mark.slow
 def test_a_full_disk_is_one_line_and_leaves_no_file(tmp_path, limit):
   out = tmp_path / "out"
   line, left = output(start(FULL, out, limit, 20)).splitlines()

@@ -105,6 +105,7 @@ def test_a_manifest_of_version_1_is_no_forgery_of_version_2(place, tmp_path):
 
 
 @pytest.mark.parametrize("name", SETS)
+@pytest.mark.slow
 def test_the_right_originals_come_back(place, tmp_path, name):
   data = directory.open(place / name)
   restore.to_files(data, MASTER, tmp_path / "back.npz")

@@ -152,6 +152,7 @@ def test_another_order_of_summing_gives_other_bytes():
 
 
 @pytest.mark.parametrize("options", [o for o in COMBINATIONS if not o[3][0]], ids=str)
+@pytest.mark.slow
 def test_export_agrees_with_the_device(options):
   for n, (shape, b) in enumerate(SHAPES):
     scheme, key = made(rmt_spec(shape, b, *options))

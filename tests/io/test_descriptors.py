@@ -94,6 +94,7 @@ def test_the_count_sees_what_stays_open(owner):
     "audit --data d --originals q.npz --key key --attacks procrustes --out o",
   ],
 )
+@pytest.mark.slow
 def test_a_verb_leaves_no_file_open(owner, kept, words):
   if "q.npz" in words:  # originals of another order, which are refused once both were read from
     with np.load("x.npz") as held:
@@ -104,6 +105,7 @@ def test_a_verb_leaves_no_file_open(owner, kept, words):
 
 
 @pytest.mark.parametrize("memory_gb", [4.0, 0.0])
+@pytest.mark.slow
 def test_training_and_answering_leave_no_file_open(owner, kept, memory_gb):
   config = outsourced.get_config()
   config.data.disguised_dir = "d"

@@ -583,6 +583,7 @@ RACES = """
 
 
 @pytest.mark.parametrize("kind", ["file", "folder"])
+@pytest.mark.slow
 def test_of_many_at_a_time_one_writes_all_of_it(tmp_path, kind):
   command = [sys.executable, "-c", textwrap.dedent(RACES), kind, tmp_path, f"{time.time() + 1}"]
   racers = [
@@ -961,6 +962,7 @@ def test_without_fcntl_everything_is_imported():
   ],
   ids=["keygen", "disguise", "train"],
 )
+@pytest.mark.slow
 def test_without_fcntl_what_needs_a_lock_ends_in_a_line_and_writes_nothing(tmp_path, work):
   keyfile.write(tmp_path / "key", keys.Master(bytes(32)), passphrase=None)
   done = run_code(

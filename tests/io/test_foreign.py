@@ -478,6 +478,7 @@ def swapped(path, ways):
 
 
 @pytest.mark.parametrize("what", ["link", "file", "pipe", "folder", "parent"])
+@pytest.mark.slow
 def test_what_is_exchanged_meanwhile_is_refused_or_not_seen(tmp_path, what):
   """500 copies beside a thread that exchanges the file: each copy holds what was asked for, or none is made."""
   home = tmp_path / "set"

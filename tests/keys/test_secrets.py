@@ -65,6 +65,7 @@ def searched():
 
 
 @pytest.mark.parametrize("way", ["stepwise", "resident"])
+@pytest.mark.slow
 def test_no_file_of_a_run_holds_the_key(tmp_path, searched, way):
   files = run(tmp_path, way)
   kinds = {path.relative_to(tmp_path).parts[0] for path in files}
@@ -86,6 +87,7 @@ def test_no_file_of_a_run_holds_the_key(tmp_path, searched, way):
 
 
 @pytest.mark.parametrize("way", ["stepwise", "resident"])
+@pytest.mark.slow
 def test_a_planted_key_is_found_in_program_and_cache(tmp_path, searched, way):
   files = run(tmp_path, f"{way} planted")
   where = {path.parent.name for path in files if leaks(path.read_bytes(), *searched)}

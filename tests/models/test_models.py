@@ -66,6 +66,7 @@ def count(model, shape):
 
 @every_network
 @pytest.mark.parametrize("shape", [(8, 8, 3), (12, 16, 1)])
+@pytest.mark.slow
 def test_logits_and_parameters_are_float32_in_both_dtypes(network, shape):
   images = random_images(3, shape)
   logits = {}
@@ -145,6 +146,7 @@ def test_heads_have_32_channels(width, heads):
 
 
 @every_network
+@pytest.mark.slow
 def test_dropout_is_on_in_training_and_off_in_evaluation(network):
   images = random_images(3)
   without, model = tiny(network), tiny(network, dropout=0.5)
@@ -160,6 +162,7 @@ def test_dropout_is_on_in_training_and_off_in_evaluation(network):
 
 
 @every_network
+@pytest.mark.slow
 def test_statistics_move_in_training_only(network):
   images = random_images(8)
   model = tiny(network)
@@ -191,6 +194,7 @@ def test_statistics_forget_a_tenth_a_step():
 
 
 @every_network
+@pytest.mark.slow
 def test_overfits_32_images_and_not_their_absence(network):
   model = tiny(network)
   images = jnp.asarray(random_images(32))
@@ -253,6 +257,7 @@ def slow_vgg(variables, images):
 
 
 @pytest.mark.parametrize("shape", [(32, 32, 3), (28, 20, 1)])
+@pytest.mark.slow
 def test_vgg_equals_loops(shape):
   images = random_images(2, shape)
   model = tiny(Vgg16, width=2)

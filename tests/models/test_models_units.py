@@ -203,6 +203,7 @@ def test_estimate_forgets_rare_units_only_and_stops_early(monkeypatch):
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.slow
 def test_logits(dtype):
   model = UnitMlp(**SMALL, depth=2, block_size=4, unit_pixels=8, dtype=dtype)
   images = random_images(5, (8, 12, 2))

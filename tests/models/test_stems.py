@@ -79,6 +79,7 @@ def moved(images, b, source):
 @pytest.mark.parametrize(
   "options", [{}, {"rank": 2}, {"mixing": True}, {"rank": 1, "mixing": True}]
 )
+@pytest.mark.slow
 def test_position_starts_as_the_identity(spec, options):
   stem = Position(**Position.from_spec(full(spec)), **options)
   images = images_of()

@@ -345,6 +345,7 @@ def test_golden_records_cover_every_dtype_scheme_and_layout_of_views():
 
 
 @pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.slow
 def test_shards_and_workers_change_no_record(tmp_path, reference, workers):
   export.disguise(noisy_request(), tmp_path / "again", MASTER, workers=workers)
   assert content(tmp_path / "again") == reference
@@ -510,6 +511,7 @@ def test_fifty_runs_killed_at_random_moments_end_with_the_same_bytes(tmp_path):
 
 
 @pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.slow
 def test_one_killed_run_goes_on(tmp_path, workers):
   script = tmp_path / "run.py"
   script.write_text(RUN)
@@ -773,6 +775,7 @@ def test_too_little_room_is_seen_first(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.slow
 def test_a_disk_that_fills_up_loses_nothing(tmp_path, monkeypatch, workers):
   asked = Request("digits", RMT, originals_per_shard=100, dataset_id=ID)
   export.disguise(asked, tmp_path / "whole", MASTER)

@@ -133,6 +133,7 @@ def test_rmt_without_noise_comes_back_within_a_hundredth_unrounded(tmp_path, mat
   "options",
   [{}, {"block_size": 3, "mix": "block"}, {"matrix": "projection", "permute": False}],
 )
+@pytest.mark.slow
 def test_the_bound_in_the_manifest_holds_and_means_something(tmp_path, options, dtype, noise_level):
   disguise = {**RMT, **options, "noise_level": noise_level}
   data = disguised(tmp_path / "data", disguise, dtype=dtype)
@@ -515,6 +516,7 @@ restore.to_files(directory.open(sys.argv[1]), keys.Master(bytes(range(90, 122)))
 
 
 @NAMES
+@pytest.mark.slow
 def test_what_a_killed_restore_leaves_is_private_and_the_next_call_clears_it(noisy, tmp_path, name):
   target = tmp_path / name
   done = run_code(KILLED, noisy.path, target)

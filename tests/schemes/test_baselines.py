@@ -29,6 +29,7 @@ RNG = jax.random.key(5)
   "module",
   ["schemes.instahide", "schemes.neuracrypt", "attacks", "schemes", "models", "owner.export"],
 )
+@pytest.mark.slow
 def test_every_module_can_be_the_first(module):
   done = subprocess.run([sys.executable, "-c", f"import djax.{module}"], timeout=120)
   assert done.returncode == 0
@@ -102,6 +103,7 @@ def test_partners_differ_and_are_uniform():
   assert set(queries.ravel()) == set(range(6))
 
 
+@pytest.mark.slow
 def test_encodings_follow_from_key_and_rng():
   scheme, key = mixed()
   jitted = jax.jit(lambda key, rng: scheme.disguise(key, IMAGES, LABELS, rng=rng))
@@ -210,6 +212,7 @@ def small(module, *assignments):
   return config
 
 
+@pytest.mark.slow
 def test_instahide_trains_and_ends_alike_when_resumed(tmp_path):
   config = small(mnist_instahide, "augment.views=2", "augment.test_views=2")
   result = train.run(config, tmp_path / "run")
@@ -228,6 +231,7 @@ def test_more_images_to_mix_than_there_are_end_a_run_in_one_line(tmp_path, capsy
   assert not any("Traceback" in line for line in said)
 
 
+@pytest.mark.slow
 def test_neuracrypt_trains(tmp_path):
   config = small(mnist_neuracrypt, "disguise.patch=2", "disguise.hidden=16")
   result = train.run(config, tmp_path / "run")

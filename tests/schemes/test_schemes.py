@@ -191,6 +191,7 @@ def rmt_spec(shape, block_size, permute, matrix, mixing, noise):
 
 
 @pytest.mark.parametrize("options", list(itertools.product(*OPTIONS.values())), ids=str)
+@pytest.mark.slow
 def test_every_combination_of_rmt_options(options):
   for dtype in (np.uint8, np.float32):
     check_rmt(rmt_spec(SHAPE, 4, *options), (2,), dtype, 1, compiled=False)
@@ -203,6 +204,7 @@ def test_every_combination_of_rmt_options(options):
   st.integers(0, 99),
   st.tuples(*(st.sampled_from(values) for values in OPTIONS.values())),
 )
+@pytest.mark.slow
 def test_rmt_on_any_geometry(geometry, dtype, seed, options):
   leading, shape, b = geometry
   b = min(b, 4) if options[2][0] == "block" else b  # 64 x 64 matrices at most

@@ -67,6 +67,7 @@ def by_hand(workdir, images):
   return np.array(rows)
 
 
+@pytest.mark.slow
 def test_an_answer_is_what_the_network_says_image_by_image(tmp_path, capsys, monkeypatch, place):
   monkeypatch.setattr(answer, "_BATCH", 5)
   out = tmp_path / "answers.json"
@@ -212,6 +213,7 @@ def test_help_is_there(capsys):
   assert "RUN REQUEST" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_plain_run_answers_nobody(tmp_path, capsys, place):
   flags = [
     "--config=digits_plain",
@@ -229,6 +231,7 @@ def test_a_plain_run_answers_nobody(tmp_path, capsys, place):
   assert code == 3 and "None" in line
 
 
+@pytest.mark.slow
 def test_a_run_with_the_key_at_hand_answers_too(tmp_path, place):
   owner = keys.Master(bytes(range(32)))
   write(tmp_path / "data", master=owner, dataset_id=ID)

@@ -60,6 +60,7 @@ def quick(monkeypatch):
   monkeypatch.setattr(rows, "COMPARED", TABLE)
 
 
+@pytest.mark.slow
 def test_the_facts_come_from_runs_and_stay_without_them(runs, quick, tmp_path, monkeypatch):
   found = json.loads(json.dumps(collect.collect(TABLE, runs, None, say=QUIET)))
   for row in [*found["rows"], found]:

@@ -53,6 +53,7 @@ def test_an_experiment_has_none_and_is_the_same_every_time():
   np.testing.assert_array_equal(matrices(first), matrices(second))
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_under_its_own_id(tmp_path):
   train.run(small(**{"train.epochs": 1}), tmp_path / "run", master=MASTER)
   facts = json.loads((tmp_path / "run" / "disguise.json").read_text())

@@ -56,6 +56,7 @@ def facts(run):
   return result
 
 
+@pytest.mark.slow
 def test_facts_are_json_and_say_what_they_are_of(facts, run):
   assert json.loads(json.dumps(facts, allow_nan=False)) == facts
   setting = facts["setting"]

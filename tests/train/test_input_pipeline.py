@@ -122,6 +122,7 @@ def test_an_epoch_shows_every_record_and_several_show_every_view(data, scheme, m
   )
 
 
+@pytest.mark.slow
 def test_views_equal_a_loop_over_records(data, scheme, mesh):
   key = scheme.make_key(keys.experiment(0).read)
   for number in range(3):

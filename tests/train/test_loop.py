@@ -64,6 +64,7 @@ def test_a_run_leaves_what_it_promises(tmp_path, capsys):
   assert "epoch 2/2" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_overfits_32_examples(tmp_path):
   config = tiny(
     "data.train_split=train[:32]", "data.test_split=train[:32]", "train.epochs=60", "model.width=8",
@@ -72,6 +73,7 @@ def test_overfits_32_examples(tmp_path):
   assert train.run(config, tmp_path)["test_accuracy"] == 1.0
 
 
+@pytest.mark.slow
 def test_a_plain_run_scores_plain_images_the_same(tmp_path):
   result = train.run(tiny("disguise.scheme=plain"), tmp_path)
   assert result["plain_accuracy"] == result["test_accuracy"]
@@ -86,6 +88,7 @@ def test_a_plain_run_scores_plain_images_the_same(tmp_path):
     ["disguise.block_size=3", "disguise.mix=block", "disguise.matrix=projection"],
   ],
 )  # fmt: skip
+@pytest.mark.slow
 def test_other_settings_run(tmp_path, overrides):
   result = train.run(tiny("train.epochs=1", *overrides), tmp_path)
   assert np.isfinite(result["test_loss"])
@@ -94,6 +97,7 @@ def test_other_settings_run(tmp_path, overrides):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.slow
 def test_a_stopped_run_resumes_to_the_same_bits(tmp_path, monkeypatch, number):
   train.run(tiny("model.dropout=0.3"), tmp_path / "whole")
   with monkeypatch.context() as patch, pytest.raises(loop.Stopped, match="after step 6") as stopped:
@@ -111,6 +115,7 @@ def test_a_stopped_run_resumes_to_the_same_bits(tmp_path, monkeypatch, number):
   assert steps == [4, 8]
 
 
+@pytest.mark.slow
 def test_jax_enable_x64_changes_nothing(tmp_path):
   train.run(tiny(), tmp_path / "usual")
   jax.config.update("jax_enable_x64", True)
@@ -133,6 +138,7 @@ def test_metrics_of_steps_that_were_lost_are_dropped(tmp_path):
   assert rows == [{"step": 4}, {"step": 8}, {"step": 12, "loss": 1.0}]
 
 
+@pytest.mark.slow
 def test_resuming_under_another_config_key_or_source_is_refused(tmp_path, capsys):
   config = tiny("train.epochs=1")
   train.run(config, tmp_path)
@@ -148,6 +154,7 @@ def test_resuming_under_another_config_key_or_source_is_refused(tmp_path, capsys
   assert sorted(p.relative_to(tmp_path) for p in tmp_path.rglob("*")) == before
 
 
+@pytest.mark.slow
 def test_a_source_that_changed_is_refused(tmp_path):
   path = tmp_path / "set.npz"
 
@@ -214,6 +221,7 @@ def step_by_hand(model, recipe, **made):
   )
 
 
+@pytest.mark.slow
 def test_the_average_forgets_fast_at_first_and_is_what_is_tested():
   model = models.MODELS["mlp"](classes=3, width=4)
   batch, state, step = step_by_hand(model, loop.Recipe(3, ema=0.2), averaged=True)
@@ -233,6 +241,7 @@ def test_the_average_forgets_fast_at_first_and_is_what_is_tested():
 
 
 @pytest.mark.parametrize("recipe", [{"label_smoothing": 0.3}, {"mixup": 1.0}, {"cutout": 0.5}])
+@pytest.mark.slow
 def test_a_step_does_what_its_recipe_says(recipe):
   model = models.MODELS["mlp"](classes=3, width=4)
   batch, state, step = step_by_hand(model, loop.Recipe(3, block_size=2, **recipe))
@@ -270,6 +279,7 @@ class Counting(nn.Module):
     return nn.Dense(self.classes)(images.reshape(len(images), -1))
 
 
+@pytest.mark.slow
 def test_a_network_estimates_once_from_all_views_and_a_resumed_run_keeps_it(tmp_path, monkeypatch):
   monkeypatch.setitem(models.MODELS, "counting", Counting)
   config = tiny("model.name=counting", "augment.views=2", "augment.crop=1")
@@ -281,6 +291,7 @@ def test_a_network_estimates_once_from_all_views_and_a_resumed_run_keeps_it(tmp_
   train.run(config, tmp_path)
 
 
+@pytest.mark.slow
 def test_another_key_and_further_views_are_told_apart(tmp_path):
   config = tiny("augment.test_views=3", "augment.crop=1", "train.epochs=25", "model.width=8")
   result = train.run(config, tmp_path)
@@ -292,6 +303,7 @@ def test_another_key_and_further_views_are_told_apart(tmp_path):
   assert train.run(config, tmp_path / "plain")["other_key_accuracy"] is None
 
 
+@pytest.mark.slow
 def test_evaluation_agrees_with_a_count_by_hand(tmp_path):
   config = tiny()
   result = train.run(config, tmp_path)
@@ -321,6 +333,7 @@ def test_a_workdir_that_cannot_be_written_is_one_line_and_exit_1(tmp_path, capsy
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small tmpfs needs root")
+@pytest.mark.slow
 def test_a_full_disk_is_one_line_and_exit_1(tmp_path):
   mounted = subprocess.run(
     ["mount", "-t", "tmpfs", "-o", "size=900k", "none", str(tmp_path)],

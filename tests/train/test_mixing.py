@@ -63,6 +63,7 @@ def test_mixup_equals_a_loop_with_one_share_and_one_order():
 
 
 @pytest.mark.parametrize("alpha", [0.2, 1.0, 4.0])
+@pytest.mark.slow
 def test_shares_follow_the_beta_distribution_and_no_other(alpha):
   found = shares(4000, alpha)
   assert 1700 < len(found) < 2300

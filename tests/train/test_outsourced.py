@@ -100,6 +100,7 @@ def test_memory_gb_decides_whether_records_are_held(folder):
   assert read.train.streamed and not isinstance(read.train.records, inputs.Arrays)
 
 
+@pytest.mark.slow
 def test_a_streamed_run_stopped_resumes_to_the_same_bits(tmp_path, monkeypatch, folder, runs):
   config = config_for(folder, "data.memory_gb=0")
   with monkeypatch.context() as patch, pytest.raises(loop.Stopped, match="after step 6"):
@@ -278,6 +279,7 @@ def loaded(workdir, overrides, *request):
   return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 def test_training_and_answering_never_load_code_that_could_hold_a_key(tmp_path, folder):
   asked = query.Query(sources.load("digits", "test[:5]").images, tuple("abcde"))
   query.request(asked, manifest.read(folder), MASTER, tmp_path / "request")
@@ -294,6 +296,7 @@ def aes(*overrides):
   return tiny("disguise.scheme=aes", "disguise.block_size=4", "disguise.noise_level=0", *overrides)
 
 
+@pytest.mark.slow
 def test_the_host_disguises_each_record_by_its_index_alone(monkeypatch):
   config = aes("disguise.salt_pepper=0.2")
   whole = owned.inputs(config, MASTER)
@@ -316,6 +319,7 @@ def test_the_host_disguises_each_record_by_its_index_alone(monkeypatch):
   np.testing.assert_array_equal(labels, sources.load("digits", "train[:128]").labels)
 
 
+@pytest.mark.slow
 def test_a_run_under_aes_feeds_bytes(tmp_path, mesh):
   config = aes("train.epochs=1", "model.name=unit_mlp")
   given = owned.inputs(config, None)

@@ -68,6 +68,7 @@ def uncut(noisy):
 
 
 @pytest.mark.parametrize("scheme", ["rmt", "aes"])
+@pytest.mark.slow
 def test_it_computes_what_single_steps_compute(noisy, scheme):
   given = noisy
   if scheme == "aes":
@@ -219,6 +220,7 @@ def whole(tmp_path_factory):
   return found
 
 
+@pytest.mark.slow
 def test_a_run_leaves_the_metrics_of_single_steps(whole):
   (workdir, result), (want_workdir, want) = whole["resident"], whole["single"]
   assert result["steps"] == 8 and result["test_accuracy"] == want["test_accuracy"]
@@ -231,6 +233,7 @@ def test_a_run_leaves_the_metrics_of_single_steps(whole):
     assert row["train_loss"] == pytest.approx(want_row["train_loss"], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_stopped_run_resumes_to_the_same_bits(tmp_path, monkeypatch, whole):
   monkeypatch.setattr(device_loop, "fits", lambda pipeline: True)
   with monkeypatch.context() as patch, pytest.raises(loop.Stopped, match="after step 6"):

@@ -173,6 +173,7 @@ def peak():
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+@pytest.mark.slow
 def test_no_file_of_a_run_can_be_replaced_before_a_query(place, tmp_path, kind):
   predict.load(place / "run")
   names, before = read_by_query(place / "run"), peak()
@@ -208,6 +209,7 @@ def resumed(place, run):
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+@pytest.mark.slow
 def test_no_file_of_a_run_can_be_replaced_before_it_is_resumed(place, tmp_path, kind):
   state, seconds = resumed(place, place / "run")
   assert state.step == NEWEST and seconds > 0
@@ -361,6 +363,7 @@ def whole(place, tmp_path_factory):
     (checksums, "forget", 0, 12),  # recorded, the oldest not removed yet
   ],
 )
+@pytest.mark.slow
 def test_killed_around_a_record_it_ends_with_the_same_bits(
   place, whole, tmp_path, capsys, module, name, call, resumes
 ):
@@ -635,6 +638,7 @@ def test_the_plain_file_is_read_by_others_and_holds_what_is_tested(place):
   assert all(a[1] == b[0] for a, b in itertools.pairwise(ends))
 
 
+@pytest.mark.slow
 def test_averages_are_what_answers(place, tmp_path):
   train.run(small(place / "data", "optimizer.ema=0.5"), tmp_path)
   _, state = params(tmp_path)
@@ -807,6 +811,7 @@ def test_fuzzed_json_is_answered_or_refused(victim, counted, mutation):
   junk=st.binary(max_size=64),
   cut=st.integers(0, 64),
 )
+@pytest.mark.slow
 def test_fuzzed_files_of_a_checkpoint_are_answered_or_refused(
   victim, counted, number, at, junk, cut
 ):
@@ -946,6 +951,7 @@ def test_what_comes_from_files_is_shown_escaped(capsys):
   assert capsys.readouterr().err == "error: a \\x1b[2J name  of two lines\n"
 
 
+@pytest.mark.slow
 def test_a_whole_query_refuses_in_one_line(place, run, tmp_path):
   keyfile.write(tmp_path / "key", MASTER, passphrase=None)
   np.save(tmp_path / "x.npy", sources.load("digits", "test[:2]").images)
@@ -979,6 +985,7 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
+@pytest.mark.slow
 def test_a_folder_of_a_checkpoint_that_cannot_be_made_ends_the_run_at_once(tmp_path):
   """Orbax's threads wait minutes for that folder; the process does not wait for them."""
   words = ("data.train_split=train[:64]", "data.test_split=test[:32]", "train.epochs=1", *SMALL)

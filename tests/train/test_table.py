@@ -126,6 +126,7 @@ def test_no_time_begins_nothing(table, call):
   ]
 
 
+@pytest.mark.slow
 def test_a_real_run_stops_with_a_checkpoint_and_goes_on(monkeypatch, call, tmp_path):
   more = (*TINY[:3], "model.name=mlp", "model.depth=1", "train.epochs=2", TINY[4])
   monkeypatch.setattr(rows, "ROWS", (Row("real", "digits_rmt", more, seeds=(0,)),))

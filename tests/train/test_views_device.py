@@ -129,6 +129,7 @@ def test_everything_together_equals_the_twin_by_what_each_option_draws_alone():
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int32, np.float32, np.float16])
 @pytest.mark.parametrize("options", [{}, {"crop": 2, "flip": True}, {"crop": 1, **WARP}])
+@pytest.mark.slow
 def test_number_0_is_the_image_to_the_bit(dtype, options):
   bits = np.random.default_rng(3).integers(0, 256, (5, 6, 3 * np.dtype(dtype).itemsize), np.uint8)
   image = bits.view(dtype)  # NaN, infinities and all
