@@ -18,6 +18,7 @@ import pytest
 from helpers.training import assert_same_state, interrupt, params, tiny
 
 import train
+from configs import base
 from djax import keys, models, sources
 from djax.errors import ConfigError, DataError, DjaxError, KeyMismatchError
 from djax.io import foreign
@@ -152,6 +153,21 @@ def test_resuming_under_another_config_key_or_source_is_refused(tmp_path, capsys
   with pytest.raises(DataError, match=r"config\.json is damaged|must have|bytes"):
     train.run(config, tmp_path)
   assert sorted(p.relative_to(tmp_path) for p in tmp_path.rglob("*")) == before
+
+
+def test_a_field_that_came_later_was_at_its_usual_value(tmp_path, monkeypatch):
+  train.run(tiny("train.epochs=1"), tmp_path)
+  usual = base.get_config
+
+  def with_field(config, value):
+    with config.unlocked():
+      config.data.later = value
+    return config
+
+  monkeypatch.setattr(base, "get_config", lambda: with_field(usual(), 3))
+  train.run(with_field(tiny("train.epochs=1"), 3), tmp_path)
+  with pytest.raises(ConfigError, match=r"data\.later was 3, now 4"):
+    train.run(with_field(tiny("train.epochs=1"), 4), tmp_path)
 
 
 @pytest.mark.slow
