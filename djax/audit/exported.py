@@ -70,6 +70,7 @@ def from_directory(
       for name in data.splits
     }
     for name, records in opened.items():
+      records.check()
       _check_match(name, records, manifest)
     split, records = next(iter(opened.items()))
     counts = divide(len(records), sizes)

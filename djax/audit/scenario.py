@@ -156,6 +156,7 @@ def from_source(
   with sources.open(
     source, split, data_dir=data_dir, image_size=image_size, scale=scale
   ) as records:
+    records.check()
     spec = _spec(disguise, records.image_shape, len(records.class_names))
     scheme = schemes.from_spec(spec)
     if scheme.encode is not None:
