@@ -11,9 +11,12 @@ from djax.disguised import directory
 from djax.disguised.manifest import Manifest
 from djax.errors import DataError
 from djax.keys import Master
-from djax.owner import record_noise, restore
+from djax.owner import disguiser, record_noise, restore
+from djax.owner.disguiser import Disguiser
 
 __all__ = ["from_directory"]
+
+_PAIRS = 16
 
 
 def from_directory(
@@ -26,6 +29,7 @@ def from_directory(
   data_dir: str = "",
   image_size: int = 0,
   scale: int = 0,
+  group_by: str = "",
   splits: Mapping[str, str] | None = None,
   progress: Progress = lambda fraction, word: None,
 ) -> Scenario:
@@ -44,6 +48,7 @@ def from_directory(
     data_dir: of prepared TFDS sets.
     image_size: to which images of a folder are resized.
     scale: as ``sources.open`` takes it.
+    group_by: as ``sources.open`` takes it.
     splits: of the source, by the names of the directory's splits; by default the same names.
     progress: told how far it is.
 
@@ -65,6 +70,7 @@ def from_directory(
           data_dir=data_dir,
           image_size=image_size,
           scale=scale,
+          group_by=group_by,
         )
       )
       for name in data.splits
@@ -87,6 +93,7 @@ def from_directory(
         held = _read_split(data.splits[name], _places(drawn, manifest, name)[some])[1]
         labels_and_ids[name] = read(others, some, progress)[1], held
   _check_labels(labels_and_ids, classes)
+  _check_pairs(images[:_PAIRS], stored[:_PAIRS], split, rows[:_PAIRS].tolist(), manifest, drawn)
   origin = {"kind": "data", "source": manifest.source["name"], "key": manifest.key_fingerprint}
   origin["stored"] = manifest.dtype
   disguised = restore.values(stored, manifest)
@@ -118,7 +125,27 @@ def _check_match(name: str, records: sources.Records, manifest: Manifest) -> Non
   if len(records) != held:
     raise DataError(
       f"audit: the originals must be those of the directory, whose split {name} holds {held} images; "
-      f"got {len(records)}. Give --{name}-split as it was given to disguise."
+      f"got {len(records)}. Give --{name}-split and --group-by as they were given to disguise."
+    )
+
+
+def _check_pairs(
+  images: np.ndarray,
+  stored: np.ndarray,
+  split: str,
+  indices: list[int],
+  manifest: Manifest,
+  drawn: record_noise.RecordStreams,
+) -> None:
+  """Disguises some originals again: scores against other images would make the disguise look stronger than it is."""
+  exact = Disguiser(manifest.spec, drawn).images(images, split, indices)
+  again = disguiser.stored(
+    exact, manifest.dtype, manifest.quantiser, block_size=manifest.block_size
+  )
+  if again.tobytes() != stored[: len(again)].tobytes():
+    raise DataError(
+      f"audit: the originals must be those of the directory, and disguised again the first ones of {split} differ from "
+      "it. Give the source as disguise had it, with the same splits, --image-size, --scale and --group-by."
     )
 
 

@@ -46,7 +46,9 @@ _USED: dict[str, tuple[str, ...]] = {
   "image_size": _IMAGES,
   "scale": _IMAGES,
   "train_split": ("--source", "--sweep", "--data"),
+  "val_split": ("--data",),
   "test_split": ("--data",),
+  "group_by": ("--data",),
   "scheme": _SCHEME,
   "block_size": ("--source",),
   "block_sizes": ("--sweep",),
@@ -67,7 +69,9 @@ _DEFAULTS: dict[str, Any] = {
   "scale": 0,
   "seed": 0,
   "train_split": "train",
+  "val_split": "val",
   "test_split": "test",
+  "group_by": "",
 }
 
 
@@ -197,8 +201,10 @@ def _setting(args: argparse.Namespace, progress: Callable[[float, str], None]) -
       "audit: --data needs --key, which knows the order of the records. No attack gets the key."
     )
   master = keyfile.read(args.key, passphrase=keyfile.find_passphrase(args.passphrase_file))
-  splits = {"train": args.train_split, "test": args.test_split}
-  return exported.from_directory(args.data, args.originals, master, splits=splits, **options)
+  splits = {"train": args.train_split, "val": args.val_split, "test": args.test_split}
+  return exported.from_directory(
+    args.data, args.originals, master, splits=splits, group_by=args.group_by, **options
+  )
 
 
 def _numbers(flag: str, text: str, kind: Callable[[str], Any]) -> tuple[Any, ...]:

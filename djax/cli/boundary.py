@@ -74,9 +74,8 @@ def _fail(say: Callable[[str], None], message: str, code: int) -> int:
 
 def _words(error: Exception, place: Callable[[], str]) -> str:
   """Says what happened, and no cause that is not known."""
-  texts = " ".join(
-    map(str, chain(error))
-  )  # Orbax and JAX wrap what happened in errors of their own
+  # Orbax and JAX wrap what happened in errors of their own.
+  texts = " ".join(map(str, chain(error)))
   if "No space left" in texts:
     files = [str(one.filename) for one in chain(error) if isinstance(one, OSError) and one.filename]
     where = files[0] if files else place()

@@ -228,7 +228,11 @@ def _add_audit(verbs: Any, *, schemes: bool) -> None:
   )
   data = parser.add_argument_group("what is attacked")
   _add_source(data, required=False)
+  data.add_argument("--val-split", metavar="SPLIT", help="with --originals alone")
   data.add_argument("--test-split", metavar="SPLIT", help="with --originals alone")
+  data.add_argument(
+    "--group-by", metavar="REGEX", help="with --originals alone, as disguise had it"
+  )
   data.add_argument("--config", metavar="NAME", help="as python -m train takes it")
   data.add_argument("--data", metavar="DISGUISED", help="what disguise wrote")
   data.add_argument("--run", metavar="DIR", dest="run_dir", help="a --workdir of python -m train")

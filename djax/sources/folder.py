@@ -109,7 +109,8 @@ def _order(root: pathlib.Path, names: Iterable[str]) -> list[str]:
       order = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
       raise refusal(f"{path}", "must be a JSON list of class folders", error) from None
-    if not isinstance(order, list) or sorted(map(str, order)) != sorted(names):
+    is_list = isinstance(order, list) and all(isinstance(name, str) for name in order)
+    if not is_list or sorted(order) != sorted(names):
       raise DataError(
         f"{path}: must list the class folders, {', '.join(sorted(names)[:5])}..., in the order of their numbers. "
         "Correct it, or remove it if the order does not matter."

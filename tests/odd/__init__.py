@@ -223,6 +223,11 @@ ODD = [
   Odd("no test", folder(), says="every fifth file of each class"),
   Odd("numbered classes", folder(classes=("1", "10", "2")), says=r"classes: 3 \(1, 2, 10\)"),
   Odd("an order of its own", folder(class_order(["dog", "cat"])), says=r"\(dog, cat\)"),
+  Odd(
+    "an order of numbers",
+    folder(class_order([1, 2]), classes=("1", "2")),
+    "must list the class folders",
+  ),
   Odd("an order of others", folder(class_order(["dog", "owl"])), "must list the class folders"),
   Odd(
     "what file managers leave",

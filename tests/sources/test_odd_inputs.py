@@ -17,7 +17,7 @@ from PIL import Image
 
 from djax import keys, sources
 from djax.__main__ import main
-from djax.audit import scenario
+from djax.audit import exported, scenario
 from djax.disguised import directory
 from djax.errors import ConfigError, DataError, DjaxError
 from djax.owner import export, plan, query, restore, shards
@@ -409,3 +409,18 @@ def test_splits_that_share_a_patient_are_refused(tmp_path):
   assert len(sources.load(f"{tmp_path}/set", "train").labels) == 8
   with pytest.raises(DataError, match="are of one group, 'patient00', but in two splits"):
     sources.open(f"{tmp_path}/set", "train", group_by=PATTERN)
+
+
+def test_an_audit_pairs_each_original_with_its_own_disguise(tmp_path):
+  source = patients(tmp_path / "set", count=60)
+  export.disguise(Request(source, SCHEME, group_by=PATTERN), tmp_path / "out", MASTER, workers=1)
+
+  def paired(**options):
+    return exported.from_directory(
+      str(tmp_path / "out"), source, MASTER, seed=0, sizes=scenario.FAST, **options
+    )
+
+  paired(group_by=PATTERN)
+  # Split otherwise, the counts and the labels are the same, and each original would be held against another's disguise.
+  with pytest.raises(DataError, match="disguised again the first ones of train differ"):
+    paired()
