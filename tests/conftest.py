@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import importlib.metadata
 import os
 import pathlib
 import sys
@@ -11,6 +12,10 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
   flags = os.environ.get("XLA_FLAGS", "")
   os.environ["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count=2".strip()
+# XLA ends the process when a device waits 40 s for the other, as on a machine that stands still.
+# An older one ends it for a flag that it does not know.
+if [int(part) for part in importlib.metadata.version("jaxlib").split(".")[:2]] >= [0, 10]:
+  os.environ["XLA_FLAGS"] += " --xla_cpu_collective_call_terminate_timeout_seconds=600"
 
 import hypothesis
 import pytest

@@ -484,7 +484,7 @@ def killed(script, folder, workers, dtype, seconds):
 
 
 @pytest.mark.slow
-def test_fifty_runs_killed_at_random_moments_end_with_the_same_bytes(tmp_path):
+def test_runs_killed_at_random_moments_end_with_the_same_bytes(tmp_path):
   script = tmp_path / "run.py"
   script.write_text(RUN)
   rng = random.Random(0)
@@ -496,7 +496,7 @@ def test_fifty_runs_killed_at_random_moments_end_with_the_same_bytes(tmp_path):
     took = time.monotonic() - start
     wanted[dtype] = content(tmp_path / dtype), took
   runs = 0
-  while kills < 50:
+  while kills < 12:
     dtype, workers = rng.choice(["float32", "uint8"]), rng.choice([1, 1, 2])
     whole, took = wanted[dtype]
     folder = tmp_path / f"run{runs}"
@@ -507,7 +507,7 @@ def test_fifty_runs_killed_at_random_moments_end_with_the_same_bytes(tmp_path):
       took *= 1.05
     assert content(folder) == whole
     shutil.rmtree(folder)
-  assert runs >= 5
+  assert runs >= 2
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -77,6 +77,7 @@ def test_the_facts_come_from_runs_and_stay_without_them(runs, quick, tmp_path, m
   assert json.loads(json.dumps(kept)) == found
 
 
+@pytest.mark.slow
 def test_the_page_shows_what_was_found(runs, quick):
   found = json.loads(json.dumps(collect.collect(TABLE, runs, None, say=QUIET)))
   text = page.page(found)
@@ -92,6 +93,7 @@ def test_the_page_shows_what_was_found(runs, quick):
   assert "| **aes** | not run yet |" in page.page(found)
 
 
+@pytest.mark.slow
 def test_the_command_runs_what_is_missing_and_writes_the_page(runs, quick, tmp_path, monkeypatch):
   asked = []
 
