@@ -21,7 +21,7 @@ from tensorboardX.record_writer import masked_crc32c
 
 import djax
 from configs import base
-from djax.errors import ConfigError, DataError, DjaxError, KeyMismatchError
+from djax.errors import ConfigError, DataError, DjaxError, KeyMismatchError, UnsafeError
 from djax.io import files, foreign, form, locks
 from djax.io.foreign import Content
 from djax.models import checksums
@@ -36,6 +36,7 @@ _COPY_BYTES = 8 << 20
 _GIT_SECONDS = 10
 _SHOWN = 8  # fields that differ
 _LOCK = ".lock"
+_COPIES = ("MANIFEST.json", "MANIFEST.mac")
 _FOLDERS = (checksums.CHECKPOINTS, checksums.FOLDER, "events")
 _TEXT = re.compile(r"[ -~]{1,200}")
 
@@ -47,13 +48,14 @@ def locked(workdir: Path) -> Iterator[None]:
   The lock goes with the process that holds it; its file stays.
 
   Raises:
-    UnsafeError: if another process trains there.
+    UnsafeError: if another process trains there, or it holds files that are not of a run.
     DjaxError: if the directory cannot be written, or this platform has no locks.
   """
   locks.require_locks(workdir)
   with contextlib.ExitStack() as stack:
     with _writable(workdir):
       workdir.mkdir(parents=True, exist_ok=True)
+      _check_ours(workdir)
       busy = f"another process trains in {workdir}. Wait for it, or give another --workdir."
       stack.enter_context(locks.working_lock(workdir / _LOCK, busy=busy))
     yield
@@ -164,6 +166,25 @@ def _writable(workdir: Path) -> Iterator[None]:
     raise DjaxError(
       f"the run directory must be writable, got {error.strerror} for {workdir}. Give another --workdir."
     ) from error
+
+
+def _check_ours(workdir: Path) -> None:
+  """Refuses a directory with files of others: a new run would write over some, and Orbax clears its folder."""
+  if os.path.lexists(workdir / checksums.CONFIG) or _holds_files(workdir / checksums.FOLDER):
+    return
+  started = (_LOCK, checksums.DISGUISE, *_COPIES)  # what a run leaves that ended before its config was written
+  left = {*started, *(f".{name}.tmp" for name in (checksums.CONFIG, *started))}
+  for entry in sorted(workdir.iterdir()):
+    if entry.name in left or (entry.name in _FOLDERS and not _holds_files(entry)):
+      continue
+    raise UnsafeError(
+      f"the run directory must be new or hold a run, {workdir} holds {entry.name}. Give another --workdir."
+    )
+
+
+def _holds_files(folder: Path) -> bool:
+  is_folder = folder.is_dir() and not folder.is_symlink()
+  return any(folder.iterdir()) if is_folder else os.path.lexists(folder)
 
 
 def _own_folder(path: Path) -> None:

@@ -21,6 +21,7 @@ from djax.errors import ConfigError, DataError, UnsafeError
 from djax.keys import Master
 from djax.owner import sealed_metadata
 from djax.schemes import Trait
+from djax.schemes.base import check_key_memory
 from djax.sources import inventory
 from djax.sources.inventory import Inventory
 
@@ -236,7 +237,9 @@ def _scheme(disguise: Mapping[str, Any], shape: tuple[int, int, int]) -> schemes
       f"scheme plain disguises nothing. Choose one of {', '.join(schemes.written())}."
     )
   try:
-    return schemes.from_spec({**disguise, "image_shape": shape})
+    scheme = schemes.from_spec({**disguise, "image_shape": shape})
+    check_key_memory(scheme.key_bytes)  # before anything is written
+    return scheme
   except ConfigError:
     raise
   except (ValueError, TypeError) as error:
@@ -286,7 +289,7 @@ def source_hmac(
   """
   digest = hmac.new(secret.subkey("source"), digestmod=hashlib.sha256)
   asked: list[Any] = [*request.splits.items(), request.image_size]
-  later = {"scale": request.scale, "group_by": request.group_by}
+  later = {"scale": request.scale % 255, "group_by": request.group_by}
   asked += [[name, value] for name, value in later.items() if value]
   digest.update(json.dumps(asked).encode())
   for name, sha256 in zip(names, hashes, strict=True):

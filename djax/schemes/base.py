@@ -4,6 +4,7 @@ import dataclasses
 import enum
 import functools
 import inspect
+import os
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, NamedTuple, NoReturn
@@ -11,6 +12,7 @@ from typing import Annotated, Any, NamedTuple, NoReturn
 import jax
 import numpy as np
 
+from djax.errors import ConfigError
 from djax.host import samplers
 from djax.ops import blocks as blocks_lib
 
@@ -29,6 +31,7 @@ __all__ = [
   "check_concrete",
   "check_export",
   "check_images",
+  "check_key_memory",
   "checked_shape",
   "draw_perm",
   "geometry",
@@ -122,6 +125,7 @@ class Scheme(NamedTuple):
       ``(key, image, label, pool_images, pool_labels, own, *, rng) -> (image, label)``. The others come from the pool,
       ``[n, H, W, C]`` and int ``[n]``; ``own`` is the image's row there, or -1 if it is not in it. Such a scheme turns
       labels into shares, float32 ``[K]``, and its ``disguise`` mixes a batch with itself. None for the others.
+    key_bytes: about how much memory drawing a key takes; 0 where that is little.
   """
 
   spec: SchemeSpec
@@ -131,6 +135,7 @@ class Scheme(NamedTuple):
   export: Callable[[Any, np.ndarray, Callable[[], np.ndarray]], np.ndarray]
   on_device: bool = True
   encode: Callable[..., tuple[jax.Array, jax.Array]] | None = None
+  key_bytes: int = 0
 
 
 class Trait(enum.Enum):
@@ -360,6 +365,23 @@ def check_export(images: np.ndarray, shape: tuple[int, int, int], key: Any = Non
     raise ValueError(
       f"export: images must be uint8 or float32 [B, {', '.join(map(str, shape))}], got {images.dtype} "
       f"{list(images.shape)}. Convert them on the 0..255 scale, as one batch."
+    )
+
+
+def check_key_memory(key_bytes: int) -> None:
+  """Refuses to draw a key that this machine cannot hold.
+
+  Args:
+    key_bytes: of the scheme.
+
+  Raises:
+    ConfigError: if it is more than the machine's memory.
+  """
+  memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+  if key_bytes > memory:
+    raise ConfigError(
+      f"drawing the matrices of this key takes about {key_bytes / 1e9:,.0f} GB of memory, this machine has "
+      f"{memory / 1e9:,.0f}. Use a smaller block_size, or mix=rows."
     )
 
 

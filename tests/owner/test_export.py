@@ -571,6 +571,36 @@ def test_another_key_spec_or_source_does_not_go_on(tmp_path):
   assert changed <= {".unfinished/lock"}
 
 
+def test_a_key_that_does_not_fit_into_memory_is_refused_before_anything_is_written(tmp_path):
+  rng = np.random.default_rng(0)
+  np.savez(
+    tmp_path / "x.npz",
+    train_images=rng.integers(0, 256, (2, 1024, 1024, 1), np.uint8),
+    train_labels=np.arange(2),
+    test_images=rng.integers(0, 256, (2, 1024, 1024, 1), np.uint8),
+    test_labels=np.arange(2),
+  )
+  asked = Request(str(tmp_path / "x.npz"), {"scheme": "rmt", "block_size": 256, "mix": "block"})
+  with pytest.raises(ConfigError, match="GB of memory, this machine has"):
+    export.disguise(asked, tmp_path / "set", MASTER)
+  assert not (tmp_path / "set").exists()
+
+
+def test_an_option_that_says_what_is_usual_makes_no_other_data_set(tmp_path):
+  folder = tmp_path / "set"
+  whole = export.disguise(request(), folder, MASTER)
+  before = content(folder)
+  usual = {"matrix": "orthogonal", "mix": "rows", "permute": True, "noise_level": 0}
+  for asked in (
+    request(scale=255),
+    request({**RMT, **usual}),
+    request(dtype="float32"),
+    request(originals_per_shard=0, crop=0, flip=False, views=1),
+  ):
+    assert export.disguise(asked, folder, MASTER) == whole
+  assert content(folder) == before
+
+
 def test_a_whole_directory_is_not_overwritten(tmp_path):
   folder = tmp_path / "set"
   export.disguise(request(), folder, MASTER)

@@ -1,0 +1,63 @@
+"""Which directories a run is begun in."""
+
+import os
+import pathlib
+
+import pytest
+from helpers.training import tiny
+
+import train
+from djax.errors import UnsafeError
+from train import run_dir
+
+
+def tree(folder):
+  return {
+    str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
+    for path in folder.rglob("*")
+  }
+
+
+@pytest.mark.parametrize(
+  "name",
+  [
+    "thesis.txt",
+    "checkpoints/mine",
+    "checkpoints/22/mine",
+    "events/mine",
+    "metrics.jsonl",
+    "result.json",
+    ".hidden",
+    "checkpoints",
+  ],
+)
+def test_files_of_others_are_left_as_they_are(tmp_path, name):
+  path = tmp_path / name
+  path.parent.mkdir(parents=True, exist_ok=True)
+  path.write_text("mine")
+  before = tree(tmp_path)
+  first = pathlib.PurePath(name).parts[0]
+  with pytest.raises(UnsafeError, match=rf"must be new or hold a run, .* holds {first}\. Give ano"):
+    train.run(tiny(), tmp_path)
+  assert tree(tmp_path) == before
+
+
+def test_a_link_to_a_folder_of_others_is_not_followed(tmp_path):
+  (tmp_path / "others").mkdir()
+  (tmp_path / "run").mkdir()
+  os.symlink(tmp_path / "others", tmp_path / "run" / "checkpoints")
+  with pytest.raises(UnsafeError, match="holds checkpoints"):
+    train.run(tiny(), tmp_path / "run")
+  assert not any((tmp_path / "others").iterdir())
+
+
+def test_what_a_run_left_that_ended_at_once_is_gone_on_with(tmp_path):
+  for name in (".lock", "MANIFEST.json", "MANIFEST.mac", ".disguise.json.tmp", "disguise.json"):
+    (tmp_path / name).write_text("")
+  for name in ("checkpoints", "checksums", "events"):
+    (tmp_path / name).mkdir()
+  with run_dir.locked(tmp_path):
+    assert (tmp_path / ".lock").exists()
+  (tmp_path / ".config.json.tmp").write_text("{")
+  with run_dir.locked(tmp_path):
+    pass
