@@ -1,6 +1,7 @@
 """Folders of image files, one subfolder a class."""
 
 import concurrent.futures
+import io
 import itertools
 import json
 import math
@@ -13,6 +14,7 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import numpy as np
+import simplejpeg
 from PIL import Image, ImageOps
 
 from djax.errors import ConfigError, DataError
@@ -386,7 +388,9 @@ def decode(path: pathlib.Path, shape: tuple[int, int, int], resize: bool) -> np.
     DataError: if it is damaged or of another size.
   """
   try:
-    with Image.open(path) as file:
+    data = path.read_bytes()
+    _check_whole(data)
+    with Image.open(io.BytesIO(data)) as file:
       image = ImageOps.exif_transpose(file).convert("L" if shape[2] == 1 else "RGB")
     if resize:
       image = image.resize((shape[1], shape[0]), Image.Resampling.BILINEAR)
@@ -398,6 +402,19 @@ def decode(path: pathlib.Path, shape: tuple[int, int, int], resize: bool) -> np.
       "Save it upright."
     )
   return np.asarray(image).reshape(shape)
+
+
+def _check_whole(data: bytes) -> None:
+  """Refuses a JPEG whose data end before its picture does: libjpeg makes the rest grey, and Pillow does not say so."""
+  if not data.startswith(b"\xff\xd8"):
+    return
+  try:
+    simplejpeg.decode_jpeg(data, "GRAY", min_height=1, min_width=1, min_factor=1)
+  except ValueError as error:
+    if (
+      "premature end" in str(error).lower()
+    ):  # not what is harmless, such as bytes between two segments
+      raise
 
 
 SOURCE = Source(

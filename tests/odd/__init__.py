@@ -101,10 +101,15 @@ def splits(*names, classes=("cat", "dog"), extra=()):
   return make
 
 
-def half_jpeg(name):
+def jpeg(name, change, **options):
   buffer = io.BytesIO()
-  Image.effect_noise((64, 48), 99).save(buffer, "JPEG")
-  return write(name, buffer.getvalue()[: len(buffer.getvalue()) // 2])
+  Image.effect_noise((64, 48), 99).save(buffer, "JPEG", **options)
+  return write(name, change(buffer.getvalue()))
+
+
+def glued(data):
+  """Cuts a JPEG in the middle and puts an end marker there, as some tools do that mend a download."""
+  return data[: len(data) // 2] + b"\xff\xd9"
 
 
 def turned(kind):
@@ -256,7 +261,20 @@ ODD = [
     "2 files cannot be taken.*alpha",
   ),
   Odd("16 bits", folder(deep_png("cat/a.png")), "more than 8 bits a channel"),
-  Odd("half a JPEG", folder(half_jpeg("cat/a.jpg"), lambda root: _jpegs(root)), "damaged image"),
+  *(
+    Odd(name, folder(jpeg("cat/a.jpg", change), lambda root: _jpegs(root)), refusal)
+    for name, change, refusal in [
+      ("half a JPEG", lambda data: data[: len(data) // 2], "a.jpg: damaged image"),
+      ("half a JPEG with an end", glued, "a.jpg: damaged image .*premature end of data"),
+      ("a JPEG with bytes after its end", lambda data: data + b"more", None),
+      ("a JPEG with bytes before its end", lambda data: data[:-2] + bytes(4) + data[-2:], None),
+    ]
+  ),
+  Odd(
+    "half a progressive JPEG with an end",
+    folder(jpeg("cat/a.jpg", glued, progressive=True), lambda root: _jpegs(root)),
+    "a.jpg: damaged image .*premature end of data",
+  ),
   Odd(
     "another size",
     folder(picture("cat/a.png", size=(9, 9))),

@@ -544,7 +544,9 @@ def test_options_that_do_not_exist_or_fit_are_refused(options, message):
 def test_matrices_that_do_not_fit_into_memory_are_not_drawn():
   huge = rmt(image_shape=[1024, 1024, 3], block_size=128, mix="block")
   scheme = schemes.from_spec(huge)  # who only reads the spec may be a smaller machine
-  with pytest.raises(ConfigError, match=r"takes about 7,1\d\d GB of memory, this machine has .*mix=row"):
+  with pytest.raises(
+    ConfigError, match=r"takes about 7,1\d\d GB of memory, this machine has .*mix=row"
+  ):
     scheme.make_key(None)
 
 
