@@ -44,7 +44,7 @@ def get_config() -> ConfigDict:
   config.augment.cutout = 0.0  # after the disguise: the share of blocks that are blanked in a step
 
   config.model = ConfigDict()
-  config.model.name = "cnn"  # a name in djax.models.MODELS
+  config.model.name = "cnn"  # a name in djax.models.MODELS, or auto: what the disguise asks for
   config.model.width = 16  # channels of the first layer, or of the hidden ones
   config.model.depth = 2  # hidden layers of mlp and unit_mlp, blocks of vit and mixer
   config.model.patch = 0  # side of a token of vit and mixer; 0: the disguise's block size

@@ -1,4 +1,6 @@
-"""A data set that was disguised elsewhere, without its key: the network of ``mnist_rmt``. For any machine.
+"""A data set that was disguised elsewhere, without its key: the recipe of ``mnist_rmt``. For any machine.
+
+The network is the one that the disguise asks for; ``--config.model.name`` chooses another.
 
 Views are made before the disguise, so by its owner: python -m djax disguise --views 8 --crop 2
 
@@ -16,5 +18,6 @@ def get_config() -> ConfigDict:
   config = mnist_rmt.get_config()
   config.data.disguised_dir = "./disguised"
   config.disguise = base.get_config().disguise
+  config.model.name = "auto"
   config.augment = base.get_config().augment
   return config

@@ -1,11 +1,13 @@
 """From names, paths and overrides to a checked config. ``configs/base.py`` is the schema."""
 
+import collections
 import difflib
 import importlib
 import importlib.util
+import math
 import pkgutil
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,7 @@ __all__ = [
   "shipped",
   "traits_of",
   "twin",
+  "with_network",
 ]
 
 # Of the group augment: what changes a view of an image.
@@ -69,9 +72,11 @@ _SHARES = (
   "optimizer.ema",
   "augment.cutout",
 )
+AUTO = "auto"  # the name of the network that the disguise asks for
 _CHOICES: dict[str, Collection[str]] = {
   "disguise.scheme": schemes.SCHEMES,
   **models.CHOICES,
+  "model.name": collections.ChainMap({AUTO: None}, models.MODELS),  # it may grow
   "optimizer.name": ("adamw", "sgd"),
   "optimizer.schedule": ("cosine", "constant"),
 }
@@ -231,6 +236,31 @@ def twin(config: ConfigDict) -> ConfigDict:
   if config.augment.cutout:
     plain.disguise.block_size = config.disguise.block_size
   return plain
+
+
+def with_network(
+  config: ConfigDict, spec: Mapping[str, Any], disguised_shape: Sequence[int]
+) -> ConfigDict:
+  """Returns a config whose network is named.
+
+  In place of ``auto`` comes what our own runs under such a disguise used: ``configs/mnist_aes.py``,
+  ``configs/mnist_rmt.py`` or, for images of more than 1024 values, ``configs/cifar10_small.py``.
+
+  Args:
+    config: a complete config.
+    spec: of the scheme, ``SchemeSpec.to_dict()``.
+    disguised_shape: ``(H', W', C)``.
+  """
+  if config.model.name != AUTO:
+    return config
+  named = config.copy_and_resolve_references()
+  if Trait.UNITS in schemes.traits(spec):
+    named.model.update(name="unit_mlp", width=1024, depth=1)
+  elif math.prod(disguised_shape) <= 1024:
+    named.model.update(name="mlp", width=1024, depth=2)
+  else:
+    named.model.update(name="cnn", width=32)
+  return named
 
 
 def check_data(train: Images, test: Images) -> None:

@@ -22,6 +22,7 @@ from djax.errors import ConfigError, DjaxError
 from djax.io import files, picture
 from djax.models import checksums
 from djax.schemes import Trait
+from train import config as config_lib
 from train import device_loop, optimizers, run_dir, terminal
 from train import evaluate as evaluate_lib
 from train import state as state_lib
@@ -84,6 +85,12 @@ def fit(config: ConfigDict, workdir: str | Path, inputs: Inputs) -> dict[str, An
   workdir = Path(workdir).expanduser().resolve()
   mesh = data_mesh()
   _check_batch(config, mesh, len(inputs.train.records))
+  named = config_lib.with_network(config, inputs.spec, inputs.disguised_shape)
+  if named is not config:
+    terminal.say(
+      f"network: {named.model.name}, width {named.model.width}, as the disguise asks for"
+    )
+  config = named
   model = models.create(config.model, classes=inputs.classes, spec=inputs.spec)
   recipe = _recipe(config, model, inputs)
   _check_shapes(model, inputs.disguised_shape)

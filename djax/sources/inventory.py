@@ -56,9 +56,9 @@ class Inventory:
     ]
     for name, counts in self.counts.items():
       least, most = int(np.argmin(counts)), int(np.argmax(counts))
-      lines.append(
-        f"{name}: {counts[least]} images of {self.class_names[least]!r} to {counts[most]} of {self.class_names[most]!r}"
-      )
+      few, many = self.class_names[least], self.class_names[most]
+      spread = f" of {few!r} to {counts[most]} of {many!r}" if least != most else " of each class"
+      lines.append(f"{name}: {counts[least]} images{spread}")
     return [*lines, *self.notes]
 
   def warnings(self) -> list[str]:

@@ -1,5 +1,6 @@
 """Which directories a run is begun in."""
 
+import json
 import os
 import pathlib
 
@@ -61,3 +62,13 @@ def test_what_a_run_left_that_ended_at_once_is_gone_on_with(tmp_path):
   (tmp_path / ".config.json.tmp").write_text("{")
   with run_dir.locked(tmp_path):
     pass
+
+
+def test_a_run_keeps_the_name_of_the_network_that_was_chosen(tmp_path, capsys):
+  config = tiny("model.name=auto", "train.epochs=1")
+  first = train.run(config, tmp_path)
+  assert "network: mlp, width 1024, as the disguise asks for" in capsys.readouterr().err
+  assert json.loads((tmp_path / "config.json").read_text())["model"]["name"] == "mlp"
+  assert train.run(config, tmp_path)["test_loss"] == first["test_loss"]
+  named = tiny("model.name=mlp", "model.width=1024", "train.epochs=1")
+  assert train.run(named, tmp_path)["test_loss"] == first["test_loss"]

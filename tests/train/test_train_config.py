@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from djax import models, schemes
 from djax.errors import ConfigError
 from djax.models import MODELS
 from djax.schemes import SCHEMES
@@ -67,7 +68,7 @@ def test_overrides_keep_the_type_of_the_field():
     ("--config.train.epochs=0", "config.train.epochs must be at least 1, got 0"),
     ("--config.optimizer.learning_rate=nan", "config.optimizer.learning_rate must be above 0, got nan"),
     ("--config.model.dropout=1.5", r"config.model.dropout must lie in [0, 1), got 1.5"),
-    ("--config.model.name=resnet", f"config.model.name must be one of {', '.join(MODELS)}, got 'resnet'. Did you "
+    ("--config.model.name=resnet", f"config.model.name must be one of {', '.join(MODELS)}, auto, got 'resnet'. Did you "
      "mean 'resnet18'?"),
     ("--config.disguise.scheme=rtm", f"config.disguise.scheme must be one of {', '.join(SCHEMES)}, got 'rtm'. "
      "Did you mean 'rmt'?"),
@@ -215,11 +216,11 @@ def test_a_key_for_an_outsourced_set_is_refused(capsys, tmp_path):
   assert "--key must be left out with config.data.disguised_dir" in line
 
 
-def test_outsourced_differs_from_mnist_rmt_in_where_images_come_from_alone():
+def test_outsourced_differs_from_mnist_rmt_in_where_images_come_from_and_the_network():
   ours, theirs = (dict(config_lib.leaves(config_lib.load(k))) for k in ("outsourced", "mnist_rmt"))
   changed = {k for k in ours if ours[k] != theirs[k]}
   assert changed >= {"data.disguised_dir", "disguise.scheme"}
-  assert {k.partition(".")[0] for k in changed} == {"data", "disguise", "augment"}
+  assert {k.partition(".")[0] for k in changed - {"model.name"}} == {"data", "disguise", "augment"}
   assert ours["augment.views"] == 1  # views are made by the owner
 
 
@@ -244,3 +245,24 @@ def test_a_twin_differs_in_the_disguise_and_what_needs_one():
   config.data.disguised_dir = "somewhere"
   with pytest.raises(ConfigError, match=r"disguised_dir must be empty for a plain twin"):
     config_lib.twin(config)
+
+
+@pytest.mark.parametrize(
+  ("disguise", "shape", "name"),
+  [
+    ({"scheme": "rmt", "block_size": 2}, (8, 8, 1), "mlp"),
+    ({"scheme": "permutation", "block_size": 4}, (32, 32, 1), "mlp"),
+    ({"scheme": "rmt", "block_size": 4}, (32, 32, 3), "cnn"),
+    ({"scheme": "aes", "block_size": 4}, (8, 8, 1), "unit_mlp"),
+    ({"scheme": "aes", "block_size": 4}, (32, 32, 3), "unit_mlp"),
+    ({"scheme": "aes", "block_size": 4, "unit_pixels": 1}, (32, 32, 3), "unit_mlp"),
+  ],
+)
+def test_the_disguise_chooses_a_network_only_where_it_is_asked_to(disguise, shape, name):
+  spec = schemes.from_spec({**disguise, "image_shape": list(shape)}).spec.to_dict()
+  config = config_lib.load("outsourced")
+  assert config.model.name == config_lib.AUTO
+  named = config_lib.with_network(config, spec, shape)
+  assert (named.model.name, config.model.name) == (name, config_lib.AUTO)
+  models.create(named.model, classes=10, spec=spec)
+  assert config_lib.with_network(named, spec, shape) is named
