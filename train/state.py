@@ -28,7 +28,7 @@ import orbax.checkpoint as ocp
 
 from djax.cli import boundary
 from djax.errors import DataError, DjaxError
-from djax.io import foreign
+from djax.io import files, foreign
 from djax.models import checksums, weights
 from djax.models.network import Network, logits
 
@@ -310,7 +310,8 @@ def _nbytes(tree: Any) -> int:
 
 def _remove(path: Path) -> None:
   """Removes a file, a link or a folder."""
-  if path.is_dir() and not path.is_symlink():
-    shutil.rmtree(path)
-  else:
-    path.unlink(missing_ok=True)
+  with files.named(path):
+    if path.is_dir() and not path.is_symlink():
+      shutil.rmtree(path)
+    else:
+      path.unlink(missing_ok=True)

@@ -1,5 +1,6 @@
 """Which directories a run is begun in."""
 
+import errno
 import json
 import os
 import pathlib
@@ -9,7 +10,7 @@ from helpers.training import tiny
 
 import train
 from djax.errors import UnsafeError
-from train import run_dir
+from train import run_dir, state
 
 
 def tree(folder):
@@ -72,3 +73,15 @@ def test_a_run_keeps_the_name_of_the_network_that_was_chosen(tmp_path, capsys):
   assert train.run(config, tmp_path)["test_loss"] == first["test_loss"]
   named = tiny("model.name=mlp", "model.width=1024", "train.epochs=1")
   assert train.run(named, tmp_path)["test_loss"] == first["test_loss"]
+
+
+def test_what_cannot_be_removed_from_an_old_checkpoint_is_named_in_full(tmp_path, monkeypatch):
+  (tmp_path / "checkpoints" / "2" / "meta").mkdir(parents=True)
+
+  def rmdir(name, *, dir_fd=None):  # as rmtree calls it: inside an open folder
+    raise PermissionError(errno.EACCES, "Permission denied", name)
+
+  monkeypatch.setattr(os, "rmdir", rmdir)
+  with pytest.raises(PermissionError) as raised:
+    state.remove_unfinished(tmp_path)
+  assert raised.value.filename == str(tmp_path / "checkpoints" / "2")
