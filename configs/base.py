@@ -20,6 +20,8 @@ def get_config() -> ConfigDict:
   config.data.memory_gb = 4.0  # a disguised set whose images take more is read from disk as needed
   config.data.train_split = "train"  # slices such as train[:1000] work for every source
   config.data.test_split = "test"
+  # Not of the other two: the network of the epoch that does best on it is kept. Empty: that of the last epoch.
+  config.data.val_split = ""
 
   config.disguise = ConfigDict()
   config.disguise.scheme = "plain"  # a name in djax.schemes.SCHEMES, which take different fields

@@ -29,8 +29,9 @@ def run(
   Returns:
     What ``result.json`` holds. In 0..1: ``test_accuracy`` by the mean log-probabilities of ``test_views`` views,
     ``single_view_accuracy``, and those of the same network on plain images (``plain_accuracy``, None without
-    originals) and under another key (``other_key_accuracy``, None without a key). Seconds, steps per second, the key's
-    fingerprint and the scheme's public spec.
+    originals) and under another key (``other_key_accuracy``, None without a key). ``val_accuracy`` is that of the
+    network which ``config.data.val_split`` chose, after ``chosen_step`` steps; without one None, and the last step.
+    Seconds, steps per second, the key's fingerprint and the scheme's public spec.
 
   Raises:
     ConfigError: if a field is unknown, missing, of another type, or cannot work, or ``workdir`` holds a run of

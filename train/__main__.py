@@ -145,6 +145,11 @@ def _summary(result: dict, workdir: Path) -> str:
     lines.append(f"key                      {fingerprint}")
     if fingerprint.startswith("experiment"):
       lines.append("                         EXPERIMENT: made from a public seed, protects nothing")
+  if result["val_accuracy"] is not None:
+    lines.append(
+      f"validation accuracy      {result['val_accuracy']:.2%} (the best, after step {result['chosen_step']} of "
+      f"{result['steps']}: this network was tested)"
+    )
   if result["test_accuracy"] <= chance + _NEAR_CHANCE:
     lines.append(
       "                         HARDLY BETTER THAN CHANCE: this network learns little from these images; choose "

@@ -263,21 +263,22 @@ def with_network(
   return named
 
 
-def check_data(train: Images, test: Images) -> None:
+def check_data(train: Images, test: Images, val: Images | None = None) -> None:
   """Refuses splits that are empty or do not belong together.
 
   Raises:
     DataError: with what differs.
   """
-  for name, split in (("training", train), ("test", test)):
+  splits = {"training": train, "test": test} | ({} if val is None else {"validation": val})
+  for name, split in splits.items():
     if not len(split.images):
       raise DataError(f"the {name} split must hold at least one image, got none.")
-  if train.images.shape[1:] != test.images.shape[1:] or train.class_names != test.class_names:
-    raise DataError(
-      "training and test split must have one image shape and the same classes, got "
-      f"{train.images.shape[1:]} with {len(train.class_names)} classes and {test.images.shape[1:]} with "
-      f"{len(test.class_names)}."
-    )
+    if train.images.shape[1:] != split.images.shape[1:] or train.class_names != split.class_names:
+      raise DataError(
+        f"training and {name} split must have one image shape and the same classes, got "
+        f"{train.images.shape[1:]} with {len(train.class_names)} classes and {split.images.shape[1:]} with "
+        f"{len(split.class_names)}."
+      )
 
 
 def make_scheme(

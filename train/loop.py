@@ -29,7 +29,7 @@ from train import state as state_lib
 from train.data import mixing
 from train.data.input_pipeline import Batch, Feed, Pipeline
 from train.data.inputs import Inputs
-from train.state import State
+from train.state import Best, State
 from train.streams import StepStream, Stream, rng_of
 
 __all__ = ["Recipe", "Stopped", "TrainingError", "data_mesh", "fit", "single_steps", "update"]
@@ -106,6 +106,7 @@ def _fit(
 
   pipeline = functools.partial(Pipeline, mesh=mesh, batch_size=config.train.batch_size)
   train, test = pipeline(inputs.train), pipeline(inputs.test)
+  judging = test if inputs.val is None else pipeline(inputs.val)
 
   steps = config.train.epochs * train.steps_per_epoch
   optimizer = optimizers.create(config.optimizer, train.steps_per_epoch, steps)
@@ -135,23 +136,26 @@ def _fit(
   )
   state = jax.device_put(state, train.replicated)
   # Up to here nothing was written to a run that was there before.
-  state, seconds = state_lib.restore(workdir, record, state)
+  state, seconds, best = state_lib.restore(workdir, record, state)
   state_lib.remove_unfinished(workdir)
   run_dir.note_environment(workdir)
   if not config.disguise.acknowledge and (known := audit.lookup(inputs.spec)):
     terminal.say(f"warning: {known}")
   _preview(workdir, inputs, test)
-  state, seconds = _train(
+  state, seconds, best = _train(
     config,
     workdir,
     state,
     chunks=chunks,
     per_epoch=train.steps_per_epoch,
-    test_accuracy=lambda state: evaluate(state, test, views=1)[0],
+    accuracy=lambda state: evaluate(state, judging, views=1)[0],
     record=record,
     seconds=seconds,
+    best=best,
     inputs=inputs,
   )
+  if best:
+    state = state_lib.with_network(state, jax.device_put(best.network, train.replicated))
   test_accuracy, test_loss = evaluate(state, test, views=inputs.test.views)
 
   def misused(feeds: tuple[Feed, Feed]) -> float:
@@ -165,11 +169,13 @@ def _fit(
     "single_view_accuracy": evaluate(state, test, views=1)[0],
     "plain_accuracy": misused(inputs.plain) if inputs.plain else None,
     "other_key_accuracy": misused(inputs.other_key()) if inputs.other_key else None,
+    "val_accuracy": best.accuracy if best else None,
     "test_loss": test_loss,
     "test_images": len(test),
     "classes": inputs.classes,
     "labels": inputs.labels,
     "steps": steps,
+    "chosen_step": best.step if best else steps,
     "seconds": round(seconds, 3),
     "steps_per_second": round(steps / seconds, 3),
     "key_fingerprint": inputs.key_fingerprint,
@@ -191,12 +197,17 @@ def _train(
   *,
   chunks: Callable[[State], Iterator[tuple[State, Any]]],
   per_epoch: int,
-  test_accuracy: Callable[[State], float],
+  accuracy: Callable[[State], float],
   record: checksums.Record | None,
   seconds: float,
+  best: Best | None,
   inputs: Inputs,
-) -> tuple[State, float]:
-  """Runs the remaining steps; returns the last state and all seconds spent, including those before a resume."""
+) -> tuple[State, float, Best | None]:
+  """Runs the remaining steps.
+
+  Returns:
+    The last state, all seconds spent, including those before a resume, and what did best on the validation split.
+  """
   step = start = int(state.step)
   stop = config.train.epochs * per_epoch
   if start:
@@ -206,6 +217,7 @@ def _train(
   losses: list[Any] = []
   key = inputs.key_fingerprint
   kind = "disguised" if key else "plain"
+  split = "val" if inputs.val else "test"
   label = f"{inputs.spec['scheme']}, key {key}" if key else "plain, no key"
   try:
     with terminal.signals() as received, terminal.progress(stop, start, label) as advance:
@@ -220,18 +232,22 @@ def _train(
         train_loss = _finite_mean(losses, step, workdir)
         if epoch_ends:
           losses.clear()
-          accuracy = test_accuracy(state)
+          right = accuracy(state)
+          if inputs.val and (best is None or right > best.accuracy):
+            best = Best(right, step, jax.device_get(state_lib.network(state)))
           epoch = step // per_epoch
-          metrics.write(step, {"epoch": epoch, "train_loss": train_loss, "test_accuracy": accuracy})
-          terminal.say(
-            f"epoch {epoch}/{config.train.epochs}  loss {train_loss:.4f}  {kind} test accuracy {accuracy:.2%}"
+          metrics.write(
+            step, {"epoch": epoch, "train_loss": train_loss, f"{split}_accuracy": right}
           )
-        state_lib.save(workdir, step, state, time.perf_counter() - clock)
+          terminal.say(
+            f"epoch {epoch}/{config.train.epochs}  loss {train_loss:.4f}  {kind} {split} accuracy {right:.2%}"
+          )
+        state_lib.save(workdir, step, state, time.perf_counter() - clock, best)
         if received:
           raise Stopped(received[0], step, workdir)
   finally:
     metrics.close()
-  return state, time.perf_counter() - clock
+  return state, time.perf_counter() - clock, best
 
 
 def single_steps(

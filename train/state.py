@@ -35,6 +35,7 @@ from djax.models.network import Network, logits
 T = TypeVar("T")
 
 __all__ = [
+  "Best",
   "State",
   "forward",
   "initial",
@@ -42,6 +43,7 @@ __all__ = [
   "remove_unfinished",
   "restore",
   "save",
+  "with_network",
 ]
 
 _SPARE_BYTES = 1 << 20
@@ -68,6 +70,20 @@ class State(NamedTuple):
   opt_state: Any
   mean: jax.Array
   scale: jax.Array
+
+
+class Best(NamedTuple):
+  """The network that did best on the validation split so far; of equals the first.
+
+  Attributes:
+    accuracy: in 0..1.
+    step: after which it was judged.
+    network: its arrays, on the host.
+  """
+
+  accuracy: float
+  step: int
+  network: Network
 
 
 def initial(
@@ -114,6 +130,12 @@ def network(state: State) -> Network:
   return Network(state.average or state.params, state.batch_stats, state.mean, state.scale)
 
 
+def with_network(state: State, chosen: Network) -> State:
+  """Returns a state that is tested with another network of the same run."""
+  tested = "average" if state.average else "params"
+  return state._replace(**{tested: chosen.params}, batch_stats=chosen.batch_stats)
+
+
 def _updated(stats: Mapping[str, Any], estimates: Mapping[str, Any]) -> dict[str, Any]:
   """Replaces leaves of ``stats`` by those of ``estimates``, which has no others."""
   updated = dict(stats)
@@ -135,8 +157,15 @@ def remove_unfinished(workdir: Path) -> None:
       _remove(entry)
 
 
-def save(workdir: Path, step: int, state: State, seconds: float) -> None:
+def save(workdir: Path, step: int, state: State, seconds: float, best: Best | None = None) -> None:
   """Writes a checkpoint and records it; of the finished ones, the two newest are kept.
+
+  Args:
+    workdir: the run directory, absolute.
+    step: of the state.
+    state: all that training needs.
+    seconds: spent on it.
+    best: the network that answers questions; None: that of the state.
 
   Raises:
     DjaxError: if the disk has no room for it.
@@ -151,8 +180,11 @@ def save(workdir: Path, step: int, state: State, seconds: float) -> None:
       f"the run directory needs {needed / 1e6:.1f} MB free for the next checkpoint, got {free / 1e6:.1f} MB. "
       "Make room and re-run the command."
     )
+  meta: dict[str, Any] = {"seconds": seconds}
+  if best:
+    meta["best"] = {"accuracy": best.accuracy, "step": best.step}
   args = ocp.args.Composite(
-    state=ocp.args.StandardSave(state._asdict()), meta=ocp.args.JsonSave({"seconds": seconds})
+    state=ocp.args.StandardSave(state._asdict()), meta=ocp.args.JsonSave(meta)
   )
   try:
     with _hushed():
@@ -166,12 +198,15 @@ def save(workdir: Path, step: int, state: State, seconds: float) -> None:
     raise DjaxError(
       f"{folder} reads back as something else than was written. Check the disk, and re-run the command."
     )
-  (folder / checksums.NETWORK).write_bytes(weights.dump(network(state)))
+  answering = best.network if best else network(state)
+  (folder / checksums.NETWORK).write_bytes(weights.dump(answering))
   checksums.write(workdir, step)
   _remove_old(workdir)
 
 
-def restore(workdir: Path, record: checksums.Record | None, state: State) -> tuple[State, float]:
+def restore(
+  workdir: Path, record: checksums.Record | None, state: State
+) -> tuple[State, float, Best | None]:
   """Reads a finished checkpoint, after all files that its record names are verified.
 
   Security: checksums detect damage, not who wrote the run. What Orbax and TensorStore do with files that somebody made
@@ -183,19 +218,17 @@ def restore(workdir: Path, record: checksums.Record | None, state: State) -> tup
     state: shapes, dtypes and shardings to restore to: arrays, or ``jax.ShapeDtypeStruct``.
 
   Returns:
-    State and seconds spent on it; the state given and 0 where there is no checkpoint.
+    State, seconds spent on it, and the best network so far where there is a validation split; the state given, 0 and
+    None where there is no checkpoint.
 
   Raises:
     DataError: if anything is missing, damaged or of another run.
   """
   if record is None:
-    return state, 0.0
+    return state, 0.0, None
   folder = f"{checksums.CHECKPOINTS}/{record.step}"
-  copied = {
-    name: content
-    for name, content in record.checkpoint.items()
-    if name != f"{folder}/{checksums.NETWORK}"
-  }
+  network_file = f"{folder}/{checksums.NETWORK}"
+  copied = {name: content for name, content in record.checkpoint.items() if name != network_file}
   checksums.verify(
     workdir, record, limit=checksums.limit(weights.size(network(state))), apart_from=copied
   )
@@ -206,6 +239,10 @@ def restore(workdir: Path, record: checksums.Record | None, state: State) -> tup
       restored = orbax.restore(copies / folder, args=args)
       restored_state, seconds = State(**restored["state"]), float(restored["meta"]["seconds"])
       sound = int(restored_state.step) == record.step and math.isfinite(seconds) and seconds >= 0
+      best = None
+      if noted := restored["meta"].get("best"):
+        best = Best(float(noted["accuracy"]), int(noted["step"]), network(restored_state))
+        sound = sound and 0 <= best.accuracy <= 1 and 0 < best.step <= record.step
       sys.unraisablehook = hook
     except Exception as error:  # Orbax, TensorStore and msgpack each have their own
       raise DataError(
@@ -216,7 +253,16 @@ def restore(workdir: Path, record: checksums.Record | None, state: State) -> tup
     raise DataError(
       f"{workdir / folder} must be a checkpoint of step {record.step}, it is not. Take the run from a good copy."
     )
-  return restored_state, seconds
+  if best:
+    size = weights.size(best.network)
+    data = checksums.checked(workdir, record, network_file, limit=size)
+    try:
+      best = best._replace(network=weights.load(data, best.network))
+    except ValueError:
+      raise DataError(
+        f"{workdir / network_file} must hold the network of this run, it holds another. Take the run from a good copy."
+      ) from None
+  return restored_state, seconds, best
 
 
 def _written(folder: Path, args: Any, state: State) -> bool:

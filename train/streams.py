@@ -18,6 +18,7 @@ class Stream(enum.IntEnum):
   TEST_VIEWS = 6
   EXAMINER_NOISE = 8  # of training records disguised once more
   OTHER_KEY_NOISE = 9  # of records under a key that the run was not trained with
+  VAL_NOISE = 10  # and encodings
 
 
 class StepStream(enum.IntEnum):

@@ -211,7 +211,7 @@ def resumed(place, run):
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 @pytest.mark.slow
 def test_no_file_of_a_run_can_be_replaced_before_it_is_resumed(place, tmp_path, kind):
-  state, seconds = resumed(place, place / "run")
+  state, seconds, _ = resumed(place, place / "run")
   assert state.step == NEWEST and seconds > 0
   names, before = read_by_query(place / "run"), peak()
   for number, name in enumerate(names):

@@ -14,7 +14,7 @@ from djax.disguised import directory, manifest, quantise
 from djax.disguised.directory import Disguised
 from djax.errors import ConfigError, nearest
 from train.data.input_pipeline import Feed
-from train.data.inputs import Arrays, Inputs, widened
+from train.data.inputs import Arrays, Inputs, check_apart, widened
 
 __all__ = ["inputs"]
 
@@ -31,7 +31,9 @@ def inputs(config: ConfigDict) -> Inputs:
   """
   with contextlib.ExitStack() as stack:
     data = stack.enter_context(directory.open(config.data.disguised_dir))
-    parts = [_part(data, text) for text in (config.data.train_split, config.data.test_split)]
+    check_apart(config.data)
+    named = (config.data.train_split, config.data.test_split, config.data.val_split)
+    parts = [_part(data, text) for text in named if text]
     for part in parts:
       part.check()  # before anything is written about them
     streamed = sum(part.nbytes for part in parts) > config.data.memory_gb * 1e9
@@ -44,10 +46,11 @@ def inputs(config: ConfigDict) -> Inputs:
   if public.quantiser is not None:
     transform = functools.partial(_dequantised, public.block_size)
     argument = public.quantiser
-  train, test = (Feed(split, transform, argument, streamed) for split in records)
+  train, test, *val = (Feed(split, transform, argument, streamed) for split in records)
   return Inputs(
     train,
     test,
+    val=val[0] if val else None,
     spec=dict(public.spec),
     disguised_shape=public.disguised_shape,
     classes=public.classes,

@@ -19,7 +19,7 @@ from djax.schemes import Scheme, Trait
 from djax.sources import Images
 from train import config as config_lib
 from train.data.input_pipeline import Feed
-from train.data.inputs import STATISTICS_RECORDS, Arrays, Inputs, widened
+from train.data.inputs import STATISTICS_RECORDS, Arrays, Inputs, check_apart, widened
 from train.streams import Stream, rng_of
 
 if TYPE_CHECKING:
@@ -70,7 +70,8 @@ def inputs(config: ConfigDict, master: "Master | None", *, dataset_id: str | Non
   """
   _check_id(config, master)
   data = config.data
-  train, test = (
+  check_apart(data)
+  train, test, *val = (
     sources.load(
       data.source,
       split,
@@ -79,9 +80,10 @@ def inputs(config: ConfigDict, master: "Master | None", *, dataset_id: str | Non
       scale=data.scale,
       group_by=data.group_by,
     )
-    for split in (data.train_split, data.test_split)
+    for split in (data.train_split, data.test_split, data.val_split)
+    if split
   )
-  config_lib.check_data(train, test)
+  config_lib.check_data(train, test, *val)
   scheme = config_lib.make_scheme(config, train.images.shape[1:], len(train.class_names))
   key: Any = schemes.Key()
   fingerprint = own_id = None
@@ -111,6 +113,7 @@ def inputs(config: ConfigDict, master: "Master | None", *, dataset_id: str | Non
       for split, noise, views, count, pool in (
         (train, Stream.TRAIN_NOISE, Stream.TRAIN_VIEWS, config.augment.views, None),
         (test, Stream.TEST_NOISE, Stream.TEST_VIEWS, config.augment.test_views, train),
+        *((split, Stream.VAL_NOISE, Stream.VAL_NOISE, 1, train) for split in val),
       )
     ]
   except ValueError as error:
@@ -130,12 +133,13 @@ def inputs(config: ConfigDict, master: "Master | None", *, dataset_id: str | Non
   return Inputs(
     train=feeds[0],
     test=feeds[1],
+    val=feeds[2] if val else None,
     spec=scheme.spec.to_dict(),
     disguised_shape=scheme.spec.disguised_shape,
     classes=len(train.class_names),
     labels="plain",
     key_fingerprint=fingerprint,
-    source_sha256=_digest(train, test),
+    source_sha256=_digest(train, test, *val),
     dataset_id=own_id,
     originals=(train, test),
     other_key=other_key if fingerprint else None,
