@@ -425,6 +425,7 @@ def result(text):
     "single_view_accuracy": 0.5,
     "other_key_accuracy": None,
     "plain_accuracy": None,
+    "val_accuracy": None,
     "labels": "permuted",
     "seconds": 1.0,
     "steps_per_second": 1.0,

@@ -382,6 +382,7 @@ def test_summary_says_where_accuracy_is_at_chance(tmp_path, accuracy, warned):
     "single_view_accuracy": accuracy,
     "other_key_accuracy": None,
     "plain_accuracy": None,
+    "val_accuracy": None,
     "labels": "permuted",
     "seconds": 1.0,
     "steps_per_second": 1.0,
