@@ -167,6 +167,8 @@ def check(config: ConfigDict) -> None:
     ConfigError: with the first thing that is wrong.
   """
   check_stored(config)
+  if config.data.val_split:
+    _check_apart(config.data)
   pattern = config.optimizer.no_decay
   try:
     re.compile(pattern)
@@ -313,6 +315,39 @@ def disguise_of(config: ConfigDict) -> dict[str, Any]:
 def traits_of(config: ConfigDict) -> frozenset[Trait]:
   """Returns the properties of the disguise of a config."""
   return schemes.traits(disguise_of(config))
+
+
+def _check_apart(data: ConfigDict) -> None:
+  """Refuses a validation split that shares records with another one, or of which nobody can tell."""
+  name, start, stop, unit = _part_of(data, "val_split")
+  for field in ("train_split", "test_split"):
+    other, first, last, others_unit = _part_of(data, field)
+    if name != other:
+      continue
+    if unit and others_unit and unit != others_unit:
+      raise ConfigError(
+        f"config.data.val_split and {field} must both count records or both percent, got {data.val_split!r} and "
+        f"{data[field]!r}."
+      )
+    if max(start, first) < min(stop, last):
+      raise ConfigError(
+        f"config.data.val_split must share no record with {field}, got {data.val_split!r} and {data[field]!r}. Give "
+        f"parts such as {name}[:1000] and {name}[1000:]."
+      )
+
+
+def _part_of(data: ConfigDict, field: str) -> tuple[str, float, float, str]:
+  """Returns name, start, stop and unit of a part of a split; the unit is empty where no number needs one."""
+  match = re.fullmatch(r"(\w+)(?:\[(\d*)(%?):(\d*)(%?)\])?", data[field], re.ASCII)
+  name, start, percent, stop, percent_too = match.groups("") if match else [""] * 5
+  ends = [(int(start or 0), percent), (int(stop) if stop else math.inf, percent_too)]
+  units = {unit or "records" for end, unit in ends if 0 < end < math.inf}
+  if not match or len(units) > 1:
+    raise ConfigError(
+      f"config.data.{field} must be a split or a part such as train[:1000] where there is a val_split, got "
+      f"{data[field]!r}."
+    )
+  return name, ends[0][0], ends[1][0], "".join(units)
 
 
 def _check_augment(config: ConfigDict) -> None:

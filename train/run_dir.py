@@ -172,11 +172,8 @@ def _check_ours(workdir: Path) -> None:
   """Refuses a directory with files of others: a new run would write over some, and Orbax clears its folder."""
   if os.path.lexists(workdir / checksums.CONFIG) or _holds_files(workdir / checksums.FOLDER):
     return
-  started = (
-    _LOCK,
-    checksums.DISGUISE,
-    *_COPIES,
-  )  # what a run leaves that ended before its config was written
+  # What a run leaves that ended before its config was written.
+  started = (_LOCK, checksums.DISGUISE, *_COPIES)
   left = {*started, *(f".{name}.tmp" for name in (checksums.CONFIG, *started))}
   for entry in sorted(workdir.iterdir()):
     if entry.name in left or (entry.name in _FOLDERS and not _holds_files(entry)):

@@ -289,7 +289,8 @@ def source_hmac(
   """
   digest = hmac.new(secret.subkey("source"), digestmod=hashlib.sha256)
   asked: list[Any] = [*request.splits.items(), request.image_size]
-  later = {"scale": request.scale % 255, "group_by": request.group_by}
+  scale = 0 if request.scale == 255 else request.scale  # the same pixels
+  later = {"scale": scale, "group_by": request.group_by}
   asked += [[name, value] for name, value in later.items() if value]
   digest.update(json.dumps(asked).encode())
   for name, sha256 in zip(names, hashes, strict=True):

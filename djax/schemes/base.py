@@ -375,8 +375,10 @@ def check_key_memory(key_bytes: int) -> None:
     key_bytes: of the scheme.
 
   Raises:
-    ConfigError: if it is more than the machine's memory.
+    ConfigError: if it is more than the machine's memory; nobody knows that where there is no ``sysconf``.
   """
+  if not hasattr(os, "sysconf"):
+    return
   memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
   if key_bytes > memory:
     raise ConfigError(

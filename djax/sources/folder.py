@@ -411,9 +411,8 @@ def _check_whole(data: bytes) -> None:
   try:
     simplejpeg.decode_jpeg(data, "GRAY", min_height=1, min_width=1, min_factor=1)
   except ValueError as error:
-    if (
-      "premature end" in str(error).lower()
-    ):  # not what is harmless, such as bytes between two segments
+    # Other warnings are of what is harmless, such as bytes between two segments.
+    if "premature end" in str(error).lower():
       raise
 
 

@@ -2,23 +2,20 @@
 
 import dataclasses
 import functools
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict
 
 from djax import schemes
-from djax.errors import ConfigError
 from djax.ops import blocks
 from djax.schemes import Trait
 from djax.sources import Images
 from train.data.input_pipeline import Feed
 
-__all__ = ["STATISTICS_RECORDS", "Arrays", "Inputs", "check_apart", "widened"]
+__all__ = ["STATISTICS_RECORDS", "Arrays", "Inputs", "widened"]
 
 STATISTICS_RECORDS = 4096  # that say how images are standardised
 
@@ -101,46 +98,6 @@ class Inputs:
     transform = functools.partial(_padded, self.spec.get("block_size"))
     train, test = (Feed(Arrays(x.images, x.labels), transform) for x in self.originals)
     return train, test
-
-
-def check_apart(data: ConfigDict) -> None:
-  """Refuses a validation split that shares records with another one.
-
-  Args:
-    data: the group of a config.
-
-  Raises:
-    ConfigError: if it does, or if nobody can tell.
-  """
-  if not data.val_split:
-    return
-  name, start, stop, unit = _part("val_split", data.val_split)
-  for field in ("train_split", "test_split"):
-    other, first, last, others_unit = _part(field, data[field])
-    if name != other:
-      continue
-    if unit and others_unit and unit != others_unit:
-      raise ConfigError(
-        f"config.data.val_split and {field} must both count records or both percent, got {data.val_split!r} and "
-        f"{data[field]!r}."
-      )
-    if max(start, first) < min(stop, last):
-      raise ConfigError(
-        f"config.data.val_split must share no record with {field}, got {data.val_split!r} and {data[field]!r}. Give "
-        f"parts such as {name}[:1000] and {name}[1000:]."
-      )
-
-
-def _part(field: str, text: str) -> tuple[str, float, float, str]:
-  """Returns name, start, stop and unit of a part of a split; unit "" if it has no number."""
-  match = re.fullmatch(r"(\w+)(?:\[(\d*)(%?):(\d*)(%?)\])?", text, re.ASCII)
-  if not match:
-    raise ConfigError(
-      f"config.data.{field} must be a split or a part such as train[:1000] where there is a val_split, got {text!r}."
-    )
-  name, start, one, stop, other = match.groups("")
-  unit = ("%" if one or other else "records") if start or stop else ""
-  return name, int(start or 0), int(stop) if stop else float("inf"), unit
 
 
 def widened(argument, images, labels, indices):

@@ -14,7 +14,7 @@ from djax.disguised import directory, manifest, quantise
 from djax.disguised.directory import Disguised
 from djax.errors import ConfigError, nearest
 from train.data.input_pipeline import Feed
-from train.data.inputs import Arrays, Inputs, check_apart, widened
+from train.data.inputs import Arrays, Inputs, widened
 
 __all__ = ["inputs"]
 
@@ -31,7 +31,6 @@ def inputs(config: ConfigDict) -> Inputs:
   """
   with contextlib.ExitStack() as stack:
     data = stack.enter_context(directory.open(config.data.disguised_dir))
-    check_apart(config.data)
     named = (config.data.train_split, config.data.test_split, config.data.val_split)
     parts = [_part(data, text) for text in named if text]
     for part in parts:

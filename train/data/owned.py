@@ -19,7 +19,7 @@ from djax.schemes import Scheme, Trait
 from djax.sources import Images
 from train import config as config_lib
 from train.data.input_pipeline import Feed
-from train.data.inputs import STATISTICS_RECORDS, Arrays, Inputs, check_apart, widened
+from train.data.inputs import STATISTICS_RECORDS, Arrays, Inputs, widened
 from train.streams import Stream, rng_of
 
 if TYPE_CHECKING:
@@ -70,7 +70,6 @@ def inputs(config: ConfigDict, master: "Master | None", *, dataset_id: str | Non
   """
   _check_id(config, master)
   data = config.data
-  check_apart(data)
   train, test, *val = (
     sources.load(
       data.source,
