@@ -15,7 +15,13 @@ def get_config() -> ConfigDict:
   config.data.data_dir = ""  # of TFDS sets; empty: TFDS_DATA_DIR, then ~/tensorflow_datasets
   config.data.image_size = 0  # folders: resize to this side; 0 refuses mixed sizes
   config.data.scale = 0  # the value of white, 1 or 255; 0: 255, and asked for where it looks like 1
-  config.data.group_by = ""  # folders: a regular expression whose one group finds whom a file is of
+  config.data.group_by = (
+    ""  # folders: a regular expression whose one group finds whom a file is of, or a table X.csv
+  )
+  config.data.split_seed = (
+    0  # folders without a test folder: draws the fifth that is test; 0 takes every fifth
+  )
+  config.data.background = ""  # image files: the colour behind transparency, white or #rrggbb
   config.data.disguised_dir = ""  # of `djax disguise`; then no field above and no key is used
   config.data.memory_gb = 4.0  # a disguised set whose images take more is read from disk as needed
   config.data.train_split = "train"  # slices such as train[:1000] work for every source

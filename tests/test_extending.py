@@ -271,7 +271,7 @@ def test_a_source_is_disguised_by_its_name(call, tmp_path, monkeypatch):
   )
   back = sources.load(str(tmp_path / "b.npz"), "train")
   assert np.array_equal(back.images, Ramps("train").read(0, 40).images)
-  with pytest.raises(ConfigError, match="resizes image folders only"):
+  with pytest.raises(ConfigError, match="for folders of images only"):
     sources.open("ramps", "train", image_size=8)
 
 

@@ -1,5 +1,6 @@
 """What ``python -m djax audit`` attacks of a training config: its source and its disguise."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,7 @@ from djax.audit import scenario
 from djax.audit.scenario import Scenario, Sizes
 from djax.errors import ConfigError
 from djax.schemes import Trait
+from djax.sources import AS_IS, Reading
 from train import config as config_lib
 
 __all__ = ["of", "scenario_of"]
@@ -36,9 +38,7 @@ def scenario_of(
   *,
   seed: int,
   sizes: Sizes,
-  data_dir: str = "",
-  image_size: int = 0,
-  scale: int = 0,
+  reading: Reading = AS_IS,
   progress: Callable[[float, str], None],
 ) -> Scenario:
   """Returns the scenario to attack.
@@ -47,9 +47,7 @@ def scenario_of(
     config: a checked config.
     seed: of everything drawn.
     sizes: how many images of each kind.
-    data_dir: instead of the config's, unless empty.
-    image_size: instead of the config's, unless 0.
-    scale: instead of the config's, unless 0.
+    reading: whose fields replace those of the config, where they are given.
     progress: called with the share that is done, 0..1, and a word on what is being done.
 
   Raises:
@@ -74,9 +72,10 @@ def scenario_of(
     parts["disguise"],
     seed=seed,
     sizes=sizes,
-    data_dir=data_dir or config.data.data_dir,
-    image_size=image_size or parts["image_size"],
-    scale=scale or config.data.scale,
+    reading=dataclasses.replace(
+      config_lib.reading_of(config),
+      **{name: value for name, value in vars(reading).items() if value},
+    ),
     split=parts["split"],
     progress=progress,
   )

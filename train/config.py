@@ -1,6 +1,7 @@
 """From names, paths and overrides to a checked config. ``configs/base.py`` is the schema."""
 
 import collections
+import dataclasses
 import difflib
 import importlib
 import importlib.util
@@ -20,7 +21,7 @@ from djax import models, schemes
 from djax.errors import ConfigError, DataError, nearest
 from djax.models import run_files
 from djax.schemes import Trait
-from djax.sources import Images
+from djax.sources import Images, Reading
 
 __all__ = [
   "VIEW_OPTIONS",
@@ -33,6 +34,7 @@ __all__ = [
   "load",
   "make_scheme",
   "override",
+  "reading_of",
   "shipped",
   "traits_of",
   "twin",
@@ -48,6 +50,7 @@ _BOUNDS: dict[str, tuple[float, float]] = {
   "seed": (0, _SEED),
   "data.image_size": (0, 1 << 14),
   "data.scale": (0, 255),
+  "data.split_seed": (0, _SEED),
   "data.memory_gb": (0, 1e6),
   "disguise.experiment_seed": (0, _SEED),
   "augment.views": (1, 1 << 14),
@@ -80,6 +83,18 @@ _CHOICES: dict[str, Collection[str]] = {
   "optimizer.name": ("adamw", "sgd"),
   "optimizer.schedule": ("cosine", "constant"),
 }
+
+
+def reading_of(config: ConfigDict) -> Reading:
+  """Returns how the originals are read.
+
+  Args:
+    config: of a run.
+
+  Raises:
+    ConfigError: for values that cannot work.
+  """
+  return Reading(**{field.name: config.data[field.name] for field in dataclasses.fields(Reading)})
 
 
 def shipped() -> list[str]:

@@ -12,6 +12,7 @@ from djax.audit import known_breaks, runner, scenario, verdicts
 from djax.audit.scenario import Sizes
 from djax.errors import ConfigError, DataError
 from djax.io import files
+from djax.sources import Reading
 
 __all__ = ["SOURCES", "settings", "write"]
 
@@ -70,7 +71,11 @@ def write(
       progress(done, f"{source} {' '.join(map(str, disguise.values()))}")
       try:
         setting = scenario.from_source(
-          source, disguise, seed=_SEED, sizes=sizes or scenario.FAST, data_dir=data_dir
+          source,
+          disguise,
+          seed=_SEED,
+          sizes=sizes or scenario.FAST,
+          reading=Reading(data_dir=data_dir),
         )
       except DataError as error:
         progress(done, f"{source} left out: {error}")

@@ -26,10 +26,7 @@ def from_directory(
   *,
   seed: int,
   sizes: Sizes,
-  data_dir: str = "",
-  image_size: int = 0,
-  scale: int = 0,
-  group_by: str = "",
+  reading: sources.Reading = sources.AS_IS,
   splits: Mapping[str, str] | None = None,
   progress: Progress = lambda fraction, word: None,
 ) -> Scenario:
@@ -45,10 +42,7 @@ def from_directory(
     master: its key.
     seed: of the parts.
     sizes: at most; a smaller directory is divided in proportion.
-    data_dir: of prepared TFDS sets.
-    image_size: to which images of a folder are resized.
-    scale: as ``sources.open`` takes it.
-    group_by: as ``sources.open`` takes it.
+    reading: how the originals are read.
     splits: of the source, by the names of the directory's splits; by default the same names.
     progress: told how far it is.
 
@@ -64,14 +58,7 @@ def from_directory(
     drawn = record_noise.of(manifest, master)
     opened = {
       name: stack.enter_context(
-        sources.open(
-          source,
-          (splits or {}).get(name, name),
-          data_dir=data_dir,
-          image_size=image_size,
-          scale=scale,
-          group_by=group_by,
-        )
+        sources.open(source, (splits or {}).get(name, name), **vars(reading))
       )
       for name in data.splits
     }
@@ -125,7 +112,7 @@ def _check_match(name: str, records: sources.Records, manifest: Manifest) -> Non
   if len(records) != held:
     raise DataError(
       f"audit: the originals must be those of the directory, whose split {name} holds {held} images; "
-      f"got {len(records)}. Give --{name}-split and --group-by as they were given to disguise."
+      f"got {len(records)}. Give --{name}-split, --group-by and --split-seed as they were given to disguise."
     )
 
 
@@ -145,7 +132,8 @@ def _check_pairs(
   if again.tobytes() != stored[: len(again)].tobytes():
     raise DataError(
       f"audit: the originals must be those of the directory, and disguised again the first ones of {split} differ from "
-      "it. Give the source as disguise had it, with the same splits, --image-size, --scale and --group-by."
+      "it. Give the source as disguise had it, with the same splits, --image-size, --scale, --background, --group-by "
+      "and --split-seed."
     )
 
 

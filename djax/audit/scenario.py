@@ -126,9 +126,7 @@ def from_source(
   *,
   seed: int,
   sizes: Sizes,
-  data_dir: str = "",
-  image_size: int = 0,
-  scale: int = 0,
+  reading: sources.Reading = sources.AS_IS,
   split: str = _SPLIT,
   encodings: int = ENCODINGS,
   progress: Progress = lambda fraction, word: None,
@@ -140,9 +138,7 @@ def from_source(
     disguise: ``scheme`` and its parameters, without ``image_shape``.
     seed: of the key and of the parts.
     sizes: at most; a smaller source is divided in proportion.
-    data_dir: of prepared TFDS sets.
-    image_size: to which images of a folder are resized.
-    scale: as ``sources.open`` takes it.
+    reading: how the source is read.
     split: of the source.
     encodings: of each private image, for a scheme that mixes images; ``sizes.private`` counts encodings, and no more
       than 100 private images are taken, as in the challenge that was broken (arXiv:2011.05315).
@@ -153,9 +149,7 @@ def from_source(
     DataError: if the source cannot be used, is too small, or its images are all the same.
     UnsafeError: for a scheme that disguises nothing.
   """
-  with sources.open(
-    source, split, data_dir=data_dir, image_size=image_size, scale=scale
-  ) as records:
+  with sources.open(source, split, **vars(reading)) as records:
     records.check()
     spec = _spec(disguise, records.image_shape, len(records.class_names))
     scheme = schemes.from_spec(spec)

@@ -21,6 +21,7 @@ from djax.audit import evaluator, runner, scenario, verdicts
 from djax.audit.scenario import Scenario
 from djax.errors import ConfigError, UnsafeError
 from djax.io import pages
+from djax.sources import AS_IS, Reading
 
 __all__ = ["CELLS", "PLAN", "RESULTS", "Plan", "leakage", "lines", "run"]
 
@@ -44,9 +45,7 @@ class Plan:
     attacks: their names.
     seed: of everything.
     full: whether with many images.
-    data_dir: of prepared TFDS sets.
-    image_size: to which images of a folder are resized.
-    scale: as ``sources.open`` takes it.
+    reading: how the source is read.
     split: of the source.
   """
 
@@ -57,9 +56,7 @@ class Plan:
   attacks: tuple[str, ...]
   seed: int = 0
   full: bool = False
-  data_dir: str = ""
-  image_size: int = 0
-  scale: int = 0
+  reading: Reading = AS_IS
   split: str = "train"
 
 
@@ -174,9 +171,7 @@ def _cell(
       disguise,
       seed=plan.seed,
       sizes=dataclasses.replace(sizes, pairs=scenario.FULL.pairs),
-      data_dir=plan.data_dir,
-      image_size=plan.image_size,
-      scale=plan.scale,
+      reading=plan.reading,
       split=plan.split,
       progress=progress,
     )
@@ -224,7 +219,10 @@ def _claim(plan: Plan, out: Path) -> None:
 
 def _identity(plan: Plan) -> dict[str, Any]:
   """Returns what a sweep is resumed with: the version of djax and the plan, as JSON gives them back."""
-  return json.loads(json.dumps({"djax": djax.__version__, **dataclasses.asdict(plan)}))
+  facts = dataclasses.asdict(plan)
+  # What is not given is left out, so that a field that comes later changes no sweep that has begun.
+  reading = {name: value for name, value in facts.pop("reading").items() if value}
+  return json.loads(json.dumps({"djax": djax.__version__, **facts, **reading}))
 
 
 def _pairs(cells: Sequence[Mapping[str, Any]]) -> list[int]:

@@ -13,7 +13,7 @@ from djax.audit import build_known_breaks, exported, report, runner, scenario, s
 from djax.audit.runner import Outcome
 from djax.audit.scenario import Scenario
 from djax.cli import training
-from djax.cli.common import say
+from djax.cli.common import reading_of, say
 from djax.cli.owner import scheme_of
 from djax.errors import ConfigError
 from djax.io import escape, files
@@ -49,6 +49,8 @@ _USED: dict[str, tuple[str, ...]] = {
   "val_split": ("--data",),
   "test_split": ("--data",),
   "group_by": ("--data",),
+  "split_seed": ("--data",),
+  "background": _IMAGES,
   "scheme": _SCHEME,
   "block_size": ("--source",),
   "block_sizes": ("--sweep",),
@@ -67,11 +69,13 @@ _DEFAULTS: dict[str, Any] = {
   **dict.fromkeys(("full", "json"), False),
   "image_size": 0,
   "scale": 0,
+  "split_seed": 0,
   "seed": 0,
   "train_split": "train",
   "val_split": "val",
   "test_split": "test",
   "group_by": "",
+  "background": "",
 }
 
 
@@ -151,9 +155,7 @@ def _sweep(args: argparse.Namespace, attacks: Sequence[Any]) -> None:
     attacks=tuple(attack.name for attack in attacks),
     seed=args.seed,
     full=args.full,
-    data_dir=args.data_dir,
-    image_size=args.image_size,
-    scale=args.scale,
+    reading=reading_of(args),
     split=args.train_split,
   )
   out = Path(args.out).expanduser()
@@ -184,9 +186,7 @@ def _setting(args: argparse.Namespace, progress: Callable[[float, str], None]) -
   options: dict[str, Any] = {
     "seed": args.seed,
     "sizes": scenario.FULL if args.full else scenario.FAST,
-    "data_dir": args.data_dir,
-    "image_size": args.image_size,
-    "scale": args.scale,
+    "reading": reading_of(args),
     "progress": progress,
   }
   if args.source:
@@ -202,9 +202,7 @@ def _setting(args: argparse.Namespace, progress: Callable[[float, str], None]) -
     )
   master = keyfile.read(args.key, passphrase=keyfile.find_passphrase(args.passphrase_file))
   splits = {"train": args.train_split, "val": args.val_split, "test": args.test_split}
-  return exported.from_directory(
-    args.data, args.originals, master, splits=splits, group_by=args.group_by, **options
-  )
+  return exported.from_directory(args.data, args.originals, master, splits=splits, **options)
 
 
 def _numbers(flag: str, text: str, kind: Callable[[str], Any]) -> tuple[Any, ...]:

@@ -7,7 +7,7 @@ import json
 import numpy as np
 
 from djax import sources
-from djax.cli.common import say, show
+from djax.cli.common import reading_of, say, show
 from djax.io import files, picture
 from djax.owner import restore
 from djax.sources import inventory
@@ -30,16 +30,7 @@ def run(args: argparse.Namespace) -> None:
   splits = {"train": args.train_split, "val": args.val_split, "test": args.test_split}
   with contextlib.ExitStack() as stack:
     opened = {
-      name: stack.enter_context(
-        sources.open(
-          args.source,
-          split,
-          data_dir=args.data_dir,
-          image_size=args.image_size,
-          scale=args.scale,
-          group_by=args.group_by,
-        )
-      )
+      name: stack.enter_context(sources.open(args.source, split, **vars(reading_of(args))))
       for name, split in splits.items()
       if split
     }

@@ -1,15 +1,19 @@
 """What the verbs of ``python -m djax`` share: talk on stderr, lines on stdout, the key, bits of a permutation."""
 
 import argparse
+import dataclasses
 import math
 import sys
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from djax.io import escape
 from djax.keys import Master, keyfile
 
-__all__ = ["bits", "bits_line", "read_master", "say", "show"]
+if TYPE_CHECKING:
+  from djax.sources import Reading
+
+__all__ = ["bits", "bits_line", "read_master", "reading_of", "say", "show"]
 
 _REMARK = "a brute-force count, not a security level"
 
@@ -53,6 +57,18 @@ def show(lines: Iterable[str]) -> None:
   """
   for line in lines:
     print(escape.for_terminal(line))
+
+
+def reading_of(args: argparse.Namespace) -> "Reading":
+  """Returns how the source is read, as the flags say.
+
+  Args:
+    args: of a verb with the flags of a source.
+  """
+  from djax.sources import Reading  # TFDS; keygen and show read no source
+
+  names = [field.name for field in dataclasses.fields(Reading)]
+  return Reading(**{name: getattr(args, name) for name in names})
 
 
 def read_master(args: argparse.Namespace) -> Master:

@@ -198,7 +198,8 @@ def _add_query(verbs: Any) -> None:
     "--image-size", metavar="N", type=_positive, default=0, help="resize image files to N x N"
   )
   _add_scale(parser)
-  parser.set_defaults(scale=0)
+  _add_background(parser)
+  parser.set_defaults(scale=0, background="")
   parser.add_argument(
     "--canaries",
     metavar="S",
@@ -231,7 +232,10 @@ def _add_audit(verbs: Any, *, schemes: bool) -> None:
   data.add_argument("--val-split", metavar="SPLIT", help="with --originals alone")
   data.add_argument("--test-split", metavar="SPLIT", help="with --originals alone")
   data.add_argument(
-    "--group-by", metavar="REGEX", help="with --originals alone, as disguise had it"
+    "--group-by", metavar="REGEX|X.csv", help="with --originals alone, as disguise had it"
+  )
+  data.add_argument(
+    "--split-seed", metavar="N", type=_whole, help="with --originals alone, as disguise had it"
   )
   data.add_argument("--config", metavar="NAME", help="as python -m train takes it")
   data.add_argument("--data", metavar="DISGUISED", help="what disguise wrote")
@@ -294,6 +298,7 @@ def _add_source(group: Any, *, required: bool) -> None:
     "--image-size", metavar="N", type=_positive, help="folders: resize images to N x N"
   )
   _add_scale(group)
+  _add_background(group)
   group.add_argument("--train-split", metavar="SPLIT", help="such as train[:1000]")
 
 
@@ -303,8 +308,15 @@ def _add_splits(parser: Any, group: Any = None) -> None:
   _add_source(group, required=True)
   group.add_argument(
     "--group-by",
-    metavar="REGEX",
-    help="folders: finds in a file's path whom it is of, as '(patient\\d+)'; nobody is in two splits then",
+    metavar="REGEX|X.csv",
+    help="folders: finds in a file's path whom it is of, as '(patient\\d+)', or a table with columns file and group; "
+    "nobody is in two splits then",
+  )
+  group.add_argument(
+    "--split-seed",
+    metavar="N",
+    type=_whole,
+    help="folders without a test folder: draw the fifth that is test (default: every fifth in order of name)",
   )
   group.add_argument("--val-split", metavar="SPLIT", help="such as val; default: none")
   group.add_argument("--test-split", metavar="SPLIT", help="such as test[:1000]")
@@ -313,6 +325,8 @@ def _add_splits(parser: Any, group: Any = None) -> None:
     image_size=0,
     scale=0,
     group_by="",
+    split_seed=0,
+    background="",
     train_split="train",
     val_split="",
     test_split="test",
@@ -325,6 +339,14 @@ def _add_scale(group: Any) -> None:
     type=int,
     choices=(1, 255),
     help="the value of white in the images (default: 255, and asked for where it looks like 1)",
+  )
+
+
+def _add_background(group: Any) -> None:
+  group.add_argument(
+    "--background",
+    metavar="COLOUR",
+    help="image files: what lies behind transparency, white or #rrggbb (default: such files are refused)",
   )
 
 

@@ -4,6 +4,7 @@ import argparse
 import json
 import logging
 from pathlib import Path
+from typing import Any
 
 from djax.cli.common import read_master, say, show
 from djax.cli.inspect import to_json, warn_of_standing
@@ -54,7 +55,7 @@ def _ask(args: argparse.Namespace, master: Master) -> None:
       "Train with --config.data.disguised_dir."
     )
   manifest = restore.authenticated(run, master, expect=args.expect or "")
-  images = query.read(args.images, manifest, image_size=args.image_size, scale=args.scale)
+  images = query.read(args.images, manifest, **_how(args))
   answers = query.ask(images, run, manifest, master)
   warn_of_standing(args, manifest)
   _say_cut(answers.cut)
@@ -65,13 +66,11 @@ def _request(args: argparse.Namespace, master: Master) -> None:
   data = Path(args.data).expanduser()
   manifest = restore.authenticated(data, master, expect=args.expect or "")
   restore.check_new(args.request, data)
-  images = query.read(args.images, manifest, image_size=args.image_size, scale=args.scale)
+  images = query.read(args.images, manifest, **_how(args))
   planted = None
   if args.canaries:
     names = tuple(sealed_metadata.box_of(manifest, master).unseal(manifest.sealed)["class_names"])
-    planted = canaries.read(
-      args.canaries, manifest, names, image_size=args.image_size, scale=args.scale
-    )
+    planted = canaries.read(args.canaries, manifest, names, **_how(args))
   written, cut = query.request(images, manifest, master, args.request, canaries=planted)
   warn_of_standing(args, manifest)
   _say_cut(cut)
@@ -88,6 +87,11 @@ def _request(args: argparse.Namespace, master: Master) -> None:
       f"then here    python -m djax query --request {args.request} --answers answers.json --key {args.key}",
     ]
   )
+
+
+def _how(args: argparse.Namespace) -> dict[str, Any]:
+  """Returns how image files are read."""
+  return {name: getattr(args, name) for name in ("image_size", "scale", "background")}
 
 
 def _answers(args: argparse.Namespace, master: Master) -> None:

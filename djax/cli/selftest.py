@@ -29,6 +29,7 @@ from djax.errors import DataError, DjaxError
 from djax.host import aes, samplers
 from djax.keys import keyfile
 from djax.owner import plan, record_noise, sealed_metadata
+from djax.sources import Reading
 
 __all__ = ["Group", "answer", "run", "vectors_folder"]
 
@@ -177,7 +178,7 @@ def _sealed(v: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _source(v: Mapping[str, Any]) -> str:
-  request = plan.Request("", {}, splits=v["splits"], image_size=v["image_size"])
+  request = plan.Request("", {}, v["splits"], reading=Reading(image_size=v["image_size"]))
   return plan.source_hmac(v["names"], v["hashes"], request, _data_set(v))
 
 

@@ -9,7 +9,7 @@ gives away that it is planted, and its label id with it.
 """
 
 import random
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.stats import binom
@@ -56,9 +56,7 @@ def read(
   source: str,
   manifest: Manifest,
   names: tuple[str, ...],
-  *,
-  image_size: int = 0,
-  scale: int = 0,
+  **reading: Any,
 ) -> Canaries:
   """Reads images of known classes, at most 200 of them, drawn at random.
 
@@ -66,16 +64,13 @@ def read(
     source: as ``sources.open`` takes it; its classes must have names of the data set's.
     manifest: of the data set.
     names: of its classes, unsealed.
-    image_size: to which images of a folder are resized.
-    scale: as ``sources.open`` takes it.
+    **reading: as ``sources.open`` takes it.
 
   Raises:
     DataError: for images of another shape or dtype, a class that the data set does not have, or too few to tell answers
       from guesses.
   """
-  parts = [
-    sources.load(source, split, image_size=image_size, scale=scale) for split in ("train", "test")
-  ]
+  parts = [sources.load(source, split, **reading) for split in ("train", "test")]
   unknown = sorted(set(parts[0].class_names) - set(names))
   if unknown:
     raise DataError(

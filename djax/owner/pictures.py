@@ -10,7 +10,7 @@ import numpy as np
 from djax import sources
 from djax.disguised.manifest import Manifest
 from djax.errors import ConfigError, DataError
-from djax.sources import checks, folder
+from djax.sources import checks, folder, image_files
 
 __all__ = ["Query", "read"]
 
@@ -32,7 +32,12 @@ class Query:
 
 
 def read(
-  paths: Sequence[str | os.PathLike], manifest: Manifest, *, image_size: int = 0, scale: int = 0
+  paths: Sequence[str | os.PathLike],
+  manifest: Manifest,
+  *,
+  image_size: int = 0,
+  scale: int = 0,
+  background: str = "",
 ) -> Query:
   """Reads images that fit a disguised data set.
 
@@ -42,6 +47,7 @@ def read(
     manifest: of the data set.
     image_size: side in pixels to which image files are resized; 0 leaves them as they are.
     scale: the value of white, 1 or 255; 0: 255, and images whose values are nearly all at most 1 are refused.
+    background: the colour behind transparency in image files; empty: such files are refused.
 
   Raises:
     ConfigError: for an ``image_size`` other than the data set's.
@@ -61,7 +67,7 @@ def read(
       names += [f"{path}[{index}]" for index in range(len(array))]
       continue
     for file in _listed(path):
-      images.append(_picture(file, shape, image_size)[None])
+      images.append(_picture(file, shape, image_size, image_files.colour(background))[None])
       names.append(str(file))
   if not names:
     raise DataError(f"there must be at least one image, got none in {', '.join(map(str, paths))}.")
@@ -78,12 +84,14 @@ def _listed(path: Path) -> list[Path]:
   return [path]
 
 
-def _picture(path: Path, shape: tuple[int, ...], image_size: int) -> np.ndarray:
+def _picture(
+  path: Path, shape: tuple[int, ...], image_size: int, background: image_files.Colour | None
+) -> np.ndarray:
   """Reads an image file, ``[H, W, C]``."""
   height, width, wanted = shape
   if wanted not in (1, 3):
     raise DataError(f"{path}: the data set has {wanted} channels. Give its images as .npy.")
-  channels, size, _ = folder.read_header(path)
+  channels, size, *_ = image_files.read_header(path, background)
   if channels > wanted:
     raise DataError(f"{path}: is in colour, but the data set is grey. Save it as grey.")
   if size != (width, height) and not image_size:
@@ -91,7 +99,7 @@ def _picture(path: Path, shape: tuple[int, ...], image_size: int) -> np.ndarray:
       f"{path}: is {size[1]}x{size[0]} pixels, but the data set {height}x{width}. "
       + (f"Resize it: --image-size {height}" if height == width else "Resize it.")
     )
-  return folder.decode(path, (height, width, wanted), image_size > 0)
+  return image_files.decode(path, (height, width, wanted), image_size > 0, background)
 
 
 def _array(path: Path, shape: tuple[int, ...], dtype: str, scale: int) -> np.ndarray:

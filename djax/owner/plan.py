@@ -28,6 +28,8 @@ from djax.sources.inventory import Inventory
 __all__ = ["Job", "Plan", "Request", "make", "source_hmac"]
 
 _SHARD_BYTES = 64 << 20
+# How a source is read, of which the first version of the format knew nothing.
+_LATER = ("scale", "group_by", "split_seed", "background")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,10 +47,7 @@ class Request:
     views_together: whether the views of an image lie side by side, as someone must know who averages them; else every
       record lies anywhere in its split.
     plain_labels: whether label ids and class names are those of the source.
-    data_dir: of prepared TFDS sets.
-    image_size: to which images of a folder are resized.
-    scale: the value of white in the source, 1 or 255; 0: 255, unless the values look as if it were 1.
-    group_by: as ``sources.open`` takes it.
+    reading: how the source is read.
     originals_per_shard: how many originals' views make a shard, which each worker holds in memory; 0: what makes
       64 MiB.
     dataset_id: public id, 32 hexadecimal digits; empty: a new random one. The same id, source and parameters give the
@@ -66,23 +65,13 @@ class Request:
   flip: bool = False
   views_together: bool = False
   plain_labels: bool = False
-  data_dir: str = ""
-  image_size: int = 0
-  scale: int = 0
-  group_by: str = ""
+  reading: sources.Reading = sources.AS_IS
   originals_per_shard: int = 0
   dataset_id: str = ""
 
   def open(self, split: str) -> sources.Records:
     """Opens the source's part of one of the splits."""
-    return sources.open(
-      self.source,
-      self.splits[split],
-      data_dir=self.data_dir,
-      image_size=self.image_size,
-      scale=self.scale,
-      group_by=self.group_by,
-    )
+    return sources.open(self.source, self.splits[split], **vars(self.reading))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -284,13 +273,14 @@ def source_hmac(
   Args:
     names: of the files below the source, sorted.
     hashes: SHA-256 of each, in hex.
-    request: its splits, image size and, where it is given, scale.
+    request: its splits, image size and, where they are given, the rest of how it is read.
     secret: of the data set.
   """
   digest = hmac.new(secret.subkey("source"), digestmod=hashlib.sha256)
-  asked: list[Any] = [*request.splits.items(), request.image_size]
-  scale = 0 if request.scale == 255 else request.scale  # the same pixels
-  later = {"scale": scale, "group_by": request.group_by}
+  asked: list[Any] = [*request.splits.items(), request.reading.image_size]
+  later = {name: getattr(request.reading, name) for name in _LATER}
+  if later["scale"] == 255:  # the same pixels
+    later["scale"] = 0
   asked += [[name, value] for name, value in later.items() if value]
   digest.update(json.dumps(asked).encode())
   for name, sha256 in zip(names, hashes, strict=True):

@@ -4,26 +4,20 @@ Images are ``[N, H, W, C]`` on the 0..255 scale, labels int32 class numbers. Not
 network, TensorFlow or JAX; a source that is missing or unfit is refused with one line naming it.
 """
 
+from typing import Any
+
 from djax.errors import ConfigError
 from djax.sources import digits, folder, npz, tfds
-from djax.sources.base import Images, Records, Source
+from djax.sources.base import AS_IS, Images, Reading, Records, Source
 
-__all__ = ["SOURCES", "Images", "Records", "Source", "load", "open"]
+__all__ = ["AS_IS", "SOURCES", "Images", "Reading", "Records", "Source", "load", "open"]
 
 # The first that matches is taken; a TFDS name can be any text, so that kind stands last. A new kind is one file with a
 # ``Source``, and its place here.
 SOURCES = (digits.SOURCE, npz.SOURCE, folder.SOURCE, tfds.SOURCE)
 
 
-def load(
-  source: str,
-  split: str,
-  *,
-  data_dir: str = "",
-  image_size: int = 0,
-  scale: int = 0,
-  group_by: str = "",
-) -> Images:
+def load(source: str, split: str, **reading: Any) -> Images:
   """Loads one split of a source into host memory.
 
   The string alone decides the kind of source:
@@ -44,12 +38,8 @@ def load(
     source: what to load, see above.
     split: ``train``, ``test``, ``val`` where there is one, or a part, ``train[:1000]``; with TFDS any of its split
       expressions.
-    data_dir: of prepared TFDS sets; else ``$TFDS_DATA_DIR``, else ``~/tensorflow_datasets``.
-    image_size: side in pixels to which images of a folder are resized, bilinear with antialiasing,
-      without keeping the ratio of the sides; 0 leaves them as they are. For folders only.
-    scale: the value of white, 1 or 255; 0: 255, and images whose values are nearly all at most 1 are refused.
-    group_by: for folders, a regular expression with one group, which finds in a file's path below the folder whom an
-      image is of: nobody is in two splits then. Where djax makes the split, every fifth of them is test.
+    **reading: how, the fields of ``Reading``: ``data_dir``, ``image_size``, ``scale``, ``group_by``, ``split_seed``,
+      ``background``.
 
   Returns:
     The records of the split: uint8, but float32 where an ``.npz`` holds floats.
@@ -58,23 +48,13 @@ def load(
     ConfigError: a name, split or image size that cannot work, or a split without records.
     DataError: a source that is missing or damaged, or images or labels that djax does not take.
   """
-  with open(
-    source, split, data_dir=data_dir, image_size=image_size, scale=scale, group_by=group_by
-  ) as records:
+  with open(source, split, **reading) as records:
     loaded = records.read(0, len(records))
     records.check_scale(loaded.images[:: max(1, len(records) // 64)])
     return loaded
 
 
-def open(
-  source: str,
-  split: str,
-  *,
-  data_dir: str = "",
-  image_size: int = 0,
-  scale: int = 0,
-  group_by: str = "",
-) -> Records:
+def open(source: str, split: str, **reading: Any) -> Records:
   """Opens one split of a source, to be read in parts that alone are held in memory.
 
   Reads what describes the images (of a folder: the header of every file, of both splits) and the
@@ -84,10 +64,7 @@ def open(
   Args:
     source: as for ``load``.
     split: as for ``load``.
-    data_dir: as for ``load``.
-    image_size: as for ``load``.
-    scale: as for ``load``.
-    group_by: as for ``load``.
+    **reading: as for ``load``.
 
   Returns:
     The records of the split; close them, or use them in a ``with`` statement.
@@ -96,16 +73,14 @@ def open(
     ConfigError: a name, split or image size that cannot work, or a split without records.
     DataError: a source that is missing, or images or labels that djax does not take.
   """
-  if image_size < 0:
-    raise ConfigError(f"image_size must be 0 (as is) or a side in pixels, got {image_size}")
-  if scale not in (0, 1, 255):
-    raise ConfigError(f"scale must be 1 or 255, the value of white, got {scale}")
+  how = Reading(**reading)
   kind = next(kind for kind in SOURCES if kind.matches(source))
-  if image_size and not kind.resizes:
-    raise ConfigError(f"image_size={image_size} resizes image folders only: use 0 with {source!r}")
-  if group_by and not kind.groups:
-    raise ConfigError(f"group_by is for folders of images only: leave it out with {source!r}")
-  grouped = {"group_by": group_by} if group_by else {}
-  records = kind.open(source, split, data_dir, image_size, **grouped)
-  records.scale = scale
+  if not kind.is_folder:
+    for name in ("image_size", "group_by", "split_seed", "background"):
+      if value := getattr(how, name):
+        raise ConfigError(
+          f"{name}={value} is for folders of images only: leave it out with {source!r}"
+        )
+  records = kind.open(source, split, how)
+  records.scale = how.scale
   return records

@@ -15,7 +15,7 @@ import numpy as np
 from djax.errors import ConfigError, DataError
 from djax.sources import checks
 
-__all__ = ["Images", "Records", "Source", "brief", "parse_split", "refusal"]
+__all__ = ["AS_IS", "Images", "Reading", "Records", "Source", "brief", "parse_split", "refusal"]
 
 _SAMPLE = 64  # images whose values tell the scale of the others
 
@@ -225,22 +225,57 @@ def _stamp(path: pathlib.Path) -> tuple[int, int] | None:
   return found.st_size, found.st_mtime_ns
 
 
+@dataclasses.dataclass(frozen=True)
+class Reading:
+  """How a source is read, besides its splits.
+
+  Attributes:
+    data_dir: of prepared TFDS sets; else ``$TFDS_DATA_DIR``, else ``~/tensorflow_datasets``.
+    image_size: side in pixels to which images of a folder are resized, bilinear with antialiasing, without keeping the
+      ratio of the sides; 0 leaves them as they are.
+    scale: the value of white, 1 or 255; 0: 255, and images whose values are nearly all at most 1 are refused.
+    group_by: for folders, who is on an image, so that nobody is in two splits: a regular expression whose one group
+      finds it in the file's path below the folder, or a file ``X.csv`` with the columns ``file`` and ``group``.
+    split_seed: where djax divides a folder into train and test: 0 takes every fifth file, or group, in the order of its
+      name for test; any other number draws a fifth.
+    background: for folders, the colour behind images with transparency, ``white`` or ``#rrggbb``; empty: such images
+      are refused.
+
+  Raises:
+    ConfigError: for values that cannot work.
+  """
+
+  data_dir: str = ""
+  image_size: int = 0
+  scale: int = 0
+  group_by: str = ""
+  split_seed: int = 0
+  background: str = ""
+
+  def __post_init__(self) -> None:
+    if self.image_size < 0:
+      raise ConfigError(f"image_size must be 0 (as is) or a side in pixels, got {self.image_size}")
+    if self.scale not in (0, 1, 255):
+      raise ConfigError(f"scale must be 1 or 255, the value of white, got {self.scale}")
+
+
+AS_IS = Reading()
+
+
 class Source(NamedTuple):
   """One kind of source.
 
   Attributes:
     name: of the kind.
     matches: ``(source) -> bool``: whether a text as ``sources.open`` takes it names a source of this kind.
-    open: ``(source, split, data_dir, image_size) -> Records``, and ``group_by`` by name where it is given.
-    resizes: whether ``image_size`` may be other than 0.
-    groups: whether ``group_by`` may be given.
+    open: ``(source, split, reading) -> Records``.
+    is_folder: whether it takes what ``Reading`` has for folders.
   """
 
   name: str
   matches: Callable[[str], bool]
-  open: Callable[..., Records]
-  resizes: bool = False
-  groups: bool = False
+  open: Callable[[str, str, Reading], Records]
+  is_folder: bool = False
 
 
 def parse_split(split: str, counts: Mapping[str, int]) -> tuple[str, slice]:

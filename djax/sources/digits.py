@@ -40,5 +40,5 @@ class DigitsRecords(Records):
 
 
 SOURCE = Source(
-  "digits", lambda source: source == "digits", lambda source, split, *_: DigitsRecords(split)
+  "digits", lambda source: source == "digits", lambda source, split, reading: DigitsRecords(split)
 )

@@ -1,8 +1,6 @@
 """Folders of image files, one subfolder a class."""
 
 import concurrent.futures
-import io
-import itertools
 import json
 import math
 import os
@@ -10,17 +8,18 @@ import pathlib
 import re
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
-import simplejpeg
-from PIL import Image, ImageOps
+from PIL import Image
 
 from djax.errors import ConfigError, DataError
-from djax.sources.base import Images, Records, Source, parse_split, refusal
+from djax.sources import groups, image_files
+from djax.sources.base import Images, Reading, Records, Source, parse_split, refusal
+from djax.sources.image_files import Colour, Header
 
-__all__ = ["ORDER_FILE", "FolderRecords", "decode", "pictures", "read_header"]
+__all__ = ["ORDER_FILE", "FolderRecords", "pictures"]
 
 _SUFFIXES = (".png", ".jpg", ".jpeg")
 _SPLIT_OF = {
@@ -31,7 +30,6 @@ _SPLIT_OF = {
 # What file managers leave behind, and notes: nobody means them as pictures.
 _NO_PICTURES = ("thumbs.db", "desktop.ini")
 _NOTES = (".txt", ".md", ".csv", ".json", ".xml", ".html")
-_WITH_ORIENTATION = {"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"}
 _SHOWN = 3
 
 # Where restored originals keep the order of their classes: a JSON list of the folders.
@@ -41,14 +39,16 @@ ORDER_FILE = "djax-classes.json"
 class FolderRecords(Records):
   """One split of a folder: every header is read when it is opened, pixels when asked for."""
 
-  def __init__(self, root: pathlib.Path, split: str, image_size: int, group_by: str = ""):
-    listing = _list_splits(root, re.split(r"\W", split)[0], group_by)
+  def __init__(self, root: pathlib.Path, split: str, reading: Reading):
+    image_size = reading.image_size
+    self._background = image_files.colour(reading.background)
+    listing = _list_splits(root, re.split(r"\W", split)[0], reading)
     files = listing.files
     name, part = parse_split(split, {x: sum(map(len, files[x].values())) for x in files})
 
     # The headers of all splits are read, so that they agree on channels and size.
     paths = [path for half in files.values() for listed in half.values() for path in listed]
-    headers = _read_headers(paths)
+    headers = _read_headers(paths, self._background)
     width, height = (image_size, image_size) if image_size else headers[0].size
     ((usual, count), *others) = Counter(header.size for header in headers).most_common()
     if others and not image_size:
@@ -72,7 +72,7 @@ class FolderRecords(Records):
       class_names=tuple(files[name]),
       files={path.relative_to(root).as_posix(): path for path, _ in self._records},
       what=str(root),
-      notes=_notes(listing, paths, headers, root),
+      notes=_notes(listing, paths, headers, root, reading),
     )
 
   def _read(self, start: int, stop: int) -> Images:
@@ -82,7 +82,9 @@ class FolderRecords(Records):
     records, shape = [self._records[row] for row in rows], self.image_shape
     images = np.empty((len(records), *shape), np.uint8)
     with concurrent.futures.ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-      decoded = pool.map(lambda record: decode(record[0], shape, self._resize), records)
+      decoded = pool.map(
+        lambda record: image_files.decode(record[0], shape, self._resize, self._background), records
+      )
       for index, image in enumerate(decoded):
         images[index] = image
     return Images(images, np.array([label for _, label in records], np.int32), self.class_names)
@@ -123,11 +125,11 @@ def _order(root: pathlib.Path, names: Iterable[str]) -> list[str]:
   return sorted(names)
 
 
-def _list_splits(root: pathlib.Path, asked: str, group_by: str) -> _Listing:
+def _list_splits(root: pathlib.Path, asked: str, reading: Reading) -> _Listing:
   """Finds the image files of train, test and the split that is asked for."""
-  group_of = _grouping(root, group_by) if group_by else None
   if not root.is_dir():
     raise DataError(f"{root}: no such folder of images")
+  group_of = groups.grouping(root, reading.group_by) if reading.group_by else None
   folders = [entry for entry in _entries(root) if entry.is_dir()]
   halves: dict[str, pathlib.Path] = {}
   for entry in folders:
@@ -139,6 +141,11 @@ def _list_splits(root: pathlib.Path, asked: str, group_by: str) -> _Listing:
       halves[split] = entry
   skipped: list[pathlib.Path] = []
   if "train" in halves and len(halves) > 1:
+    if reading.split_seed:
+      raise ConfigError(
+        f"split_seed must be 0 where a folder has its own train and test, as {root} has; got {reading.split_seed}. "
+        "Leave it out."
+      )
     unused = [halves["val"]] if "val" in halves and asked != "val" else []
     skipped += [x for x in _entries(root) if x not in halves.values() and x.name != ORDER_FILE]
     used = [
@@ -155,7 +162,7 @@ def _list_splits(root: pathlib.Path, asked: str, group_by: str) -> _Listing:
       if not any(classes[name] for classes in files.values()):
         raise DataError(f"{halves['train'] / name}: no images in this class")
     if group_of is not None:
-      _check_apart(files, group_of)
+      groups.check_apart(files, group_of)
     order = _order(root, files["train"])
     files = {split: {name: classes[name] for name in order} for split, classes in files.items()}
     return _Listing(files, skipped, unused, is_cut=False)
@@ -164,55 +171,27 @@ def _list_splits(root: pathlib.Path, asked: str, group_by: str) -> _Listing:
   for name, paths in every.items():
     if not paths:
       raise DataError(f"{root / name}: no images in this class")
-  is_test = {path: i % 5 == 4 for paths in every.values() for i, path in enumerate(paths)}
-  if group_of is not None:
-    groups = sorted({group_of(path) for path in is_test})
-    chosen = set(groups[4::5])
+  seed = reading.split_seed
+  if group_of is None:
+    name_of = {
+      path: path.relative_to(root).as_posix() for paths in every.values() for path in paths
+    }
+    chosen = set()
+    for paths in every.values():
+      chosen |= groups.every_fifth([name_of[path] for path in paths], seed)
+  else:
+    name_of = {path: group_of(path) for paths in every.values() for path in paths}
+    found = set(name_of.values())
+    chosen = groups.every_fifth(found, seed)
     if not chosen:
       raise DataError(
-        f"{root}: --group-by must find at least 5 groups, of which every fifth is test; found {len(groups)}. "
+        f"{root}: --group-by must find at least 5 groups, of which every fifth is test; found {len(found)}. "
         "Make folders train and test."
       )
-    is_test = {path: group_of(path) in chosen for path in is_test}
+  is_test = {path: name in chosen for path, name in name_of.items()}
   test = {key: [x for x in paths if is_test[x]] for key, paths in every.items()}
   train = {key: [x for x in paths if not is_test[x]] for key, paths in every.items()}
-  return _Listing({"train": train, "test": test}, skipped, [], is_cut=not group_by)
-
-
-def _grouping(root: pathlib.Path, pattern: str) -> Callable[[pathlib.Path], str]:
-  """Returns the function that says whom an image is of."""
-  try:
-    compiled = re.compile(pattern)
-  except re.error as error:
-    raise ConfigError(
-      f"--group-by must be a regular expression, got {pattern!r} ({error})."
-    ) from None
-  if compiled.groups != 1:
-    raise ConfigError(
-      f"--group-by must have one group in parentheses, as in '(patient\\d+)', got {pattern!r} with {compiled.groups}."
-    )
-
-  def group_of(path: pathlib.Path) -> str:
-    match = compiled.search(path.relative_to(root).as_posix())
-    if match is None or match[1] is None:
-      raise DataError(f"{path}: --group-by {pattern!r} finds no group in its name.")
-    return match[1]
-
-  return group_of
-
-
-def _check_apart(
-  files: dict[str, dict[str, list[pathlib.Path]]], group_of: Callable[[pathlib.Path], str]
-) -> None:
-  """Refuses a group with images in two splits."""
-  home: dict[str, tuple[str, pathlib.Path]] = {}
-  for split, classes in files.items():
-    for path in itertools.chain(*classes.values()):
-      first, other = home.setdefault(group_of(path), (split, path))
-      if first != split:
-        raise DataError(
-          f"{path} and {other} are of one group, {group_of(path)!r}, but in two splits. Move them into one."
-        )
+  return _Listing({"train": train, "test": test}, skipped, [], is_cut=group_of is None)
 
 
 def _list_classes(root: pathlib.Path, skipped: list[pathlib.Path]) -> dict[str, list[pathlib.Path]]:
@@ -287,22 +266,14 @@ def _refuse(problems: list[str]) -> None:
   raise DataError(f"{len(problems)} files cannot be taken. {' '.join(problems[:_SHOWN])}{more}")
 
 
-class _Header(NamedTuple):
-  """What the head of an image file says: channels, upright ``(width, height)``, whether it is stored turned."""
-
-  channels: int
-  size: tuple[int, int]
-  is_turned: bool
-
-
-def _read_headers(paths: list[pathlib.Path]) -> list[_Header]:
+def _read_headers(paths: list[pathlib.Path], background: Colour | None) -> list[Header]:
   """Reads the heads of image files, or refuses all that cannot be taken."""
   headers, problems = [], []
   with warnings.catch_warnings():
     warnings.simplefilter("error", Image.DecompressionBombWarning)
     for path in paths:
       try:
-        headers.append(read_header(path))
+        headers.append(image_files.read_header(path, background))
       except DataError as error:
         problems.append(str(error))
   _refuse(problems)
@@ -310,15 +281,20 @@ def _read_headers(paths: list[pathlib.Path]) -> list[_Header]:
 
 
 def _notes(
-  listing: _Listing, paths: list[pathlib.Path], headers: list[_Header], root: pathlib.Path
+  listing: _Listing,
+  paths: list[pathlib.Path],
+  headers: list[Header],
+  root: pathlib.Path,
+  reading: Reading,
 ) -> list[str]:
   """Says how a folder was read, where that may surprise its owner."""
   notes = []
   kinds = Counter(path.suffix.lower() for path in paths)
   notes.append(f"files: {', '.join(f'{count} {kind}' for kind, count in sorted(kinds.items()))}")
   if listing.is_cut:
+    how = f"drawn with seed {reading.split_seed}" if reading.split_seed else "in order of its name"
     notes.append(
-      "there is no test folder: every fifth file of each class, in order of its name, is test, so images of one "
+      f"there is no test folder: every fifth file of each class, {how}, is test, so images of one "
       "person may be in both: see --group-by"
     )
   for folder in listing.unused:
@@ -331,6 +307,8 @@ def _notes(
     notes.append(f"skipped: {len(names)} ({', '.join(names[:_SHOWN])}{more})")
   if turned := sum(header.is_turned for header in headers):
     notes.append(f"turned upright, as their files ask for: {turned}")
+  if clear := sum(header.is_transparent for header in headers):
+    notes.append(f"transparency replaced by {reading.background}: {clear}")
   channels = Counter(header.channels for header in headers)
   if len(channels) > 1:
     notes.append(f"grey images taken as colour: {channels[1]}")
@@ -343,85 +321,9 @@ def _notes(
   return notes
 
 
-def read_header(path: pathlib.Path) -> _Header:
-  """Reads what the head of an image file says, or refuses the kind of image.
-
-  Args:
-    path: a PNG or JPEG file.
-
-  Returns:
-    Channel count, upright ``(width, height)``, and whether the pixels are stored turned or mirrored.
-
-  Raises:
-    DataError: if it cannot be read, or is of a kind that djax does not take.
-  """
-  try:
-    with Image.open(path, formats=("PNG", "JPEG")) as image:
-      mode, size, info = image.mode, image.size, image.info
-      is_deep = any(";16" in str(tile[3]) for tile in image.tile)
-      # Elsewhere it is not looked for: of a PNG that would read the pixels.
-      turn = image.getexif().get(0x0112) if _WITH_ORIENTATION & info.keys() else 1
-  except Exception as error:  # PIL's parsers raise many types on damaged files
-    raise refusal(f"{path}", "cannot be read as PNG or JPEG", error) from None
-  if mode in ("LA", "PA", "RGBA") or "transparency" in info:
-    raise DataError(f"{path}: has an alpha channel or transparency. Save it without.")
-  if is_deep:
-    raise DataError(f"{path}: more than 8 bits a channel. Scale it to 0..255, save it as 8 bits.")
-  if mode not in ("1", "L", "P", "RGB"):
-    raise DataError(f"{path}: colour mode {mode} is not taken. Save it as RGB or grey.")
-  upright = size[::-1] if turn in (5, 6, 7, 8) else size
-  return _Header(1 if mode in ("1", "L") else 3, upright, turn in range(2, 9))
-
-
-def decode(path: pathlib.Path, shape: tuple[int, int, int], resize: bool) -> np.ndarray:
-  """Reads one image, upright.
-
-  Args:
-    path: a PNG or JPEG file.
-    shape: ``(H, W, C)`` it must have; with one channel it becomes grey.
-    resize: whether to resize it to that height and width.
-
-  Returns:
-    uint8 ``[H, W, C]``.
-
-  Raises:
-    DataError: if it is damaged or of another size.
-  """
-  try:
-    data = path.read_bytes()
-    _check_whole(data)
-    with Image.open(io.BytesIO(data)) as file:
-      image = ImageOps.exif_transpose(file).convert("L" if shape[2] == 1 else "RGB")
-    if resize:
-      image = image.resize((shape[1], shape[0]), Image.Resampling.BILINEAR)
-  except Exception as error:
-    raise refusal(f"{path}", "damaged image", error) from None
-  if image.size != (shape[1], shape[0]):
-    raise DataError(
-      f"{path}: is {image.size[0]}x{image.size[1]} upright, but {shape[1]}x{shape[0]} by the head of the file. "
-      "Save it upright."
-    )
-  return np.asarray(image).reshape(shape)
-
-
-def _check_whole(data: bytes) -> None:
-  """Refuses a JPEG whose data end before its picture does: libjpeg makes the rest grey, and Pillow does not say so."""
-  if not data.startswith(b"\xff\xd8"):
-    return
-  try:
-    simplejpeg.decode_jpeg(data, "GRAY", min_height=1, min_width=1, min_factor=1)
-  except ValueError as error:
-    # Other warnings are of what is harmless, such as bytes between two segments.
-    if "premature end" in str(error).lower():
-      raise
-
-
 SOURCE = Source(
   "folder",
   lambda source: source.startswith((".", "/", "~")) or ("/" in source and os.path.isdir(source)),
-  lambda source, split, data_dir, image_size, group_by="": FolderRecords(
-    pathlib.Path(source).expanduser(), split, image_size, group_by
-  ),
-  resizes=True,
-  groups=True,
+  lambda source, split, reading: FolderRecords(pathlib.Path(source).expanduser(), split, reading),
+  is_folder=True,
 )

@@ -225,5 +225,5 @@ def _read_header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype]:
 SOURCE = Source(
   "npz",
   lambda source: source.lower().endswith(".npz"),
-  lambda source, split, *_: NpzRecords(pathlib.Path(source).expanduser(), split),
+  lambda source, split, reading: NpzRecords(pathlib.Path(source).expanduser(), split),
 )

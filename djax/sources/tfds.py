@@ -145,5 +145,5 @@ def _find_tfds(source: str, data_dir: str) -> tuple[str, str, str]:
 SOURCE = Source(
   "tfds",
   lambda source: True,
-  lambda source, split, data_dir, image_size: TfdsRecords(source, split, data_dir),
+  lambda source, split, reading: TfdsRecords(source, split, reading.data_dir),
 )

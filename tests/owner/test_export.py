@@ -592,7 +592,7 @@ def test_an_option_that_says_what_is_usual_makes_no_other_data_set(tmp_path):
   before = content(folder)
   usual = {"matrix": "orthogonal", "mix": "rows", "permute": True, "noise_level": 0}
   for asked in (
-    request(scale=255),
+    request(reading=sources.Reading(scale=255)),
     request({**RMT, **usual}),
     request(dtype="float32"),
     request(originals_per_shard=0, crop=0, flip=False, views=1),

@@ -371,7 +371,12 @@ def test_nobody_is_in_two_splits(tmp_path):
 
 
 def test_a_disguised_set_is_split_by_groups(tmp_path):
-  asked = Request(patients(tmp_path / "set"), SCHEME, group_by=PATTERN, originals_per_shard=5)
+  asked = Request(
+    patients(tmp_path / "set"),
+    SCHEME,
+    reading=sources.Reading(group_by=PATTERN),
+    originals_per_shard=5,
+  )
   facts = export.disguise(asked, tmp_path / "out", MASTER, workers=2)
   assert {name: split.records for name, split in facts.splits.items()} == {"train": 32, "test": 8}
   restore.to_files(directory.open(tmp_path / "out"), MASTER, tmp_path / "back.npz")
@@ -420,7 +425,7 @@ def test_an_audit_pairs_each_original_with_its_own_disguise(tmp_path):
       str(tmp_path / "out"), source, MASTER, seed=0, sizes=scenario.FAST, **options
     )
 
-  paired(group_by=PATTERN)
+  paired(reading=sources.Reading(group_by=PATTERN))
   # Split otherwise, the counts and the labels are the same, and each original would be held against another's disguise.
   with pytest.raises(DataError, match="disguised again the first ones of train differ"):
     paired()

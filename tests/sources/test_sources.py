@@ -87,7 +87,7 @@ def test_repr_shows_shapes_only():
 
 @pytest.mark.parametrize("source", ["digits", "x.npz", "mnist"])
 def test_image_size_is_for_folders_only(source):
-  refused(f"image_size=8 resizes image folders only.*{source}", source, "train", ConfigError,
+  refused(f"image_size=8 is for folders of images only.*{source}", source, "train", ConfigError,
           image_size=8)  # fmt: skip
 
 

@@ -71,14 +71,7 @@ def inputs(config: ConfigDict, master: "Master | None", *, dataset_id: str | Non
   _check_id(config, master)
   data = config.data
   train, test, *val = (
-    sources.load(
-      data.source,
-      split,
-      data_dir=data.data_dir,
-      image_size=data.image_size,
-      scale=data.scale,
-      group_by=data.group_by,
-    )
+    sources.load(data.source, split, **vars(config_lib.reading_of(config)))
     for split in (data.train_split, data.test_split, data.val_split)
     if split
   )
@@ -233,6 +226,7 @@ def key_of(
     data_dir=data.data_dir,
     image_size=data.image_size,
     scale=data.scale,
+    background=data.background,
   )
   if public.images.shape[1:] != scheme.spec.image_shape:
     raise ConfigError(
