@@ -1,11 +1,14 @@
 """Two CPU devices, strict JAX promotion in the core's tests, seeded hypothesis, ``--slow``."""
 
+import atexit
 import contextlib
 import gc
 import importlib.metadata
 import os
 import pathlib
+import shutil
 import sys
+import tempfile
 
 # Before anything imports jax.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -16,6 +19,15 @@ if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", "")
 # An older one ends it for a flag that it does not know.
 if [int(part) for part in importlib.metadata.version("jaxlib").split(".")[:2]] >= [0, 10]:
   os.environ["XLA_FLAGS"] += " --xla_cpu_collective_call_terminate_timeout_seconds=600"
+
+# Compiling takes most of the time: what one test compiled serves all workers and all processes that tests start.
+# With a limit of size, JAX locks the folder, so that no process reads what another is still writing.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+  os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="djax-compiled-")
+  atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+  os.environ["JAX_COMPILATION_CACHE_MAX_SIZE"] = str(2 << 30)
+  os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.05"
+  os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 import hypothesis
 import pytest

@@ -102,10 +102,15 @@ def _fit(
   config: ConfigDict, workdir: Path, inputs: Inputs, mesh: Mesh, model: nn.Module, recipe: Recipe
 ) -> dict[str, Any]:
   """Does what ``fit`` does, in a directory that is locked."""
-  record = run_dir.open_run(workdir, config, inputs.summary, copies=inputs.copies)
-
   pipeline = functools.partial(Pipeline, mesh=mesh, batch_size=config.train.batch_size)
   train, test = pipeline(inputs.train), pipeline(inputs.test)
+  record = run_dir.open_run(
+    workdir,
+    config,
+    inputs.summary,
+    steps_per_epoch=train.steps_per_epoch,
+    copies=inputs.copies,
+  )
   judging = test if inputs.val is None else pipeline(inputs.val)
 
   steps = config.train.epochs * train.steps_per_epoch
@@ -138,6 +143,8 @@ def _fit(
   # Up to here nothing was written to a run that was there before.
   state, seconds, best = state_lib.restore(workdir, record, state)
   state_lib.remove_unfinished(workdir)
+  if record:
+    _say_extended(run_dir.extend(workdir, config, record), config)
   run_dir.note_environment(workdir)
   if not config.disguise.acknowledge and (known := audit.lookup(inputs.spec)):
     terminal.say(f"warning: {known}")
@@ -183,6 +190,19 @@ def _fit(
   }
   run_dir.write_json(workdir / "result.json", result)
   return result
+
+
+def _say_extended(before: int, config: ConfigDict) -> None:
+  """Says what a finished run does that goes on with more epochs."""
+  if before == config.train.epochs:
+    return
+  # A constant rate gives the very numbers of a longer run.
+  jump = ""
+  if config.optimizer.schedule != "constant":
+    jump = (
+      ", at the learning rate that so long a run has there, so the result is not that of one run"
+    )
+  terminal.say(f"going on from epoch {before} to {config.train.epochs}{jump}")
 
 
 def data_mesh() -> Mesh:

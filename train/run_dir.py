@@ -27,11 +27,12 @@ from djax.io.foreign import Content
 from djax.models import checksums
 from train import config as config_lib
 
-__all__ = ["Metrics", "locked", "note_environment", "open_run", "write_json"]
+__all__ = ["Metrics", "extend", "locked", "note_environment", "open_run", "write_json"]
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "orbax-checkpoint", "grain")
 # Where the data lie and are held may change; disguise.json says which they are.
 _FREE = ("data.disguised_dir", "data.memory_gb", "disguise.acknowledge")
+_EPOCHS = "train.epochs"
 _COPY_BYTES = 8 << 20
 _GIT_SECONDS = 10
 _SHOWN = 8  # fields that differ
@@ -62,14 +63,22 @@ def locked(workdir: Path) -> Iterator[None]:
 
 
 def open_run(
-  workdir: Path, config: ConfigDict, disguise: dict[str, Any], *, copies: Sequence[Path] = ()
+  workdir: Path,
+  config: ConfigDict,
+  disguise: dict[str, Any],
+  *,
+  steps_per_epoch: int,
+  copies: Sequence[Path] = (),
 ) -> checksums.Record | None:
   """Makes a run directory, or checks that the one there belongs to the same run; then it changes nothing.
+
+  A finished run may go on with more epochs: see ``extend``.
 
   Args:
     workdir: the directory.
     config: the run's config.
     disguise: public facts: the scheme's spec, the key's fingerprint, the hash of the source and more.
+    steps_per_epoch: of the run.
     copies: files that a new directory gets copies of.
 
   Returns:
@@ -85,7 +94,8 @@ def open_run(
     workdir.mkdir(parents=True, exist_ok=True)
     record = checksums.newest(workdir)
     if record is not None or os.path.lexists(workdir / checksums.CONFIG):
-      _check_same(workdir, config, disguise, record)
+      checksums.settle_config(workdir, record)
+      _check_same(workdir, config, disguise, record, steps_per_epoch)
     for name in _FOLDERS:
       _own_folder(workdir / name)
     if os.path.lexists(workdir / checksums.CONFIG):
@@ -96,6 +106,27 @@ def open_run(
     write_json(workdir / checksums.DISGUISE, disguise)
     write_json(workdir / checksums.CONFIG, config.to_dict())
   return record
+
+
+def extend(workdir: Path, config: ConfigDict, record: checksums.Record) -> int:
+  """Notes the config of a finished run that goes on with more epochs.
+
+  Args:
+    workdir: the directory, as ``open_run`` left it.
+    config: the run's config.
+    record: of its newest checkpoint.
+
+  Returns:
+    The epochs it had before; those of ``config`` where nothing changed.
+
+  Raises:
+    DjaxError: if the directory cannot be written.
+  """
+  before = config_lib.from_json(checksums.checked(workdir, record, checksums.CONFIG))
+  if before.train.epochs != config.train.epochs:
+    with _writable(workdir):
+      checksums.exchange_config(workdir, record, _json(config.to_dict()))
+  return before.train.epochs
 
 
 def note_environment(workdir: Path) -> None:
@@ -114,7 +145,11 @@ def write_json(path: Path, value: Any) -> None:
   Raises:
     OSError: if it cannot be written; the old file is still there.
   """
-  files.replace(path, (json.dumps(value, indent=2) + "\n").encode())
+  files.replace(path, _json(value))
+
+
+def _json(value: Any) -> bytes:
+  return (json.dumps(value, indent=2) + "\n").encode()
 
 
 class Metrics:
@@ -210,7 +245,11 @@ def _framed(data: bytes) -> bytes:
 
 
 def _check_same(
-  workdir: Path, config: ConfigDict, disguise: dict[str, Any], record: checksums.Record | None
+  workdir: Path,
+  config: ConfigDict,
+  disguise: dict[str, Any],
+  record: checksums.Record | None,
+  steps_per_epoch: int,
 ) -> None:
   """Refuses to go on with a run of another config, source or key, or a damaged one."""
   try:
@@ -225,12 +264,20 @@ def _check_same(
   now = dict(config_lib.leaves(config))
   # A field that came later was, in effect, at its usual value.
   before = {**dict(config_lib.leaves(base.get_config())), **dict(config_lib.leaves(old_config))}
-  changed = [
-    f"{name} was {before.get(name)!r}, now {now.get(name)!r}"
+  differ = [
+    name
     for name in sorted(before.keys() | now.keys())
     if before.get(name) != now.get(name) and name not in _FREE
   ]
-  if changed:
+  if differ == [_EPOCHS] and now[_EPOCHS] > before[_EPOCHS]:
+    if record is None or record.step != before[_EPOCHS] * steps_per_epoch:
+      raise ConfigError(
+        f"{workdir} holds a run of {before[_EPOCHS]} epochs that is not finished. Finish it with "
+        f"--config.{_EPOCHS}={before[_EPOCHS]}; then it may go on to {now[_EPOCHS]}."
+      )
+    differ = []
+  if differ:
+    changed = [f"{name} was {before.get(name)!r}, now {now.get(name)!r}" for name in differ]
     raise ConfigError(
       f"{workdir} holds a run of another config ({'; '.join(changed[:_SHOWN])}). Give another --workdir, or the old "
       "config."

@@ -19,6 +19,7 @@ class Stream(enum.IntEnum):
   EXAMINER_NOISE = 8  # of training records disguised once more
   OTHER_KEY_NOISE = 9  # of records under a key that the run was not trained with
   VAL_NOISE = 10  # and encodings
+  QUERY_NOISE = 11  # of images that the network of a run is asked about
 
 
 class StepStream(enum.IntEnum):

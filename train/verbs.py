@@ -5,11 +5,12 @@ So ``djax`` imports nothing from here, and a machine that only disguises needs n
 
 from djax.audit.scenario import Scenario
 from train import audited, config
+from train.ask import ask
 from train.bench_steps import cases as step_cases
 from train.bench_steps import measure as measure_step
 from train.examine import examine, figure, lines
 
-__all__ = ["examine", "figure", "lines", "measure_step", "scenario_of", "step_cases"]
+__all__ = ["ask", "examine", "figure", "lines", "measure_step", "scenario_of", "step_cases"]
 
 
 def scenario_of(name: str, **options) -> Scenario:

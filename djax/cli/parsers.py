@@ -183,7 +183,7 @@ def _add_query(verbs: Any) -> None:
     help="ask a network that was trained on disguised images",
     description="Classifies images with a network trained on disguised ones: here or, by request and answer, "
     "on a rented machine.",
-    usage="""%(prog)s IMAGES... --checkpoint RUN --key K    all at once, on this machine
+    usage="""%(prog)s IMAGES... --checkpoint RUN [--key K]    all at once, on this machine
        %(prog)s IMAGES... --data DIR --request REQ --key K    write a request
        %(prog)s --request REQ --answers FILE --key K    read the answer""",
   )
@@ -206,7 +206,11 @@ def _add_query(verbs: Any) -> None:
     help="with --request: a folder or .npz of images of known classes to plant, none of them trained on, so that "
     "invented answers show",
   )
-  _add_key(parser)
+  _add_key(
+    parser,
+    required=False,
+    words="the key file; a run on originals under an experiment's key needs none",
+  )
   _add_expect(parser)
   _add_json(parser)
 

@@ -6,10 +6,11 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from djax.cli import training
 from djax.cli.common import read_master, say, show
 from djax.cli.inspect import to_json, warn_of_standing
 from djax.disguised import manifest as manifest_lib
-from djax.errors import ConfigError, DataError
+from djax.errors import ConfigError
 from djax.keys import Master
 from djax.owner import canaries, query, restore, sealed_metadata
 
@@ -43,17 +44,28 @@ def run(args: argparse.Namespace) -> None:
     )
   if args.canaries and form is not _request:
     raise ConfigError("query: --canaries are planted in a request; give --data and --request.")
+  if form is _ask and not (Path(args.checkpoint).expanduser() / manifest_lib.FILE).exists():
+    _ask_owned(args)
+    return
+  if not args.key:
+    raise ConfigError("query: needs --key, with which the data set was disguised.")
   form(args, read_master(args))
+
+
+def _ask_owned(args: argparse.Namespace) -> None:
+  """Asks the network of a run on originals, under an experiment's key or the owner's."""
+  if args.expect:
+    raise ConfigError(
+      f"query: --expect names a manifest, {args.checkpoint} has none. Leave it out."
+    )
+  ask = training.verbs("query --checkpoint of a run on originals").ask
+  master = read_master(args) if args.key else None
+  _print_answers(args, ask(args.checkpoint, args.images, master, **_how(args)))
 
 
 def _ask(args: argparse.Namespace, master: Master) -> None:
   logging.getLogger("absl").setLevel(logging.CRITICAL)  # of the reader of checkpoints
   run = Path(args.checkpoint).expanduser()
-  if not (run / manifest_lib.FILE).exists():
-    raise DataError(
-      f"{run} must be a run on a disguised data set, with a copy of {manifest_lib.FILE}; it has none. "
-      "Train with --config.data.disguised_dir."
-    )
   manifest = restore.authenticated(run, master, expect=args.expect or "")
   images = query.read(args.images, manifest, **_how(args))
   answers = query.ask(images, run, manifest, master)

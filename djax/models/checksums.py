@@ -27,10 +27,12 @@ __all__ = [
   "Record",
   "beginning",
   "checked",
+  "exchange_config",
   "forget",
   "limit",
   "newest",
   "recorded",
+  "settle_config",
   "unchecked",
   "verify",
   "write",
@@ -43,6 +45,7 @@ CONFIG, DISGUISE, METRICS, NETWORK = (
   "metrics.jsonl",
   "network.safetensors",
 )
+_NEXT_CONFIG = "config.json.next"
 # Limits in bytes; those of a checkpoint follow from its network.
 LIMITS = {CONFIG: 1 << 20, DISGUISE: 1 << 20, "MANIFEST.json": 8 << 20, "MANIFEST.mac": 1 << 10}
 _METRICS_BYTES = 64 << 20
@@ -201,6 +204,41 @@ def write(workdir: Path, step: int) -> None:
   contents = {name: _digest(workdir, name) for name in sorted(names)}
   record = Record(step, contents, _digest(workdir, METRICS))
   files.replace(workdir / FOLDER / f"{step}.json", _text(record))
+
+
+def exchange_config(workdir: Path, record: Record, config: bytes) -> None:
+  """Gives a run another config. Whenever the process ends, ``settle_config`` makes file and record agree again.
+
+  Args:
+    workdir: the run directory.
+    record: of its newest checkpoint.
+    config: the new content of ``config.json``.
+
+  Raises:
+    OSError: if it cannot be written.
+  """
+  files.replace(workdir / _NEXT_CONFIG, config)
+  contents = {**record.files, CONFIG: _content(config)}
+  files.replace(workdir / FOLDER / f"{record.step}.json", _text(record._replace(files=contents)))
+  settle_config(workdir, newest(workdir))
+
+
+def settle_config(workdir: Path, record: Record | None) -> None:
+  """Ends an exchange of the config that was interrupted: the new one holds once it is recorded.
+
+  Args:
+    workdir: the run directory.
+    record: of its newest checkpoint.
+  """
+  path = workdir / _NEXT_CONFIG
+  if not os.path.lexists(path):
+    return
+  data = foreign.read(workdir, _NEXT_CONFIG, limit=LIMITS[CONFIG])
+  if record and record.files.get(CONFIG) == _content(data):
+    os.replace(path, workdir / CONFIG)
+  else:
+    path.unlink()
+  files.sync_folder(workdir)
 
 
 def forget(workdir: Path, step: int) -> None:

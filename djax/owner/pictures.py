@@ -4,6 +4,7 @@ import dataclasses
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -12,7 +13,7 @@ from djax.disguised.manifest import Manifest
 from djax.errors import ConfigError, DataError
 from djax.sources import checks, folder, image_files
 
-__all__ = ["Query", "read"]
+__all__ = ["Query", "read", "read_as"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -34,17 +35,28 @@ class Query:
 def read(
   paths: Sequence[str | os.PathLike],
   manifest: Manifest,
+  **reading: Any,
+) -> Query:
+  """Reads images that fit a disguised data set; the options are those of ``read_as``."""
+  return read_as(paths, tuple(manifest.spec["image_shape"]), manifest.source["dtype"], **reading)
+
+
+def read_as(
+  paths: Sequence[str | os.PathLike],
+  shape: tuple[int, ...],
+  dtype: str,
   *,
   image_size: int = 0,
   scale: int = 0,
   background: str = "",
 ) -> Query:
-  """Reads images that fit a disguised data set.
+  """Reads images that fit a data set.
 
   Args:
     paths: PNG and JPEG files, folders of them, ``.npy`` files of ``[N, H, W]`` or ``[N, H, W, C]``, and ``.npz`` files
       with such an array, named ``images`` or the only one. Grey files are taken where the data set has colours.
-    manifest: of the data set.
+    shape: ``(H, W, C)`` of the images of the data set.
+    dtype: of its originals, uint8 or float32.
     image_size: side in pixels to which image files are resized; 0 leaves them as they are.
     scale: the value of white, 1 or 255; 0: 255, and images whose values are nearly all at most 1 are refused.
     background: the colour behind transparency in image files; empty: such files are refused.
@@ -53,7 +65,7 @@ def read(
     ConfigError: for an ``image_size`` other than the data set's.
     DataError: for images that are missing, damaged or do not fit, or none.
   """
-  height, width, _ = shape = tuple(manifest.spec["image_shape"])
+  height, width, _ = shape
   if image_size and (image_size, image_size) != (height, width):
     raise ConfigError(
       f"image_size must give images of {height}x{width} pixels as in the data set, got {image_size}."
@@ -62,7 +74,7 @@ def read(
   names: list[str] = []
   for path in (Path(path).expanduser() for path in paths):
     if path.suffix.lower() in (".npy", ".npz"):
-      array = _array(path, shape, manifest.source["dtype"], scale)
+      array = _array(path, shape, dtype, scale)
       images.append(array)
       names += [f"{path}[{index}]" for index in range(len(array))]
       continue
@@ -71,7 +83,7 @@ def read(
       names.append(str(file))
   if not names:
     raise DataError(f"there must be at least one image, got none in {', '.join(map(str, paths))}.")
-  return Query(np.concatenate(images).astype(manifest.source["dtype"]), tuple(names))
+  return Query(np.concatenate(images).astype(dtype), tuple(names))
 
 
 def _listed(path: Path) -> list[Path]:

@@ -28,7 +28,18 @@ from djax.owner import disguiser, export, record_noise, restore, sealed_metadata
 from djax.owner.disguiser import Disguiser
 from djax.owner.pictures import Query, read
 
-__all__ = ["Answer", "Answers", "Query", "answers", "ask", "disguised", "named", "read", "request"]
+__all__ = [
+  "Answer",
+  "Answers",
+  "Query",
+  "answered",
+  "answers",
+  "ask",
+  "disguised",
+  "named",
+  "read",
+  "request",
+]
 
 SPLIT = manifest_lib.REQUEST_SPLIT
 _CHUNK = 256
@@ -315,8 +326,19 @@ def named(
   by_class = np.asarray(probabilities)
   if manifest.labels == "permuted":
     by_class = by_class[:, record_noise.of(manifest, master).labels(manifest.classes)]
+  return answered(by_class, names, classes)
+
+
+def answered(probabilities: np.ndarray, names: Sequence[str], classes: tuple[str, ...]) -> Answers:
+  """Turns probabilities by class into answers.
+
+  Args:
+    probabilities: ``[N, K]``.
+    names: of the images.
+    classes: names of the ``K`` classes.
+  """
   rows = tuple(
     Answer(name, classes[row.argmax()], float(row.max()), tuple(map(float, row)))
-    for name, row in zip(names, by_class, strict=True)
+    for name, row in zip(names, probabilities, strict=True)
   )
   return Answers(classes, rows)

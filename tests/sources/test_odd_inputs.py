@@ -404,7 +404,7 @@ def test_patterns_that_cannot_be(tmp_path, pattern, error, message):
     sources.open(source, "train", group_by=pattern)
   assert "\n" not in str(caught.value)
   assert main(["check", "--source", source, "--group-by", pattern]) == caught.value.exit_code
-  with pytest.raises(ConfigError, match="group_by is for folders of images only"):
+  with pytest.raises(ConfigError, match=r"group_by=.* is for folders of images only"):
     sources.open("digits", "train", group_by=PATTERN)
 
 
@@ -418,7 +418,12 @@ def test_splits_that_share_a_patient_are_refused(tmp_path):
 
 def test_an_audit_pairs_each_original_with_its_own_disguise(tmp_path):
   source = patients(tmp_path / "set", count=60)
-  export.disguise(Request(source, SCHEME, group_by=PATTERN), tmp_path / "out", MASTER, workers=1)
+  export.disguise(
+    Request(source, SCHEME, reading=sources.Reading(group_by=PATTERN)),
+    tmp_path / "out",
+    MASTER,
+    workers=1,
+  )
 
   def paired(**options):
     return exported.from_directory(

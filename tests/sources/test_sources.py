@@ -409,7 +409,7 @@ def test_folder_one_damaged_image_stops_the_others(folder, monkeypatch):
   assert len(sources.load(str(folder), "train").labels) == 14
   path = folder / "cat" / "00.png"
   path.write_bytes(path.read_bytes()[:-30])
-  decode, seen = sources.folder.decode, []
+  decode, seen = sources.folder.image_files.decode, []
 
   def slow(path, *options):
     seen.append(path)
@@ -417,7 +417,7 @@ def test_folder_one_damaged_image_stops_the_others(folder, monkeypatch):
     time.sleep(0.1)
     return image
 
-  monkeypatch.setattr(sources.folder, "decode", slow)
+  monkeypatch.setattr(sources.folder.image_files, "decode", slow)
   monkeypatch.setattr(os, "cpu_count", lambda: 1)
   refused("00.png: damaged image", folder)
   assert 1 <= len(seen) <= 4

@@ -290,8 +290,10 @@ def test_npz_parts_are_read_forwards_only(tmp_path, monkeypatch):
 
 
 def test_folder_decodes_only_what_is_asked_for(tmp_path, monkeypatch):
-  decode, seen = sources.folder.decode, []
-  monkeypatch.setattr(sources.folder, "decode", lambda *args: seen.append(args[0]) or decode(*args))
+  decode, seen = sources.folder.image_files.decode, []
+  monkeypatch.setattr(
+    sources.folder.image_files, "decode", lambda *args: seen.append(args[0]) or decode(*args)
+  )
   with sources.open(make_folder(tmp_path), "train[2:]") as records:
     assert seen == []
     records.read(3, 8)

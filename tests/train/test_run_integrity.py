@@ -204,7 +204,7 @@ def fresh_state(data):
 def resumed(place, run):
   """Does what ``fit`` does before it writes anything to a run that is there."""
   facts = json.loads((place / "run" / "disguise.json").read_text())
-  record = run_dir.open_run(run, small(place / "data"), facts)
+  record = run_dir.open_run(run, small(place / "data"), facts, steps_per_epoch=4)
   return state_lib.restore(run, record, fresh_state(place / "data"))
 
 

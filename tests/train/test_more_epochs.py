@@ -1,0 +1,97 @@
+"""A finished run goes on with more epochs."""
+
+import json
+import os
+
+import pytest
+from helpers.training import assert_same_state, interrupt, params, tiny
+
+import train
+from djax.errors import ConfigError
+from djax.models import checksums
+from train import loop
+from train.data import input_pipeline
+
+CONSTANT = "optimizer.schedule=constant"
+
+
+def test_a_finished_run_goes_on_as_one_that_is_longer(tmp_path, capsys):
+  train.run(tiny(CONSTANT), tmp_path / "run")
+  assert json.loads((tmp_path / "run" / "result.json").read_text())["steps"] == 8
+  result = train.run(tiny(CONSTANT, "train.epochs=4"), tmp_path / "run")
+  assert "going on from epoch 2 to 4\n" in capsys.readouterr().err
+  whole = train.run(tiny(CONSTANT, "train.epochs=4"), tmp_path / "whole")
+  assert_same_state(params(tmp_path / "run"), params(tmp_path / "whole"))
+  timeless = {"seconds", "steps_per_second"}
+  assert {k: v for k, v in result.items() if k not in timeless} == {
+    k: v for k, v in whole.items() if k not in timeless
+  }
+  for name in ("config.json", "disguise.json", "metrics.jsonl"):
+    assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+  # And the same command again only gives the result.
+  again = train.run(tiny(CONSTANT, "train.epochs=4"), tmp_path / "run")
+  assert again["test_accuracy"] == result["test_accuracy"]
+  assert "going on" not in capsys.readouterr().err
+
+
+def test_it_says_where_the_result_is_not_that_of_one_run(tmp_path, capsys):
+  train.run(tiny(), tmp_path / "run")
+  assert train.run(tiny("train.epochs=3"), tmp_path / "run")["steps"] == 12
+  said = capsys.readouterr().err
+  assert "going on from epoch 2 to 3, at the learning rate that so long a run has there" in said
+
+
+@pytest.mark.parametrize(
+  ("overrides", "message"),
+  [
+    (["train.epochs=1"], "train.epochs was 2, now 1"),
+    (["train.epochs=4", "model.width=3"], "model.width was 2, now 3; train.epochs was 2, now 4"),
+    (["train.epochs=4", "seed=1"], "seed was 0, now 1"),
+  ],
+)
+def test_anything_else_is_another_run(tmp_path, overrides, message):
+  train.run(tiny(), tmp_path / "run")
+  before = {path: path.read_bytes() for path in (tmp_path / "run").glob("*.*")}
+  with pytest.raises(ConfigError) as caught:
+    train.run(tiny(*overrides), tmp_path / "run")
+  assert "holds a run of another config" in str(caught.value) and message in str(caught.value)
+  assert before == {path: path.read_bytes() for path in (tmp_path / "run").glob("*.*")}
+
+
+def test_an_unfinished_run_is_finished_first(tmp_path):
+  with pytest.MonkeyPatch.context() as patch:
+    interrupt(patch, input_pipeline.Pipeline, "training")
+    config = tiny("train.epochs=9", "train.checkpoint_every_steps=1")
+    with pytest.raises(loop.Stopped):
+      train.run(config, tmp_path / "run")
+  longer = tiny("train.epochs=10", "train.checkpoint_every_steps=1")
+  with pytest.raises(
+    ConfigError, match=r"is not finished\. Finish it with --config.train.epochs=9"
+  ):
+    train.run(longer, tmp_path / "run")
+  train.run(config, tmp_path / "run")
+  assert train.run(longer, tmp_path / "run")["steps"] == 40
+
+
+@pytest.mark.parametrize("moment", ["before the record", "before the file"])
+def test_an_interrupted_exchange_is_settled(tmp_path, monkeypatch, moment):
+  """Whenever the process ends while the config is exchanged, either run can be asked for again."""
+  train.run(tiny(CONSTANT), tmp_path / "run")
+  real = os.replace
+
+  def ends(source, target):
+    name = os.path.basename(os.fspath(target))
+    if name == {"before the record": "8.json", "before the file": "config.json"}[moment]:
+      raise KeyboardInterrupt
+    real(source, target)
+
+  monkeypatch.setattr(os, "replace", ends)
+  with pytest.raises(KeyboardInterrupt):
+    train.run(tiny(CONSTANT, "train.epochs=3"), tmp_path / "run")
+  monkeypatch.undo()
+  if moment == "before the record":
+    assert train.run(tiny(CONSTANT), tmp_path / "run")["steps"] == 8
+  assert train.run(tiny(CONSTANT, "train.epochs=3"), tmp_path / "run")["steps"] == 12
+  assert not (tmp_path / "run" / "config.json.next").exists()
+  record = checksums.newest(tmp_path / "run")
+  checksums.checked(tmp_path / "run", record, "config.json")
