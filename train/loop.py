@@ -139,6 +139,7 @@ def _fit(
   state, seconds, best = state_lib.restore(workdir, record, state)
   state_lib.remove_unfinished(workdir)
   run_dir.note_environment(workdir)
+  terminal.say(f"run directory: {workdir}")
   if not config.disguise.acknowledge and (known := audit.lookup(inputs.spec)):
     terminal.say(f"warning: {known}")
   _preview(workdir, inputs, test)

@@ -3,7 +3,6 @@
 import contextlib
 import logging
 import signal
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -11,7 +10,7 @@ from rich.progress import MofNCompleteColumn
 
 from djax.cli import boundary
 from djax.io import progress as bars
-from djax.io.escape import for_terminal
+from djax.io import talk
 
 __all__ = ["guarded", "progress", "say", "signals"]
 
@@ -70,4 +69,4 @@ def progress(total: int, done: int, label: str) -> Iterator[Callable[[int], None
 
 def say(text: str) -> None:
   """Prints a line to stderr, escaped: parts of it may come from untrusted files. stdout is for results."""
-  print(for_terminal(text), file=sys.stderr, flush=True)
+  talk.line(text)

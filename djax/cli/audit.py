@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,13 +15,12 @@ from djax.cli import training
 from djax.cli.common import say
 from djax.cli.owner import scheme_of
 from djax.errors import ConfigError
-from djax.io import escape, files
+from djax.io import escape, files, progress
 from djax.keys import keyfile
 from djax.owner import restore
 
 __all__ = ["run"]
 
-_SECONDS_OF_A_LINE = 10
 # The first of these flags that is given selects the mode.
 _MODES = {
   "run_dir": "--run",
@@ -84,9 +82,9 @@ def run(args: argparse.Namespace) -> None:
   mode = _mode(args)
   args = argparse.Namespace(**{**_DEFAULTS, **vars(args)})
   if mode == "--write-table":
-    build_known_breaks.write(
-      Path(args.write_table).expanduser(), data_dir=args.data_dir, progress=_progress()
-    )
+    path = Path(args.write_table).expanduser()
+    with progress.staged(say) as tell:
+      build_known_breaks.write(path, data_dir=args.data_dir, progress=tell)
     return
   if not args.out:
     raise ConfigError("audit: needs --out, the directory to write.")
@@ -98,8 +96,8 @@ def run(args: argparse.Namespace) -> None:
     _sweep(args, attacks)
     return
   out = restore.check_new(args.out, Path(args.data).expanduser() if args.data else None)
-  progress = _progress()
-  outcome = runner.audit(_setting(args, progress), attacks, seed=args.seed, progress=progress)
+  with progress.staged(say) as tell:
+    outcome = runner.audit(_setting(args, tell), attacks, seed=args.seed, progress=tell)
   with files.new_folder(out) as temporary:
     report.write(temporary, outcome)
   _show(args, outcome.facts, _lines(outcome, out))
@@ -158,7 +156,8 @@ def _sweep(args: argparse.Namespace, attacks: Sequence[Any]) -> None:
   )
   out = Path(args.out).expanduser()
   try:
-    facts = sweep.run(plan, out, ATTACKS, progress=_progress())
+    with progress.staged(say) as tell:
+      facts = sweep.run(plan, out, ATTACKS, progress=tell)
   except KeyboardInterrupt:
     raise KeyboardInterrupt("interrupted. Re-run the command to resume.") from None
   _show(args, facts, sweep.lines(facts, out))
@@ -168,7 +167,8 @@ def _model(args: argparse.Namespace) -> None:
   """Attacks the model of a run directory: writes ``examination.json`` and ``membership.svg``, prints a summary."""
   out = restore.check_new(args.out, None)
   examine = training.verbs("audit --run")
-  facts = examine.examine(args.run_dir, seed=args.seed, progress=_progress())
+  with progress.staged(say) as tell:
+    facts = examine.examine(args.run_dir, seed=args.seed, progress=tell)
   with files.new_folder(out) as temporary:
     for name, text in (
       ("examination.json", json.dumps(facts) + "\n"),
@@ -179,7 +179,7 @@ def _model(args: argparse.Namespace) -> None:
   _show(args, facts, [*examine.lines(facts), f"wrote {out}"])
 
 
-def _setting(args: argparse.Namespace, progress: Callable[[float, str], None]) -> Scenario:
+def _setting(args: argparse.Namespace, tell: Callable[[float, str], None]) -> Scenario:
   """Makes what is attacked of one of its three forms."""
   options: dict[str, Any] = {
     "seed": args.seed,
@@ -187,7 +187,7 @@ def _setting(args: argparse.Namespace, progress: Callable[[float, str], None]) -
     "data_dir": args.data_dir,
     "image_size": args.image_size,
     "scale": args.scale,
-    "progress": progress,
+    "progress": tell,
   }
   if args.source:
     disguise = scheme_of(args)
@@ -236,19 +236,3 @@ def _lines(outcome: Outcome, out: Path) -> list[str]:
     lines.append(f"level {number}: {level['verdict'] or verdicts.UNTRIED}. {level['words']}")
   lines += [f"warning: {warning}" for warning in facts["setting"]["warnings"]]
   return [*lines, f"report       {out / report.PAGE}"]
-
-
-def _progress() -> Callable[[float, str], None]:
-  """Returns a function that says now and then how far the work is."""
-  start = spoken = time.monotonic()
-  stage = ""
-
-  def report_progress(fraction: float, word: str) -> None:
-    nonlocal spoken, stage
-    now = time.monotonic()
-    name = word.partition(":")[0]
-    if name != stage or now - spoken >= _SECONDS_OF_A_LINE:
-      spoken, stage = now, name
-      say(f"{now - start:5.0f} s  {word}, {fraction:.0%}")
-
-  return report_progress

@@ -2,11 +2,10 @@
 
 import argparse
 import math
-import sys
 from collections.abc import Iterable
 from typing import Any
 
-from djax.io import escape
+from djax.io import escape, talk
 from djax.keys import Master, keyfile
 
 __all__ = ["bits", "bits_line", "read_master", "say", "show"]
@@ -42,7 +41,7 @@ def say(line: str) -> None:
   Args:
     line: what to say; names and warnings in it may come from outside.
   """
-  print(f"djax: {escape.for_terminal(line)}", file=sys.stderr)
+  talk.line(line, name="djax")
 
 
 def show(lines: Iterable[str]) -> None:
