@@ -197,7 +197,7 @@ def _help(name: str, values: Mapping[str, Any], config_lib: Any) -> str:
   return "\n".join(lines)
 
 
-def _summary(result: dict, workdir: Path, twin: str | None) -> str:
+def _summary(result: dict, workdir: Path, twin: str | None = None) -> str:
   fingerprint = result["key_fingerprint"]
   chance = 1 / result["classes"]
   lines = []

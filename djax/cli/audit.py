@@ -2,6 +2,9 @@
 
 import argparse
 import json
+import shutil
+import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +24,8 @@ from djax.owner import restore
 
 __all__ = ["run"]
 
+# The columns of the table.
+_WIDE = 76
 # The first of these flags that is given selects the mode.
 _MODES = {
   "run_dir": "--run",
@@ -216,23 +221,41 @@ def _numbers(flag: str, text: str, kind: Callable[[str], Any]) -> tuple[Any, ...
 
 
 def _lines(outcome: Outcome, out: Path) -> list[str]:
-  """Returns verdicts and table for the terminal."""
+  """Returns verdicts and table for the terminal; each attack takes two lines where it is narrow."""
   facts = outcome.facts
-  lines = [
-    f"{'attack':12} {'level':>5} {'pairs':>5} {'SSIM':>6} {'PSNR':>6} {'examiner':>8} {'s':>6}  verdict"
-  ]
+  columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
+  wide = not 0 < columns < _WIDE
+  lines = []
+  if wide:
+    lines += [f"{'examiner':>42}", f"{'above':>42}"]
+    lines.append(
+      f"{'attack':11} {'level':>5} {'pairs':>5} {'SSIM':>5} {'PSNR':>5} {'chance':>6} {'s':>5}  verdict"
+    )
   for row in facts["attacks"]:
     for result in row["runs"]:
       scores = result["scores"]
+      ssim, psnr = scores["ssim"]["median"], scores["psnr"]["median"]
+      above, seconds, verdict = scores["above_chance"], result["seconds"], result["verdict"]
       pairs = "" if result["pairs"] is None else result["pairs"]
-      lines.append(
-        f"{row['name']:12} {row['level']:5} {pairs:>5} {scores['ssim']['median']:6.3f} "
-        f"{scores['psnr']['median']:6.1f} {scores['above_chance']:8.0%} {result['seconds']:6.1f}  {result['verdict']}"
-      )
+      if wide:
+        lines.append(
+          f"{row['name']:11} {row['level']:5} {pairs:>5} {ssim:5.2f} {psnr:5.1f} {above:6.2f} {seconds:5.1f}  {verdict}"
+        )
+      else:
+        with_pairs = f", {pairs} pairs" if pairs else ""
+        lines += [
+          f"{row['name']} (level {row['level']}{with_pairs}): {verdict}",
+          f"  SSIM {ssim:.2f}, PSNR {psnr:.1f}, examiner above chance {above:.2f}, {seconds:.1f} s",
+        ]
     if row["status"] != "ran":
-      lines.append(f"{row['name']:12} {row['level']:5} {row['status']}: {row['reason']}")
+      level = f"{row['level']:5}" if wide else f"(level {row['level']})"
+      lines.append(f"{row['name']:{11 * wide}} {level} {row['status']}: {row['reason']}")
   lines.append("")
-  for number, level in facts["levels"].items():
-    lines.append(f"level {number}: {level['verdict'] or verdicts.UNTRIED}. {level['words']}")
-  lines += [f"warning: {warning}" for warning in facts["setting"]["warnings"]]
+  words = [
+    f"level {number}: {level['verdict'] or verdicts.UNTRIED}. {level['words']}"
+    for number, level in facts["levels"].items()
+  ]
+  words += [f"warning: {warning}" for warning in facts["setting"]["warnings"]]
+  for line in words:
+    lines += textwrap.wrap(line, columns, subsequent_indent="  ") if columns else [line]
   return [*lines, f"report       {out / report.PAGE}"]

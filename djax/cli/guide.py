@@ -163,7 +163,8 @@ def text(program: str, guide: Guide) -> str:
     # A flag and its value stay together.
     joined = re.sub(r"(--[\w-]+) (?!-)", "\\1\xa0", arguments)
     command = " \\\n".join(wrapper.wrap(f"{program} {joined}")).replace("\xa0", " ")
-    lines += [f"  {words}", command]
+    lines += textwrap.wrap(words, width(), initial_indent="  ", subsequent_indent="  ")
+    lines.append(command)
   codes = sorted({0, 1, 2, 130, *guide.codes})
   listed = ", ".join(f"{code} {CODES[code]}" for code in codes)
   return "\n".join([*lines, "", *textwrap.wrap(f"exit codes: {listed}", width()), ""])

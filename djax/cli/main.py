@@ -22,6 +22,7 @@ from djax.keys import keyfile
 __all__ = ["main"]
 
 _DESCRIPTION = "Keys, and data sets: checked, disguised, verified, restored, queried, attacked."
+_SHORT = 8
 _VERBS = ("keygen", "show", "selftest", "doctor", "prepare", *parsers.VERBS)
 
 
@@ -167,6 +168,11 @@ def _keygen(args: argparse.Namespace) -> None:
   passphrase = None
   if not args.no_passphrase:
     passphrase = keyfile.find_passphrase(args.passphrase_file, new=True)()
+    if len(passphrase) < _SHORT:
+      say(
+        f"warning: the passphrase is shorter than {_SHORT} characters: whoever gets the file can try all of its kind; "
+        "better a few words"
+      )
   master = keys.generate()
   keyfile.write(args.out, master, passphrase=passphrase)
   how = "without a passphrase" if passphrase is None else "protected by the passphrase"

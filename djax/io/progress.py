@@ -66,8 +66,9 @@ def bar(
       if "description" in changes:
         changes["description"] = escape.for_terminal(changes["description"])
       if changes.get("completed", float("inf")) < progress.tasks[0].completed:
-        progress.reset(number)
-      progress.update(number, **changes)
+        progress.reset(number, **changes)
+      else:
+        progress.update(number, **changes)
 
     yield update
 
@@ -84,7 +85,10 @@ def counted(
     say: prints a line, where there is no bar.
   """
   start = spoken = time.monotonic()
-  columns = (TaskProgressColumn(), TextColumn("{task.fields[rate]}", markup=False))
+  rate_column = TextColumn(
+    "{task.fields[rate]}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis")
+  )
+  columns = (TaskProgressColumn(), rate_column)
   with bar(label, *columns, rate="") as update:
 
     def show_state(done: float, total: float) -> None:
