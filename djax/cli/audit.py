@@ -62,6 +62,7 @@ _USED: dict[str, tuple[str, ...]] = {
   "seed": (*_IMAGES, "--run"),
   "out": (*_IMAGES, "--run"),
   "json": (*_IMAGES, "--run"),
+  "quiet": (*_IMAGES, "--run", "--write-table"),
 }
 _ONE_SIZE = ("block_size", "--sweep")
 _DEFAULTS: dict[str, Any] = {

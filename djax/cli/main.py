@@ -154,7 +154,8 @@ def _parser(asked: str) -> argparse.ArgumentParser:
     "doctor",
     help="look whether djax can work on this machine",
     description="Looks at versions, devices, data sets, free space and threads, and says what to do about what is "
-    "wrong. Ends with 0 if djax can work here, with 1 if not.",
+    "wrong. Ends with 0 if djax can work here, with 1 if not. Whether a notebook's kernel must be restarted only that "
+    "kernel knows; in it run: from djax.cli.main import main; main(['doctor'])",
   )
   doctor.add_argument("--key", metavar="K", help="a key file to look at as well; not opened")
   doctor.add_argument("--data-dir", metavar="D", default="", help="where prepared data sets live")
@@ -238,9 +239,7 @@ def _prepare(args: argparse.Namespace) -> None:
 
 
 def _doctor(args: argparse.Namespace) -> int:
-  from djax.cli import (
-    doctor,
-  )  # it loads JSON of data sets, threads and subprocesses, which no other verb needs
+  from djax.cli import doctor  # show need not wait for subprocess and tempfile
 
   return doctor.run(args)
 

@@ -156,6 +156,7 @@ def test_json_is_the_result_as_it_is(trained, capsys):
   assert json.loads(captured.out) == RESULT and captured.err == ""
 
 
+@pytest.mark.slow
 def test_the_directory_is_named_once_a_run_in_it_has_begun(tmp_path, capsys, monkeypatch):
   config = tiny("train.epochs=1")
   flags = [f"--config.{name}={value}" for name, value in config_lib.leaves(config)]
