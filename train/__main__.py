@@ -1,20 +1,61 @@
-"""``python -m train``: flags to config to run. ``--help`` lists every field with its value."""
+"""``python -m train``: flags to config to run. ``--help`` lists every field with its value and its meaning."""
 
 import argparse
 import json
+import shlex
 import sys
+import textwrap
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import train
-from djax.cli import program
+from djax.cli import guide, program
 from djax.errors import ConfigError, nearest
-from djax.io import escape
+from djax.io import escape, talk
 from train import terminal
 
 _NEAR_CHANCE = 0.05
-_FLAGS = ("--config", "--workdir", "--key", "--passphrase-file", "--json", "--help")
+# What each flag takes, and what it is for.
+_FLAGS = {
+  "--config": (
+    "NAME_OR_FILE",
+    "a shipped config or a Python file with get_config() (default digits_rmt)",
+  ),
+  "--workdir": (
+    "DIR",
+    "run directory; a run that is there is resumed (default runs/<time>_<config>)",
+  ),
+  "--key": (
+    "FILE",
+    "the owner's key file; without it the public key of disguise.experiment_seed; none for data.disguised_dir",
+  ),
+  "--passphrase-file": (
+    "FILE",
+    "where the key's passphrase stands; else DJAX_PASSPHRASE, else a prompt",
+  ),
+  "--json": ("", "print result.json instead of a summary"),
+  "--quiet": ("", "print errors and the result alone: no progress, no warning"),
+  "--debug": ("", "end in a traceback where an error is none that djax knows"),
+  "--help": ("", "show this page, with the fields of --config"),
+}
+_GUIDE = guide.Guide(
+  (
+    ("the embedded digits", "--workdir=runs/digits"),
+    (
+      "what disguise wrote, on a rented machine",
+      "--config=outsourced --config.data.disguised_dir=disguised --workdir=run",
+    ),
+    (
+      "your images and your key, on your own machine",
+      "--config=digits_rmt --key=owner.djaxkey --config.data.source=./photos --config.data.image_size=32",
+    ),
+  ),
+  (3, 4, 5, 143),
+)
+# Of these groups, fields differ between a run and its plain twin.
+_TWIN = ("disguise.scheme", "model.", "augment.")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -34,11 +75,15 @@ def _main(argv: list[str]) -> int:
   # It loads JAX for seconds; a run that is interrupted meanwhile still ends in one line.
   from train import config as config_lib
 
-  flags, assignments = _parse(argv)
+  flags, assignments, strays = _parse(argv)
   config = config_lib.load(flags.config)
+  if strays:
+    name = strays[0].partition("=")[0]
+    hint = _near(name, config_lib.nearest_field(name.lstrip("-"), dict(config_lib.leaves(config))))
+    raise ConfigError(f"unknown argument {strays[0]!r}.{hint} See --help.")
   config_lib.override(config, assignments)
   if flags.help:
-    print(_help(flags.config, config_lib.leaves(config)))
+    print(_help(flags.config, dict(config_lib.leaves(config)), config_lib))
     return 0
   config_lib.check(config)
   master = None
@@ -58,10 +103,21 @@ def _main(argv: list[str]) -> int:
     master = keyfile.read(flags.key, passphrase=keyfile.find_passphrase(flags.passphrase_file))
   stem = Path(flags.config).stem
   workdir = Path(flags.workdir or f"runs/{time.strftime('%Y%m%d-%H%M%S')}_{stem}")
-  print(f"run directory: {escape.for_terminal(str(workdir))}", file=sys.stderr)
-
-  result = train.run(config, workdir, master=master)
-  print(json.dumps(result, indent=2) if flags.json else _summary(result, workdir))
+  with talk.quiet(flags.quiet):
+    result = train.run(config, workdir, master=master)
+  if flags.json:
+    print(json.dumps(result, indent=2))
+    return 0
+  twin = None
+  if result["plain_accuracy"] is not None and config.model.name != config_lib.AUTO:
+    plain = dict(config_lib.leaves(config_lib.twin(config)))
+    changed = {
+      name: plain[name]
+      for name, value in config_lib.leaves(config)
+      if name.startswith(_TWIN) and plain[name] != value
+    }
+    twin = _command(flags.config, assignments, changed)
+  print(_summary(result, workdir, twin))
   return 0
 
 
@@ -69,8 +125,15 @@ def _program() -> str:
   return program.name("train", "djax-train")
 
 
-def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
-  """Splits the arguments into flags and ``group.name=value`` assignments."""
+def _command(name: str, assignments: Sequence[str], changed: Mapping[str, Any]) -> str:
+  """Returns the command that trains a config with some fields changed."""
+  fields = [*assignments, *(f"{name}={value}" for name, value in changed.items())]
+  words = [f"--config={name}", *(f"--config.{field}" for field in fields)]
+  return f"{_program()} {shlex.join(words)}"
+
+
+def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[str], list[str]]:
+  """Splits the arguments into flags, ``group.name=value`` assignments, and those that are neither."""
   assignments, rest = [], []
   words = iter(argv)
   for word in words:
@@ -87,37 +150,54 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
   parser.add_argument("--key", default="")
   parser.add_argument("--passphrase-file", default=None)
   parser.add_argument("--json", action="store_true")
+  parser.add_argument("--quiet", action="store_true")
   parser.add_argument("-h", "--help", action="store_true")
   try:
     flags, stray = parser.parse_known_args(rest)
   except argparse.ArgumentError as error:
     raise ConfigError(f"{error}. See --help.") from None
-  if stray:
-    raise ConfigError(
-      f"unknown argument {stray[0]!r}.{nearest(stray[0].partition('=')[0], _FLAGS)} See --help."
-    )
-  return flags, assignments
+  return flags, assignments, stray
 
 
-def _help(name: str, leaves) -> str:
-  usage = f"usage: {_program()}"
+def _near(name: str, field: str) -> str:
+  """Suggests a flag, or a field of the config whose last part was given."""
+  given = name.lstrip("-").replace("-", "_")
+  if field.endswith(f".{given}'?"):
+    return field.replace("'config", "'--config")
+  return nearest(name, _FLAGS) or (
+    field.replace("'config", "'--config") if name[:2] == "--" else ""
+  )
+
+
+def _help(name: str, values: Mapping[str, Any], config_lib: Any) -> str:
+  width = guide.width()
+
+  def described(words: str, indent: int) -> list[str]:
+    return textwrap.wrap(words, width, initial_indent=" " * indent, subsequent_indent=" " * indent)
+
   lines = [
-    f"{usage} [--config=NAME_OR_FILE] [--workdir=DIR] [--config.FIELD=VALUE ...]",
-    f"{' ' * len(usage)} [--key=FILE [--passphrase-file=FILE]] [--json]",
+    f"usage: {_program()} [--config=NAME_OR_FILE] [FLAG ...] [--config.FIELD=VALUE ...]",
     "",
-    "  --config           a shipped config or a Python file with get_config()",
-    "  --workdir          run directory; a run that is there is resumed (default runs/<time>_<config>)",
-    "  --key              the owner's key file; without it the public key of disguise.experiment_seed;",
-    "                     none for data.disguised_dir",
-    "  --passphrase-file  where the key's passphrase stands; else DJAX_PASSPHRASE, else a prompt",
-    "  --json             print result.json instead of a summary",
+    *described("Trains a network on disguised images, and tests it.", 0),
     "",
-    f"fields of {name}:",
+    "flags:",
   ]
-  return "\n".join([*lines, *(f"  --config.{field}={value!r}" for field, value in leaves)])
+  for flag, (value, words) in _FLAGS.items():
+    lines += [f"  {flag}{'=' * bool(value)}{value}", *described(words, 6)]
+  lines += ["", "shipped configs:"]
+  for shipped in config_lib.shipped():
+    lines += [f"  {shipped}", *described(config_lib.about(shipped), 6)]
+  lines += ["", guide.text(_program(), _GUIDE), f"fields of {name}:"]
+  known = config_lib.fields()
+  for field, value in values.items():
+    words = known[field].meaning if field in known else "no such field: it is refused"
+    if choices := config_lib.choices(field):
+      words += f"; one of {', '.join(choices)}"
+    lines += [f"  --config.{field}={value!r}", *described(words, 6)]
+  return "\n".join(lines)
 
 
-def _summary(result: dict, workdir: Path) -> str:
+def _summary(result: dict, workdir: Path, twin: str | None = None) -> str:
   fingerprint = result["key_fingerprint"]
   chance = 1 / result["classes"]
   lines = []
@@ -136,12 +216,14 @@ def _summary(result: dict, workdir: Path) -> str:
         f"under another key        {result['other_key_accuracy']:.2%} (chance {chance:.0%})"
       )
     if result["plain_accuracy"] is None:
-      lines.append("plain accuracy           not measured: it needs originals, and here are none")
+      lines.append("network on plain images  not measured: it needs originals, and here are none")
     else:
       lines.append(
-        f"plain accuracy           {result['plain_accuracy']:.2%} (the same network misused on plain images; "
-        f"chance {chance:.0%})"
+        f"network on plain images  {result['plain_accuracy']:.2%} (chance {chance:.0%}): misuse, by somebody who takes "
+        "the network and has no key"
       )
+    if twin:
+      lines.append(f"plain twin               the same network on originals, to compare: {twin}")
     lines.append(f"key                      {fingerprint}")
     if fingerprint.startswith("experiment"):
       lines.append("                         EXPERIMENT: made from a public seed, protects nothing")

@@ -7,13 +7,14 @@ probability for each label id; what the ids mean only the owner knows.
 import argparse
 import json
 import sys
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
 
-from djax.cli import program
+from djax.cli import guide, program
 from djax.disguised import directory, manifest, quantise
 from djax.errors import ConfigError, DataError, KeyMismatchError
 from djax.io import files
@@ -22,6 +23,12 @@ from train import terminal
 
 __all__ = ["answer", "main"]
 
+_PROGRAM = "python -m train.answer"
+_DESCRIPTION = (
+  "The cloud's side of a question: a trained network classifies a request that python -m djax query wrote. The answer "
+  "gives a probability for each label id; what the ids mean only the owner knows."
+)
+_GUIDE = guide.Guide((("answer a request", "run ask --out answers.json"),), (3, 4, 5))
 _BATCH = 256
 _BATCH_BYTES = 64 << 20  # of images as stored
 
@@ -46,7 +53,13 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _main(argv: list[str]) -> int:
-  parser = _Parser(prog="python -m train.answer", description=__doc__, allow_abbrev=False)
+  parser = _Parser(
+    prog=_PROGRAM,
+    description=textwrap.fill(_DESCRIPTION, guide.width()),
+    epilog=guide.text(_PROGRAM, _GUIDE),
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+    allow_abbrev=False,
+  )
   parser.add_argument("run", metavar="RUN", help="run directory of python -m train")
   parser.add_argument("request", metavar="REQUEST", help="directory of python -m djax query")
   parser.add_argument("--out", required=True, metavar="FILE", help="JSON file to write")

@@ -8,7 +8,7 @@ import importlib.util
 import math
 import pkgutil
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 
 import configs
 from configs import base
+from configs.base import fields
 from djax import models, schemes
 from djax.errors import ConfigError, DataError, nearest
 from djax.models import run_files
@@ -25,14 +26,18 @@ from djax.sources import Images, Reading
 
 __all__ = [
   "VIEW_OPTIONS",
+  "about",
   "check",
   "check_data",
   "check_stored",
+  "choices",
   "disguise_of",
+  "fields",
   "from_json",
   "leaves",
   "load",
   "make_scheme",
+  "nearest_field",
   "override",
   "reading_of",
   "shipped",
@@ -102,6 +107,29 @@ def shipped() -> list[str]:
   return sorted(m.name for m in pkgutil.iter_modules(configs.__path__) if m.name != "base")
 
 
+def about(name: str) -> str:
+  """Returns in a line what a shipped config is.
+
+  Args:
+    name: of ``shipped()``.
+  """
+  words = importlib.import_module(f"configs.{name}").__doc__ or ""
+  return words.partition("\n")[0].replace("``", "")
+
+
+def choices(field: str) -> list[str]:
+  """Returns the values that a field can have, where they are names.
+
+  Args:
+    field: as ``group.name``.
+  """
+  group, _, name = field.partition(".")
+  options = schemes.options()
+  if group == "disguise" and name in options:
+    return list(options[name].option.choices)
+  return list(_CHOICES.get(field, ()))
+
+
 def load(name: str) -> ConfigDict:
   """Reads a config.
 
@@ -152,7 +180,8 @@ def override(config: ConfigDict, assignments: Sequence[str]) -> None:
   for assignment in assignments:
     name, equals, text = assignment.partition("=")
     if name not in known:
-      raise ConfigError(f"unknown config field 'config.{name}'.{_nearest_field(name, known)}")
+      hint = nearest_field(name, known) or " --help lists the fields."
+      raise ConfigError(f"unknown config field 'config.{name}'.{hint}")
     if not equals:
       raise ConfigError(
         f"config.{name} needs a value: --config.{name}={_shown(known[name])} is its default."
@@ -164,6 +193,23 @@ def override(config: ConfigDict, assignments: Sequence[str]) -> None:
         f"config.{name} must be {models.TYPES[type(known[name])]} such as {_shown(known[name])}, got {text!r}."
       ) from None
     config.update_from_flattened_dict({name: value})
+
+
+def nearest_field(name: str, known: Iterable[str]) -> str:
+  """Suggests the field with the nearest name, or with the nearest last part in another group.
+
+  Args:
+    name: what was given.
+    known: the fields that exist.
+
+  Returns:
+    `` Did you mean 'config.x'?``, or an empty string.
+  """
+  last = {k.rpartition(".")[2]: k for k in known}
+  part = name.rpartition(".")[2]
+  close = difflib.get_close_matches(part, last, n=1, cutoff=0.6)
+  match = difflib.get_close_matches(name, list(known), n=1, cutoff=0.7) or [last[c] for c in close]
+  return f" Did you mean 'config.{match[0]}'?" if match else ""
 
 
 def from_json(data: bytes) -> ConfigDict:
@@ -202,7 +248,8 @@ def check_stored(config: ConfigDict) -> None:
   schema, given = dict(leaves(base.get_config())), dict(leaves(config))
   for name in given:
     if name not in schema:
-      raise ConfigError(f"unknown config field 'config.{name}'.{_nearest_field(name, schema)}")
+      hint = nearest_field(name, schema) or " --help lists the fields."
+      raise ConfigError(f"unknown config field 'config.{name}'.{hint}")
   for name, default in schema.items():
     if name not in given:
       raise ConfigError(
@@ -404,12 +451,3 @@ def _parse(text: str, kind: type) -> Any:
 def _shown(value: Any) -> str:
   """Returns a value as it is written on the command line."""
   return "''" if value == "" else str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _nearest_field(name: str, known: dict[str, Any]) -> str:
-  """Suggests the field with the nearest name, or with the nearest last part in another group."""
-  last = {k.rpartition(".")[2]: k for k in known}
-  part = name.rpartition(".")[2]
-  close = difflib.get_close_matches(part, last, n=1, cutoff=0.6)
-  match = difflib.get_close_matches(name, known, n=1, cutoff=0.7) or [last[c] for c in close]
-  return f" Did you mean 'config.{match[0]}'?" if match else " --help lists the fields."

@@ -33,6 +33,18 @@ _QUERIES = 100  # of each class
 _CLASSES = 20  # at most, of which a model is trained without
 _RESULT_BYTES = 1 << 20
 _RECIPE = shadows_lib.Recipe()
+# From where on a sentence says that an attack came to something, see ``lines``.
+_TOLD_APART = 0.55
+_TOLD_RATE = 0.03
+_CLASS_TOLD = 0.8
+_MISUSED = 0.05
+_CLASS_SEEN = 0.2
+_ASKED = {
+  "plain": "a network trained on plain images with these",
+  "disguised": "with the very disguised images it was trained on",
+  "fresh_queries": "with its records disguised anew",
+  "plain_queries": "a network trained on disguised images with plain ones",
+}
 
 
 def examine(
@@ -155,14 +167,21 @@ def figure(facts: Mapping[str, Any]) -> str:
 
 
 def lines(facts: Mapping[str, Any]) -> list[str]:
-  """Returns the result of ``examine`` as lines for the terminal."""
+  """Returns the result of ``examine`` as lines for the terminal: what each attack came to in a sentence, then figures.
+
+  Members count as told apart from an AUC of 0.55 or a true-positive rate of 3 % at 1 % false positives, classes from an
+  AUC of 0.8, misuse and inverted images from 5 and 20 points above a guess.
+  """
   setting = facts["setting"]
-  result = [
+  result = [*_sentences(facts), ""]
+  result.append(
     f"{'membership, asked with':26} {'attack':6} {'AUC':>5}  true positives at false positives of"
-  ]
+  )
   for name, row in facts["membership"].items():
     for attack in ("lira", "loss"):
-      rates = ", ".join(f"{float(fpr):.1%}: {tpr:.1%}" for fpr, tpr in row[attack]["tpr"].items())
+      rates = ", ".join(
+        f"{float(fpr):.1%}: {tpr:.1%}" for fpr, tpr in row[attack]["tpr"].items() if tpr is not None
+      )
       result.append(f"{name.replace('_', ' '):26} {attack:6} {row[attack]['auc']:5.2f}  {rates}")
       result += [f"{'':26} {reason}" for reason in row[attack]["refused"].values()]
   result.append("")
@@ -172,29 +191,52 @@ def lines(facts: Mapping[str, Any]) -> list[str]:
       f"class membership, {name.replace('_', ' ')}: Fano factor {with_it:.1f} with the class, {without:.1f} without; "
       f"AUC {row['auc']:.2f}"
     )
-  misuse = facts["misuse"]
-  if misuse:
-    images = {
-      "test_accuracy": "on its own test images",
-      "plain_accuracy": "on plain ones",
-      "other_key_accuracy": "under another key",
-    }
-    shares = [f"{misuse[k]:.1%} {words}" for k, words in images.items() if misuse[k] is not None]
-    result.append(f"misuse: {', '.join(shares)}; a guess {misuse['chance']:.1%}")
-  for name, row in facts["model_inversion"].items():
-    if name in ("baseline", "examiner", "images"):
-      continue
-    looks = {"raw": "as they are", "undone": f"after {row.get('by')}", "key_holder": "with the key"}
-    seen = [
-      f"{row[look]['accuracy']:.0%} {words}" for look, words in looks.items() if row.get(look)
-    ]
-    result.append(
-      f"inverted images of network {name}, class seen: {', '.join(seen) or 'nothing to look at'}"
-    )
   result.append(
     f"membership and classes: {setting['shadows']} small networks on {setting['records']} records, not the run's own"
   )
   return result
+
+
+def _sentences(facts: Mapping[str, Any]) -> Iterator[str]:
+  """Says in a sentence what each attack came to."""
+  for name, row in facts["membership"].items():
+    best = max(("lira", "loss"), key=lambda attack: row[attack]["auc"])
+    auc, found = row[best]["auc"], row[best]["tpr"].get("0.01")
+    told = auc >= _TOLD_APART or (found or 0) >= _TOLD_RATE
+    rate = "" if found is None else f"; at 1% false positives {found:.1%} of them are found"
+    could = "could" if told else "could not"
+    yield (
+      f"membership: members {could} be told apart by asking {_ASKED[name]} (AUC {auc:.2f}, a guess 0.50{rate})"
+    )
+  for name, row in facts["class_membership"].items():
+    could = "could" if row["auc"] >= _CLASS_TOLD else "could not"
+    yield (
+      f"classes: whether a class was trained on {could} be told by asking {_ASKED[name]} (AUC {row['auc']:.2f}, a "
+      "guess 0.50)"
+    )
+  if misuse := facts["misuse"]:
+    chance = misuse["chance"]
+    for name, images in (
+      ("plain_accuracy", "plain images"),
+      ("other_key_accuracy", "images under another key"),
+    ):
+      if (seen := misuse[name]) is not None:
+        use = "is of use" if seen > chance + _MISUSED else "is of no use"
+        yield f"misuse: the network {use} on {images} ({seen:.1%}, chance {chance:.1%})"
+  chance = 1 / facts["setting"]["classes"]
+  for name, row in facts["model_inversion"].items():
+    if name in ("baseline", "examiner", "images"):
+      continue
+    looks = {"raw": "as they are", "undone": f"after {row.get('by')}", "key_holder": "with the key"}
+    seen = {words: row[look]["accuracy"] for look, words in looks.items() if row.get(look)}
+    who = "the run's network" if name == "run" else f"a small network on {name} images"
+    if not seen:
+      yield f"inversion: of {who} there is nothing to look at"
+      continue
+    shown = [words for words, accuracy in seen.items() if accuracy >= chance + _CLASS_SEEN]
+    listed = ", ".join(f"{accuracy:.0%} {words}" for words, accuracy in seen.items())
+    what = f"show their class {' and '.join(shown)}" if shown else "do not show their class"
+    yield f"inversion: images made from {who} {what} (recognised: {listed}; chance {chance:.0%})"
 
 
 def _part(progress: Progress, number: int, parts: int, name: str) -> Progress:

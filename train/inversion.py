@@ -61,7 +61,13 @@ def invert(
   count = len(next(iter(sets.values())))
   others = np.concatenate([train.images[count : count + HELD], test.images[:HELD]])
   other_labels = np.concatenate([train.labels[count : count + HELD], test.labels[:HELD]])
-  examiner = evaluator.train_examiner(others, other_labels, classes=given.classes, seed=seed)
+  examiner = evaluator.train_examiner(
+    others,
+    other_labels,
+    classes=given.classes,
+    seed=seed,
+    progress=lambda fraction, word: progress(0.6 + 0.1 * fraction, word),
+  )
   originals = train.images[: len(material.labels)].astype(np.float32)
   present = np.unique(material.labels)
   wanted = np.repeat(present, _COPIES)

@@ -146,6 +146,7 @@ def _fit(
   if record:
     _say_extended(run_dir.extend(workdir, config, record), config)
   run_dir.note_environment(workdir)
+  terminal.say(f"run directory: {workdir}")
   if not config.disguise.acknowledge and (known := audit.lookup(inputs.spec)):
     terminal.say(f"warning: {known}")
   _preview(workdir, inputs, test)

@@ -3,15 +3,15 @@
 import contextlib
 import logging
 import signal
-import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from rich.progress import MofNCompleteColumn
+from rich.progress import MofNCompleteColumn, TextColumn
 
 from djax.cli import boundary
 from djax.io import progress as bars
-from djax.io.escape import for_terminal
+from djax.io import talk
 
 __all__ = ["guarded", "progress", "say", "signals"]
 
@@ -64,10 +64,20 @@ def progress(total: int, done: int, label: str) -> Iterator[Callable[[int], None
   Yields:
     A function to call with the number of steps since it was last called.
   """
-  with bars.bar(label, MofNCompleteColumn(), total=total, completed=done) as update:
-    yield lambda steps: update(advance=steps) if update else None
+  start, began = time.monotonic(), done
+  columns = (MofNCompleteColumn(), TextColumn("{task.fields[rate]}"))
+  with bars.bar(label, *columns, total=total, completed=done, rate="") as update:
+
+    def advance(steps: int) -> None:
+      nonlocal done
+      done += steps
+      if update:
+        rate = (done - began) / max(time.monotonic() - start, 1e-3)
+        update(completed=done, rate=f"{rate:.0f} steps/s")
+
+    yield advance
 
 
 def say(text: str) -> None:
   """Prints a line to stderr, escaped: parts of it may come from untrusted files. stdout is for results."""
-  print(for_terminal(text), file=sys.stderr, flush=True)
+  talk.line(text)

@@ -5,6 +5,7 @@ accuracy there over its accuracy on the originals (DisguisedNets, doi:10.1145/36
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -20,6 +21,7 @@ __all__ = ["Examiner", "Scores", "score", "ssim", "train_examiner"]
 _BATCH = 128
 _STEPS = 800
 _CHUNK = 1000
+_TOLD = 10
 
 
 class Scores(NamedTuple):
@@ -67,7 +69,15 @@ class Examiner:
     return np.concatenate([np.asarray(self._classify(part)) for part in parts])
 
 
-def train_examiner(images: np.ndarray, labels: np.ndarray, *, classes: int, seed: int) -> Examiner:
+def train_examiner(
+  images: np.ndarray,
+  labels: np.ndarray,
+  *,
+  classes: int,
+  seed: int,
+  progress: Callable[[float, str], None] = lambda fraction, word: None,
+  what: str = "training the examiner",
+) -> Examiner:
   """Trains an examiner on originals: a small convolutional network, some seconds to a minute on two cores.
 
   Args:
@@ -75,6 +85,8 @@ def train_examiner(images: np.ndarray, labels: np.ndarray, *, classes: int, seed
     labels: int ``[n]``.
     classes: number of classes.
     seed: of initial parameters and order.
+    progress: told which share of the steps is done.
+    what: it is told that is being done.
   """
   model = Cnn(classes=classes, width=16, dropout=0.2)
   mean = np.mean(images, axis=(0, 1, 2), dtype=np.float64).astype(np.float32)
@@ -107,10 +119,15 @@ def train_examiner(images: np.ndarray, labels: np.ndarray, *, classes: int, seed
 
   params = variables["params"]
   state = (params, variables["batch_stats"], optimizer.init(params))
+  progress(0, f"{what}: compiling")
   draw = np.random.default_rng(seed)
   for index in range(_STEPS):
     rows = draw.integers(len(images), size=min(_BATCH, len(images)))
     state = step(state, images[rows], labels[rows].astype(np.int32), index)
+    if index % _TOLD == 0:
+      # Steps are computed behind this loop's back: what is told is done.
+      jax.block_until_ready(state)
+      progress(index / _STEPS, f"{what}: step {index} of {_STEPS}")
   params, stats, _ = state
 
   @jax.jit

@@ -39,7 +39,7 @@ def classify(spec: Mapping[str, Any]) -> str:
 
 
 def lookup(spec: Mapping[str, Any], *, path: Path = FILE) -> str | None:
-  """Returns in one line what is known to break a setting.
+  """Returns in one line what is known to break a setting: the nearest that was audited, and on which data set.
 
   Args:
     spec: ``SchemeSpec.to_dict()``, complete.
@@ -53,17 +53,39 @@ def lookup(spec: Mapping[str, Any], *, path: Path = FILE) -> str | None:
     return None
   known = classify(spec)
   rows = [row for row in read(path)["rows"] if row["class"] == known]
+  rows.sort(key=lambda row: _distance(spec, row["disguise"]))
   for verdict in ("broken", "leaks"):
     for level, how in _LEVELS.items():
       for row in rows:
         judged = row["levels"][level]
         if judged["verdict"] == verdict:
           with_pairs = f" ({judged['pairs']} pairs)" if judged["pairs"] else ""
+          setting = named = _named({**spec, **row["disguise"]})
+          if _distance(spec, row["disguise"]) > 0:
+            setting = f"{named} (the nearest setting audited to {_named(spec)})"
           return (
-            f"{known}: {verdict} {how}{with_pairs} by {', '.join(judged['by'])}, as audited on {row['source']}. "
+            f"{setting}: {verdict} {how}{with_pairs} by {', '.join(judged['by'])}, as audited on {row['source']}. "
             "On your images: python -m djax audit"
           )
   return None
+
+
+def _named(spec: Mapping[str, Any]) -> str:
+  """Names a setting as the table of results does."""
+  words = schemes.kind_of(spec).words
+  return ", ".join(words(spec)) if words else classify(spec)
+
+
+def _distance(spec: Mapping[str, Any], audited: Mapping[str, Any]) -> float:
+  """Returns how far an audited disguise of the same class is from a setting; 0 for the setting itself."""
+  away = 0.0
+  for name, value in audited.items():
+    given = spec[name]
+    if isinstance(value, int | float):
+      away += abs(given - value) / max(abs(given), abs(value), 1)
+    else:
+      away += given != value
+  return away
 
 
 @functools.cache

@@ -113,11 +113,12 @@ def train_examiner(
   setting: Scenario, *, seed: int, progress: Progress = lambda fraction, word: None
 ) -> evaluator.Examiner:
   """Trains the examiner of a setting: on public images, and on private ones that are no targets."""
-  progress(0, "training the examiner")
   images = np.concatenate([setting.public, setting.private[setting.targets :]])
   labels = np.concatenate([setting.public_labels, setting.labels[setting.targets :]])
   some = slice(_EXAMINER_IMAGES)
-  return evaluator.train_examiner(images[some], labels[some], classes=setting.classes, seed=seed)
+  return evaluator.train_examiner(
+    images[some], labels[some], classes=setting.classes, seed=seed, progress=progress
+  )
 
 
 def _attack(

@@ -180,17 +180,23 @@ def _cell(
   examiner = examiner or runner.train_examiner(attacked, seed=plan.seed, progress=progress)
   attacks = [table[name] for name in plan.attacks]
   outcome = runner.audit(attacked, attacks, seed=plan.seed, examiner=examiner, progress=progress)
-  progress(1, "training on disguised images")
-  utility = _utility(attacked, plan.seed, examiner)
+  utility = _utility(attacked, plan.seed, examiner, progress)
   audit = {name: outcome.facts[name] for name in ("attacks", "levels", "seconds")}
   return {"refused": "", "utility": utility, **audit}, examiner
 
 
-def _utility(attacked: Scenario, seed: int, examiner: evaluator.Examiner) -> dict[str, float]:
+def _utility(
+  attacked: Scenario, seed: int, examiner: evaluator.Examiner, progress: Progress
+) -> dict[str, float]:
   """Returns the accuracy of the examiner's network trained on disguised images, beside that of the plain one."""
   rest, targets = slice(attacked.targets, None), slice(attacked.targets)
   network = evaluator.train_examiner(
-    attacked.disguised[rest], attacked.labels[rest], classes=attacked.classes, seed=seed
+    attacked.disguised[rest],
+    attacked.labels[rest],
+    classes=attacked.classes,
+    seed=seed,
+    progress=progress,
+    what="training on disguised images",
   )
   labels = attacked.labels[targets]
   seen = float(np.mean(network.labels(attacked.disguised[targets]) == labels))

@@ -2,7 +2,9 @@
 
 import argparse
 import json
-import time
+import shutil
+import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,13 +18,14 @@ from djax.cli import training
 from djax.cli.common import reading_of, say
 from djax.cli.owner import scheme_of
 from djax.errors import ConfigError
-from djax.io import escape, files
+from djax.io import escape, files, progress
 from djax.keys import keyfile
 from djax.owner import restore
 
 __all__ = ["run"]
 
-_SECONDS_OF_A_LINE = 10
+# The columns of the table.
+_WIDE = 76
 # The first of these flags that is given selects the mode.
 _MODES = {
   "run_dir": "--run",
@@ -61,6 +64,7 @@ _USED: dict[str, tuple[str, ...]] = {
   "seed": (*_IMAGES, "--run"),
   "out": (*_IMAGES, "--run"),
   "json": (*_IMAGES, "--run"),
+  "quiet": (*_IMAGES, "--run", "--write-table"),
 }
 _ONE_SIZE = ("block_size", "--sweep")
 _DEFAULTS: dict[str, Any] = {
@@ -88,9 +92,9 @@ def run(args: argparse.Namespace) -> None:
   mode = _mode(args)
   args = argparse.Namespace(**{**_DEFAULTS, **vars(args)})
   if mode == "--write-table":
-    build_known_breaks.write(
-      Path(args.write_table).expanduser(), data_dir=args.data_dir, progress=_progress()
-    )
+    path = Path(args.write_table).expanduser()
+    with progress.staged(say) as tell:
+      build_known_breaks.write(path, data_dir=args.data_dir, progress=tell)
     return
   if not args.out:
     raise ConfigError("audit: needs --out, the directory to write.")
@@ -102,8 +106,8 @@ def run(args: argparse.Namespace) -> None:
     _sweep(args, attacks)
     return
   out = restore.check_new(args.out, Path(args.data).expanduser() if args.data else None)
-  progress = _progress()
-  outcome = runner.audit(_setting(args, progress), attacks, seed=args.seed, progress=progress)
+  with progress.staged(say) as tell:
+    outcome = runner.audit(_setting(args, tell), attacks, seed=args.seed, progress=tell)
   with files.new_folder(out) as temporary:
     report.write(temporary, outcome)
   _show(args, outcome.facts, _lines(outcome, out))
@@ -160,7 +164,8 @@ def _sweep(args: argparse.Namespace, attacks: Sequence[Any]) -> None:
   )
   out = Path(args.out).expanduser()
   try:
-    facts = sweep.run(plan, out, ATTACKS, progress=_progress())
+    with progress.staged(say) as tell:
+      facts = sweep.run(plan, out, ATTACKS, progress=tell)
   except KeyboardInterrupt:
     raise KeyboardInterrupt("interrupted. Re-run the command to resume.") from None
   _show(args, facts, sweep.lines(facts, out))
@@ -170,7 +175,8 @@ def _model(args: argparse.Namespace) -> None:
   """Attacks the model of a run directory: writes ``examination.json`` and ``membership.svg``, prints a summary."""
   out = restore.check_new(args.out, None)
   examine = training.verbs("audit --run")
-  facts = examine.examine(args.run_dir, seed=args.seed, progress=_progress())
+  with progress.staged(say) as tell:
+    facts = examine.examine(args.run_dir, seed=args.seed, progress=tell)
   with files.new_folder(out) as temporary:
     for name, text in (
       ("examination.json", json.dumps(facts) + "\n"),
@@ -181,13 +187,13 @@ def _model(args: argparse.Namespace) -> None:
   _show(args, facts, [*examine.lines(facts), f"wrote {out}"])
 
 
-def _setting(args: argparse.Namespace, progress: Callable[[float, str], None]) -> Scenario:
+def _setting(args: argparse.Namespace, tell: Callable[[float, str], None]) -> Scenario:
   """Makes what is attacked of one of its three forms."""
   options: dict[str, Any] = {
     "seed": args.seed,
     "sizes": scenario.FULL if args.full else scenario.FAST,
     "reading": reading_of(args),
-    "progress": progress,
+    "progress": tell,
   }
   if args.source:
     disguise = scheme_of(args)
@@ -214,39 +220,41 @@ def _numbers(flag: str, text: str, kind: Callable[[str], Any]) -> tuple[Any, ...
 
 
 def _lines(outcome: Outcome, out: Path) -> list[str]:
-  """Returns verdicts and table for the terminal."""
+  """Returns verdicts and table for the terminal; each attack takes two lines where it is narrow."""
   facts = outcome.facts
-  lines = [
-    f"{'attack':12} {'level':>5} {'pairs':>5} {'SSIM':>6} {'PSNR':>6} {'examiner':>8} {'s':>6}  verdict"
-  ]
+  columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
+  wide = not 0 < columns < _WIDE
+  lines = []
+  if wide:
+    lines += [f"{'examiner':>42}", f"{'above':>42}"]
+    lines.append(
+      f"{'attack':11} {'level':>5} {'pairs':>5} {'SSIM':>5} {'PSNR':>5} {'chance':>6} {'s':>5}  verdict"
+    )
   for row in facts["attacks"]:
     for result in row["runs"]:
       scores = result["scores"]
+      ssim, psnr = scores["ssim"]["median"], scores["psnr"]["median"]
+      above, seconds, verdict = scores["above_chance"], result["seconds"], result["verdict"]
       pairs = "" if result["pairs"] is None else result["pairs"]
-      lines.append(
-        f"{row['name']:12} {row['level']:5} {pairs:>5} {scores['ssim']['median']:6.3f} "
-        f"{scores['psnr']['median']:6.1f} {scores['above_chance']:8.0%} {result['seconds']:6.1f}  {result['verdict']}"
-      )
+      if wide:
+        lines.append(
+          f"{row['name']:11} {row['level']:5} {pairs:>5} {ssim:5.2f} {psnr:5.1f} {above:6.2f} {seconds:5.1f}  {verdict}"
+        )
+      else:
+        with_pairs = f", {pairs} pairs" if pairs else ""
+        lines += [
+          f"{row['name']} (level {row['level']}{with_pairs}): {verdict}",
+          f"  SSIM {ssim:.2f}, PSNR {psnr:.1f}, examiner above chance {above:.2f}, {seconds:.1f} s",
+        ]
     if row["status"] != "ran":
-      lines.append(f"{row['name']:12} {row['level']:5} {row['status']}: {row['reason']}")
+      level = f"{row['level']:5}" if wide else f"(level {row['level']})"
+      lines.append(f"{row['name']:{11 * wide}} {level} {row['status']}: {row['reason']}")
   lines.append("")
-  for number, level in facts["levels"].items():
-    lines.append(f"level {number}: {level['verdict'] or verdicts.UNTRIED}. {level['words']}")
-  lines += [f"warning: {warning}" for warning in facts["setting"]["warnings"]]
+  words = [
+    f"level {number}: {level['verdict'] or verdicts.UNTRIED}. {level['words']}"
+    for number, level in facts["levels"].items()
+  ]
+  words += [f"warning: {warning}" for warning in facts["setting"]["warnings"]]
+  for line in words:
+    lines += textwrap.wrap(line, columns, subsequent_indent="  ") if columns else [line]
   return [*lines, f"report       {out / report.PAGE}"]
-
-
-def _progress() -> Callable[[float, str], None]:
-  """Returns a function that says now and then how far the work is."""
-  start = spoken = time.monotonic()
-  stage = ""
-
-  def report_progress(fraction: float, word: str) -> None:
-    nonlocal spoken, stage
-    now = time.monotonic()
-    name = word.partition(":")[0]
-    if name != stage or now - spoken >= _SECONDS_OF_A_LINE:
-      spoken, stage = now, name
-      say(f"{now - start:5.0f} s  {word}, {fraction:.0%}")
-
-  return report_progress

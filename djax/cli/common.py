@@ -3,11 +3,10 @@
 import argparse
 import dataclasses
 import math
-import sys
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from djax.io import escape
+from djax.io import escape, talk
 from djax.keys import Master, keyfile
 
 if TYPE_CHECKING:
@@ -46,7 +45,7 @@ def say(line: str) -> None:
   Args:
     line: what to say; names and warnings in it may come from outside.
   """
-  print(f"djax: {escape.for_terminal(line)}", file=sys.stderr)
+  talk.line(line, name="djax")
 
 
 def show(lines: Iterable[str]) -> None:

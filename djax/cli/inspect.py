@@ -15,7 +15,7 @@ from djax.disguised import manifest as manifest_lib
 from djax.disguised.directory import Disguised
 from djax.disguised.manifest import Manifest
 from djax.errors import ConfigError
-from djax.io import files, picture
+from djax.io import files, picture, progress
 from djax.owner import ledger as ledger_lib
 from djax.owner import restore
 from djax.owner.ledger import Ledger
@@ -177,7 +177,10 @@ def verify(args: argparse.Namespace) -> None:
     restore.authenticate(manifest, folder, read_master(args), role=role, expect=args.expect or "")
   elif args.expect:
     restore.check_expected(manifest, folder, args.expect)
-  directory.verify(folder, manifest=manifest)
+  with progress.counted("verifying", "MB", say) as tell:
+    directory.verify(
+      folder, manifest=manifest, progress=lambda done, total: tell(done / 1e6, total / 1e6)
+    )
   count = len(directory.shards(manifest)) + len(manifest.files)
   lines = [
     f"whole          {manifest_lib.FILE}: its checksum holds",

@@ -13,16 +13,17 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from djax import keys
-from djax.cli import boundary, common, parsers, program
+from djax.cli import boundary, common, guide, parsers, program
 from djax.cli.common import say
 from djax.errors import ConfigError, DataError, nearest
-from djax.io import escape
+from djax.io import escape, talk
 from djax.keys import keyfile
 
 __all__ = ["main"]
 
 _DESCRIPTION = "Keys, and data sets: checked, disguised, verified, restored, queried, attacked."
-_VERBS = ("keygen", "show", "selftest", "prepare", *parsers.VERBS)
+_SHORT = 8
+_VERBS = ("keygen", "show", "selftest", "doctor", "prepare", *parsers.VERBS)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -42,8 +43,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
   def work() -> int:
     parser = _parser(next((word for word in words if word in _VERBS), ""))
-    parser.parse_args(words, args).run(args)
-    return 0
+    parser.parse_args(words, args)
+    with talk.quiet(getattr(args, "quiet", False)):
+      return args.run(args) or 0
 
   def place() -> str:
     return getattr(args, "out", None) or getattr(args, "data", None) or "djax"
@@ -56,17 +58,65 @@ class _Parser(argparse.ArgumentParser):
 
   def __init__(self, **options: Any):
     super().__init__(allow_abbrev=False, **options)
+    self._given: list[str] = []
+
+  def format_help(self) -> str:
+    """Ends with examples and exit codes."""
+    verb = self.prog.removeprefix(_called()).strip()
+    return f"{super().format_help()}\n{guide.text(_called(), guide.VERBS[verb])}"
+
+  def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+    """Refuses here what a verb does not know, so that the message can name what is near."""
+    self._given = list(args or ())
+    found, unknown = super().parse_known_args(args, namespace)
+    if unknown:
+      self.error(f"unrecognized arguments: {' '.join(unknown)}")
+    return found, unknown
 
   def error(self, message: str) -> NoReturn:
     """Raises instead of printing the usage."""
     choice = re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message)
-    hint = nearest(choice[1], re.findall(r"[\w-]+", choice[2])) if choice else ""
+    hint = ""
+    if choice:
+      hint = nearest(choice[1], re.findall(r"[\w-]+", choice[2]))
+    elif stranger := self._stranger():
+      hint = self._near(*stranger)
+      if message.startswith("the following arguments are required"):
+        # A name that is misspelt is also missing.
+        message = f"unrecognized arguments: {stranger[0]}"
     raise ConfigError(f"{message}.{hint} See {self.prog} --help.")
+
+  def _stranger(self) -> tuple[str, str] | None:
+    """Returns the first option that does not exist, and what stands after it."""
+    for word, after in zip(self._given, [*self._given[1:], ""], strict=False):
+      name, equals, value = word.partition("=")
+      if name == "--":
+        break
+      if name.startswith("--") and name not in self._option_string_actions:
+        return name, value if equals else after
+    return None
+
+  def _near(self, name: str, value: str) -> str:
+    """Suggests an option, first of all one that begins so and can have the value."""
+    known = self._option_string_actions
+    begun = [one for one in known if one.startswith(name) and _takes(known[one], value)]
+    return nearest(name, begun) or nearest(name, known)
+
+
+def _called() -> str:
+  return program.name("djax", "djax")
+
+
+def _takes(action: argparse.Action, value: str) -> bool:
+  """Returns whether an option can have a value: a number goes to options of numbers alone."""
+  if not re.fullmatch(r"-?[0-9.]+", value):
+    return True
+  return action.nargs is None and action.type not in (None, str)
 
 
 def _parser(asked: str) -> argparse.ArgumentParser:
-  parser = _Parser(prog=program.name("djax", "djax"), description=_DESCRIPTION)
-  verbs = parser.add_subparsers(dest="verb", required=True, metavar="|".join(_VERBS))
+  parser = _Parser(prog=_called(), description=_DESCRIPTION)
+  verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
 
   keygen = verbs.add_parser("keygen", help="make a key and write it to a new file")
   keygen.add_argument("out", metavar="OUT", help="the key file; must not exist")
@@ -99,6 +149,18 @@ def _parser(asked: str) -> argparse.ArgumentParser:
   prepare.add_argument("--data-dir", metavar="D", default="", help="where prepared data sets live")
   prepare.add_argument("--from-dir", metavar="D", default="", help="folder with the original files")
   prepare.set_defaults(run=_prepare)
+
+  doctor = verbs.add_parser(
+    "doctor",
+    help="look whether djax can work on this machine",
+    description="Looks at versions, devices, data sets, free space and threads, and says what to do about what is "
+    "wrong. Ends with 0 if djax can work here, with 1 if not. Whether a notebook's kernel must be restarted only that "
+    "kernel knows; in it run: from djax.cli.main import main; main(['doctor'])",
+  )
+  doctor.add_argument("--key", metavar="K", help="a key file to look at as well; not opened")
+  doctor.add_argument("--data-dir", metavar="D", default="", help="where prepared data sets live")
+  doctor.add_argument("--json", action="store_true", help="for programs")
+  doctor.set_defaults(run=_doctor)
   parsers.add(verbs, asked)
   return parser
 
@@ -107,6 +169,11 @@ def _keygen(args: argparse.Namespace) -> None:
   passphrase = None
   if not args.no_passphrase:
     passphrase = keyfile.find_passphrase(args.passphrase_file, new=True)()
+    if len(passphrase) < _SHORT:
+      say(
+        f"warning: the passphrase is shorter than {_SHORT} characters: whoever gets the file can try all of its kind; "
+        "better a few words"
+      )
   master = keys.generate()
   keyfile.write(args.out, master, passphrase=passphrase)
   how = "without a passphrase" if passphrase is None else "protected by the passphrase"
@@ -169,6 +236,12 @@ def _prepare(args: argparse.Namespace) -> None:
   from djax.sources import download  # loads TFDS
 
   print(download.prepare(args.name, data_dir=args.data_dir, from_dir=args.from_dir))
+
+
+def _doctor(args: argparse.Namespace) -> int:
+  from djax.cli import doctor  # show need not wait for subprocess and tempfile
+
+  return doctor.run(args)
 
 
 def _shape(text: str) -> tuple[int, ...]:

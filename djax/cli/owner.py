@@ -1,14 +1,11 @@
 """What the verbs do that write a disguised data set or its originals. Data goes to stdout, talk to stderr."""
 
 import argparse
-import contextlib
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-
-from rich.progress import TaskProgressColumn, TextColumn
 
 from djax import audit, schemes
 from djax.cli import check, query
@@ -24,8 +21,6 @@ from djax.owner.ledger import Ledger
 from djax.sources.inventory import Inventory
 
 __all__ = ["COMMANDS", "scheme_of"]
-
-_SECONDS_OF_A_LINE = 10
 
 
 def _disguise(args: argparse.Namespace) -> None:
@@ -62,7 +57,7 @@ def _disguise(args: argparse.Namespace) -> None:
 
   start = time.monotonic()
   try:
-    with _progress("disguising") as show_state:
+    with progress.counted("disguising", "images", say) as show_state:
       manifest = export.disguise(
         request,
         out,
@@ -127,7 +122,7 @@ def _restore(args: argparse.Namespace) -> None:
   data = directory.open(args.data)
   master = read_master(args)
   restore.authenticate(data.manifest, data.path, master, expect=args.expect or "")
-  with _progress("restoring") as show_state:
+  with progress.counted("restoring", "images", say) as show_state:
     manifest = restore.to_files(
       data, master, args.out, expect=args.expect or "", progress=show_state
     )
@@ -135,27 +130,6 @@ def _restore(args: argparse.Namespace) -> None:
   say(f"restored pixels: {restored_error(manifest)}")
   say("these are originals: keep them on this machine")
   print(args.out)
-
-
-@contextlib.contextmanager
-def _progress(label: str) -> Iterator[Callable[[int, int], None]]:
-  """Yields a function that shows how far the work is: a bar on a terminal, else a line now and then."""
-  start = spoken = time.monotonic()
-  columns = (TaskProgressColumn(), TextColumn("{task.fields[rate]}"))
-  with progress.bar(label, *columns, rate="") as update:
-
-    def show_state(done: int, total: int) -> None:
-      nonlocal spoken
-      now = time.monotonic()
-      rate = done / max(now - start, 1e-3)
-      if update:
-        update(completed=done, total=total, rate=f"{rate:.0f} images/s")
-      elif now - spoken >= _SECONDS_OF_A_LINE:
-        spoken = now
-        left = (total - done) / rate
-        say(f"{label}: {done / total:.0%}, {rate:.0f} images/s, about {left:.0f} s left")
-
-    yield show_state
 
 
 COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {

@@ -50,6 +50,7 @@ def add(verbs: Any, asked: str) -> None:
   verify.add_argument(
     "--role", choices=("dataset", "request"), default="", help="what it must be, else either"
   )
+  _add_quiet(verify)
 
   restore = verbs.add_parser(
     "restore",
@@ -65,6 +66,7 @@ def add(verbs: Any, asked: str) -> None:
     required=True,
     help="a name in .npz: arrays; any other: a folder of PNG files; must not exist",
   )
+  _add_quiet(restore)
   _add_query(verbs)
   _add_audit(verbs, schemes=asked == "audit")
   _add_bench(verbs)
@@ -127,6 +129,7 @@ def _add_disguise(verbs: Any, *, schemes: bool) -> None:
     action="store_true",
     help="enter it in no ledger beside the key file, as where that folder is read-only",
   )
+  _add_quiet(parser)
   _add_json(parser)
 
 
@@ -183,9 +186,9 @@ def _add_query(verbs: Any) -> None:
     help="ask a network that was trained on disguised images",
     description="Classifies images with a network trained on disguised ones: here or, by request and answer, "
     "on a rented machine.",
-    usage="""%(prog)s IMAGES... --checkpoint RUN [--key K]    all at once, on this machine
-       %(prog)s IMAGES... --data DIR --request REQ --key K    write a request
-       %(prog)s --request REQ --answers FILE --key K    read the answer""",
+    usage="""%(prog)s IMAGES... --checkpoint RUN [--key K]
+       %(prog)s IMAGES... --data DIR --request REQ --key K
+       %(prog)s --request REQ --answers FILE --key K""",
   )
   parser.add_argument(
     "images", metavar="IMAGES", nargs="*", help="PNG or JPEG files, folders of them, .npy, .npz"
@@ -223,11 +226,11 @@ def _add_audit(verbs: Any, *, schemes: bool) -> None:
     "own; a key file is needed for --data alone, to know which record shows which original. The report shows "
     "originals: keep it.",
     usage="""%(prog)s --source S --scheme NAME --block-size B ... --out DIR
-       %(prog)s --config NAME --out DIR    a training config's source and disguise
-       %(prog)s --data DISGUISED --originals S --key K --out DIR    what disguise wrote
-       %(prog)s --run DIR --out DIR    the model of a training run under an experiment's key
-       %(prog)s --sweep --source S --scheme NAME --out DIR    blocks x noise x known pairs
-       %(prog)s --write-table FILE    the table of audited settings""",
+       %(prog)s --config NAME --out DIR
+       %(prog)s --data DISGUISED --originals S --key K --out DIR
+       %(prog)s --run DIR --out DIR
+       %(prog)s --sweep --source S --scheme NAME --out DIR
+       %(prog)s --write-table FILE""",
     # Flags that are not given are absent, so that one without a meaning is refused even with its default's value.
     argument_default=argparse.SUPPRESS,
   )
@@ -273,6 +276,7 @@ def _add_audit(verbs: Any, *, schemes: bool) -> None:
     help="of a sweep, else rmt: 0, 25, 50, 100, 200, aes: salt and pepper of 0, 0.02, 0.1",
   )
   work.add_argument("--write-table", metavar="FILE", help="audits what is listed in the code")
+  _add_quiet(parser)
   _add_json(parser)
 
 
@@ -369,6 +373,14 @@ def _add_expect(parser: argparse.ArgumentParser) -> None:
     metavar="SHA256",
     type=_sha256,
     help="refuse any other manifest, as disguise, inspect and the ledger name it",
+  )
+
+
+def _add_quiet(parser: argparse.ArgumentParser) -> None:
+  parser.add_argument(
+    "--quiet",
+    action="store_true",
+    help="print errors and the result alone: no progress, no warning",
   )
 
 

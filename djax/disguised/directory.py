@@ -285,7 +285,11 @@ def _allow_open(count: int) -> None:
 
 
 def verify(
-  path: str | os.PathLike, *, manifest: Manifest | None = None, unfinished: bool = False
+  path: str | os.PathLike,
+  *,
+  manifest: Manifest | None = None,
+  unfinished: bool = False,
+  progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Manifest:
   """Checks every byte of a disguised data set against its manifest.
 
@@ -295,6 +299,7 @@ def verify(
     path: the directory.
     manifest: the one to check against, perhaps authenticated; else that of the directory.
     unfinished: whether what a stop at the very end leaves may be there.
+    progress: called with how many bytes of shards are read, and of how many.
 
   Returns:
     The manifest.
@@ -305,7 +310,14 @@ def verify(
   folder = Path(path).expanduser()
   manifest = manifest or manifest_lib.read(folder)
   with concurrent.futures.ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-    faults = list(pool.map(lambda shard: _shard_fault(folder, shard), shards(manifest)))
+    faults: list[str | None] = []
+    listed, done = shards(manifest), 0
+    for shard, fault in zip(
+      listed, pool.map(lambda shard: _shard_fault(folder, shard), listed), strict=True
+    ):
+      faults.append(fault)
+      done += shard.bytes
+      progress(done, sum(one.bytes for one in listed))
   faults += [_small_fault(folder, *file) for file in manifest.files.items()]
   known = {*_EXTRA, *manifest.files, *(shard.file for shard in shards(manifest))}
   known |= {manifest_lib.UNFINISHED} if unfinished else set()

@@ -80,7 +80,7 @@ CHOICES: dict[str, Collection[str]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-  """The ``model`` group of a config, whose comments say what the fields are: ``configs/base.py``."""
+  """The ``model`` group of a config, whose fields ``configs/base.py`` describes."""
 
   name: str = "cnn"
   width: int = 16

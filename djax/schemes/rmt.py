@@ -48,11 +48,13 @@ def rmt_scheme(
   *,
   block_size: Annotated[int, BLOCK_SIZE],
   permute: Annotated[bool, PERMUTE] = True,
-  matrix: Annotated[str, Option("or random invertible", MATRICES)] = "orthogonal",
+  matrix: Annotated[str, Option("orthogonal, or random invertible", MATRICES)] = "orthogonal",
   mix: Annotated[str, Option("what a matrix multiplies", ("rows", "block"))] = "rows",
   per_channel: Annotated[bool, Option("one matrix per channel")] = False,
   noise_level: Annotated[float, Option("uniform on [0, N) of 0..255", most=1e6, letter="N")] = 0.0,
-  noise_place: Annotated[str, Option("the projection", NOISE_PLACES)] = "before",
+  noise_place: Annotated[
+    str, Option("the projection: where noise is added", NOISE_PLACES)
+  ] = "before",
 ) -> Scheme:
   """Projects every block by the secret matrix of its position, then moves the blocks.
 

@@ -128,7 +128,13 @@ def _find_tfds(source: str, data_dir: str) -> tuple[str, str, str]:
     elif os.path.isdir(source):
       hint = f" For the folder of images write ./{source}."
     where = f"{root} (TFDS_DATA_DIR, --config.data.data_dir or --data-dir says where)"
-    advice = f"Prepare it with: python -m djax prepare {source} --data-dir {root}"
+    if name in _KNOWN or there:
+      advice = f"Prepare it with: python -m djax prepare {source} --data-dir {root}"
+    else:
+      advice = (
+        f"A source is digits, a file x.npz, a folder of images such as ./{name}, or the name of a TFDS data set that "
+        "python -m djax prepare made."
+      )
     raise DataError(f"data set {source!r} is not prepared in {where}.{hint} {advice}")
   path = chosen[-1]
   what = f"data set {source!r} in {path}"

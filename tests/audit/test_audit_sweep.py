@@ -200,7 +200,9 @@ def shelf(path, *rows):
       str(n): {"verdict": verdict, "by": by, "pairs": pairs, "failed": []}
       for n, (verdict, by, pairs) in enumerate((one, two), 1)
     }
-    found.append({"class": known_breaks.classify(given), "source": source, "levels": levels})
+    names = {name: value for name, value in given.items() if name != "image_shape"}
+    row = {"class": known_breaks.classify(given), "source": source, "disguise": names}
+    found.append({**row, "levels": levels})
   path.write_text(json.dumps({"format": known_breaks.FORMAT, "rows": found}))
   return path
 
@@ -208,7 +210,6 @@ def shelf(path, *rows):
 def test_lookup_says_the_worst_that_is_known(tmp_path):
   fine, broken = ("not broken by these attacks", ["x"], None), ("broken", ["procrustes"], 5)
   given = spec(scheme="rmt")
-  known = known_breaks.classify(given)
 
   def said(name, *rows):
     return lookup(given, path=shelf(tmp_path / name, *rows))
@@ -216,7 +217,7 @@ def test_lookup_says_the_worst_that_is_known(tmp_path):
   assert said("none") is None
   assert said("other", ("mnist", spec(scheme="aes"), broken, broken)) is None
   assert said("2", ("mnist", given, fine, broken)) == (
-    f"{known}: broken with a few known originals (5 pairs) by procrustes, as audited on mnist. "
+    "RMT 4x4, permuted, N = 0: broken with a few known originals (5 pairs) by procrustes, as audited on mnist. "
     "On your images: python -m djax audit"
   )
   alone = ("broken", ["moments", "ica"], None)
@@ -229,6 +230,11 @@ def test_lookup_says_the_worst_that_is_known(tmp_path):
     "leaks", ("mnist", given, leaks, leaks)
   )
   assert said("fine", ("mnist", given, fine, fine), ("digits", given, fine, fine)) is None
+  near, far = ({**given, "block_size": size} for size in (5, 7))
+  assert said("near", ("mnist", far, fine, broken), ("digits", near, fine, broken)) == (
+    "RMT 5x5, permuted, N = 0 (the nearest setting audited to RMT 4x4, permuted, N = 0): broken with a few known "
+    "originals (5 pairs) by procrustes, as audited on digits. On your images: python -m djax audit"
+  )
   assert said("small", ("digits", {**given, "image_shape": [8, 8, 1]}, alone, alone)) is None
   assert lookup(schemes.plain_scheme((8, 8, 1)).spec.to_dict()) is None
 

@@ -18,9 +18,9 @@ from helpers.verbs import environment, failed, refused, run
 from PIL import Image
 
 from djax import audit, keys, sources
-from djax.cli import owner
 from djax.cli.main import _VERBS, main
 from djax.disguised import directory, manifest
+from djax.io import progress
 from djax.keys import keyfile
 from djax.owner import export, restore, sealed_metadata
 from train.__main__ import main as train_main
@@ -282,7 +282,7 @@ def test_ctrl_c_stops_a_process_that_then_goes_on(place, tmp_path):
 
 
 def test_lines_now_and_then_where_there_is_no_terminal(place, call, monkeypatch):
-  monkeypatch.setattr(owner, "_SECONDS_OF_A_LINE", 0)
+  monkeypatch.setattr(progress, "_SECONDS_OF_A_LINE", 0)
   options = ("--scheme", "aes", "--block-size", "4", "--originals-per-shard", "30")
   _, _, err = call(*disguise(place, "lines", *options, "--workers", "1"))
   assert len(err) >= 5  # three shards, the end, the warning

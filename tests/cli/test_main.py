@@ -16,6 +16,7 @@ from helpers.fresh import ROOT
 from helpers.verbs import PACKAGE, environment, failed, run
 
 from djax import keys
+from djax.cli.main import _VERBS
 from djax.keys import keyfile
 
 SECRET = bytes(range(50, 82))
@@ -395,7 +396,7 @@ def test_prepare_hands_its_arguments_on_and_prints_the_folder(copied):
 @pytest.mark.parametrize(
   ("arguments", "message"),
   [
-    ([], "are required: keygen"),
+    ([], "are required: VERB"),
     (["shwo"], r"Did you mean 'show'\?"),
     (["key-gen", "x"], r"Did you mean 'keygen'\?"),
     (["xyz"], "invalid choice: 'xyz'"),
@@ -403,7 +404,11 @@ def test_prepare_hands_its_arguments_on_and_prints_the_folder(copied):
     (["show", "a", "b"], "unrecognized arguments: b"),
     # An abbreviated --passphrase-file would take, and show, a passphrase.
     (["keygen", "a", "--passphrase", "b"], "unrecognized arguments: --passphrase"),
-    (["show", "a", "--jso"], "unrecognized arguments: --jso"),
+    (["show", "a", "--jso"], r"unrecognized arguments: --jso\. Did you mean '--json'\?"),
+    (
+      ["verify", "a", "--kye=b"],
+      r"--kye=b\. Did you mean '--key'\? See python -m djax verify --help",
+    ),
     (["selftest", "a"], "unrecognized arguments: a"),
     (["prepare"], "are required: NAME"),
   ],
@@ -415,9 +420,8 @@ def test_usage_errors(arguments, message):
 def test_help_names_the_verbs():
   done = run("--help")
   assert done.returncode == 0
-  verbs = "keygen show selftest prepare disguise inspect verify restore query"
-  for verb in verbs.split():
-    assert verb in done.stdout
+  for verb in _VERBS:
+    assert f"\n    {verb} " in done.stdout
 
 
 def test_a_reader_that_leaves_is_no_error_message(clear):

@@ -30,7 +30,7 @@ def examined(folder):
   own = "plain" if spec == "plain" else "disguised"
   rates = {"auc": 0.75, "tpr": {"0.01": 0.125}, "refused": {}, "curve": [0.0]}
   return {
-    "setting": {"records": 1000, "shadows": 32},
+    "setting": {"records": 1000, "shadows": 32, "classes": 10},
     "membership": {own: {"lira": rates, "loss": {**rates, "tpr": {"0.01": None}}}},
     "class_membership": {own: {"auc": 0.9, "with": [40.0, 20.0], "without": [10.0, 4.0]}},
     "model_inversion": {

@@ -207,3 +207,49 @@ def test_the_networks_of_a_run_are_its_own(run):
   result = json.loads((run / "result.json").read_text())
   accuracy = np.mean(logits.argmax(-1) == material.asked_labels)
   assert accuracy == pytest.approx(result["test_accuracy"], abs=0.003)
+
+
+def made_up(auc, rate, seen):
+  """The facts of an examination, as far as they are told in words."""
+  attack = {"auc": auc, "tpr": {"0.001": None, "0.01": rate}, "refused": {"0.001": "too few"}}
+  weaker = {**attack, "auc": 0.4}
+  return {
+    "setting": {"shadows": 8, "records": 200, "classes": 10},
+    "membership": {"fresh_queries": {"lira": attack, "loss": weaker}},
+    "class_membership": {"disguised": {"with": [9.0], "without": [3.0], "auc": auc}},
+    "misuse": {"chance": 0.1, "plain_accuracy": seen, "other_key_accuracy": None},
+    "model_inversion": {
+      "examiner": 0.9,
+      "run": {
+        "raw": {"accuracy": 0.1},
+        "undone": {"accuracy": seen},
+        "key_holder": None,
+        "by": "moments",
+      },
+      "disguised": {"reasons": {"raw": "no gradient"}},
+    },
+  }
+
+
+@pytest.mark.parametrize(
+  ("auc", "rate", "seen", "words"),
+  [
+    (0.9, 0.4, 0.8, ("could", "could", "of use", "show their class after moments")),
+    (0.52, 0.05, 0.1, ("could", "could not", "of no use", "do not show their class")),
+    (0.52, None, 0.1, ("could not", "could not", "of no use", "do not show their class")),
+    (0.5, 0.01, 0.12, ("could not", "could not", "of no use", "do not show their class")),
+  ],
+)
+def test_each_attack_is_told_in_a_sentence(auc, rate, seen, words):
+  lines = examine.lines(made_up(auc, rate, seen))
+  members, classes, misuse, run, small = lines[: lines.index("")]
+  assert members.startswith(
+    f"membership: members {words[0]} be told apart by asking with its records"
+  )
+  assert f"(AUC {auc:.2f}, a guess 0.50" in members
+  assert ("at 1% false positives" in members) == (rate is not None)
+  assert classes.startswith(f"classes: whether a class was trained on {words[1]} be told by asking")
+  assert misuse == f"misuse: the network is {words[2]} on plain images ({seen:.1%}, chance 10.0%)"
+  assert f"images made from the run's network {words[3]} (recognised: 10% as they are" in run
+  assert small.endswith("of a small network on disguised images there is nothing to look at")
+  assert any("too few" in line for line in lines)

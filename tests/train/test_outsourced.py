@@ -81,7 +81,7 @@ def test_the_preview_shows_disguised_images_only(monkeypatch, tmp_path, mesh, fo
 def test_the_summary_says_what_is_missing(runs):
   workdir, result = runs["memory"]
   text = cli._summary(result, workdir)
-  assert "plain accuracy           not measured: it needs originals" in text
+  assert "network on plain images  not measured: it needs originals" in text
   assert f"{workdir / 'preview.png'}  (the run directory holds no original)" in text
   assert "permuted: only the owner knows their names" in text
   assert "EXPERIMENT" in text and "shows originals" not in text

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import train
+from djax.cli.guide import Guide
 from djax.io import files
 from train import run_dir, terminal
 from train.compare import collect, page
@@ -20,6 +21,14 @@ _FLAGS: dict[str, dict[str, Any]] = {
   "--minutes": {},
   "--no-run": {"action": "store_true", "help": "train and audit nothing, write what is there"},
 }
+
+_GUIDE = Guide(
+  (
+    ("for an hour, or go on", "--minutes 60"),
+    ("the page of what is there", "--no-run --page docs/comparison.md"),
+  ),
+  (4, 143),
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -42,6 +51,7 @@ def _main(argv: list[str]) -> int:
     prog="python -m train.compare",
     description="Compares RMT, AES, InstaHide, NeuraCrypt and plain training on the same MNIST images: runs what is "
     "missing, attacks disguises and models, writes the page. Resumes where it stopped.",
+    guide=_GUIDE,
   )
   results_file = args.page.with_suffix(".json")
   previous = table_collect.earlier(results_file, form=collect.FORMAT)

@@ -7,11 +7,13 @@ import argparse
 import functools
 import json
 import sys
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import train
+from djax.cli.guide import Guide, text, width
 from djax.errors import ConfigError, nearest
 from djax.io import files, pages
 from train import terminal
@@ -45,6 +47,15 @@ _FLAGS: dict[str, dict[str, Any]] = {
   "--json": {"action": "store_true", "help": "print JSON"},
 }
 
+_GUIDE = Guide(
+  (
+    ("what is done, what is missing?", "--list"),
+    ("run the rows of MNIST for an hour, or go on", "'mnist_*' --minutes 60"),
+    ("write the page", "--page docs/results.md"),
+  ),
+  (4, 143),
+)
+
 line = functools.partial(print, flush=True)  # seen at once, also in a file
 
 
@@ -62,7 +73,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def parse(
-  words: Sequence[str], flags: Mapping[str, Mapping[str, Any]], **parser: Any
+  words: Sequence[str],
+  flags: Mapping[str, Mapping[str, Any]],
+  *,
+  prog: str,
+  description: str,
+  guide: Guide,
+  **parser: Any,
 ) -> argparse.Namespace:
   """Parses the flags of a command that runs rows; paths may begin with ``~``.
 
@@ -70,12 +87,23 @@ def parse(
     words: the arguments.
     flags: by name, what ``add_argument`` takes; ``--runs``, ``--minutes`` and ``--page`` only what they add to the
       shared definition.
-    **parser: what ``ArgumentParser`` takes.
+    prog: the command.
+    description: of it.
+    guide: what its help ends with.
+    **parser: what ``ArgumentParser`` takes besides.
 
   Raises:
     ConfigError: for arguments that are unknown or have no such value.
   """
-  reader = argparse.ArgumentParser(allow_abbrev=False, exit_on_error=False, **parser)
+  reader = argparse.ArgumentParser(
+    prog=prog,
+    description=textwrap.fill(description, width()),
+    epilog=text(prog, guide),
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+    allow_abbrev=False,
+    exit_on_error=False,
+    **parser,
+  )
   for name, options in flags.items():
     reader.add_argument(name, **{**_SHARED.get(name, {}), **options})
   try:
@@ -106,6 +134,7 @@ def _main(argv: list[str]) -> int:
     prog="python -m train.table",
     usage=_USAGE,
     description="Runs the rows of the results table, or resumes them, and writes the page from their results.",
+    guide=_GUIDE,
   )
   chosen = rows.choose(args.rows, rows.ROWS)
   if args.page:
