@@ -6,7 +6,7 @@ from djax import schemes
 
 
 def get_config() -> ConfigDict:
-  """Returns the fields of every run, at the values of the embedded digits."""
+  """Returns the fields of every run, at the values of the embedded digits; a name that is no field is refused."""
   config = ConfigDict()
   config.seed = 0  # initial parameters, order of the records, dropout and owned noise
 
@@ -72,4 +72,4 @@ def get_config() -> ConfigDict:
   config.train.epochs = 15
   config.train.batch_size = 64
   config.train.checkpoint_every_steps = 500  # and at the end of every epoch
-  return config
+  return config.lock()

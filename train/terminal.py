@@ -7,13 +7,14 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from PIL import Image
 from rich.progress import MofNCompleteColumn
 
 from djax.cli import boundary
 from djax.io import progress as bars
 from djax.io.escape import for_terminal
 
-__all__ = ["guarded", "progress", "say", "signals"]
+__all__ = ["guarded", "progress", "say", "show", "signals"]
 
 
 def guarded(work: Callable[[list[str]], int], argv: Sequence[str], *, place: str) -> int:
@@ -71,3 +72,11 @@ def progress(total: int, done: int, label: str) -> Iterator[Callable[[int], None
 def say(text: str) -> None:
   """Prints a line to stderr, escaped: parts of it may come from untrusted files. stdout is for results."""
   print(for_terminal(text), file=sys.stderr, flush=True)
+
+
+def show(picture: Image.Image) -> None:
+  """Shows a picture below the cell of a notebook; elsewhere it does nothing."""
+  # Where there is a kernel it has loaded IPython; where there is none we do not.
+  ipython = sys.modules.get("IPython")
+  if ipython and hasattr(ipython.get_ipython(), "kernel"):
+    ipython.display.display(picture)

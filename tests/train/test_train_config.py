@@ -43,6 +43,13 @@ def test_twins_differ_in_the_scheme_alone(name):
   assert {k for k in ours if ours[k] != plain[k]} == {"disguise.scheme"}
 
 
+@pytest.mark.parametrize("name", config_lib.shipped())
+def test_a_field_that_does_not_exist_is_refused_where_it_is_assigned(name):
+  config = config_lib.load(name)
+  with pytest.raises(AttributeError, match='Did you mean "epochs" instead of "epohcs"'):
+    config.train.epohcs = 3
+
+
 def test_overrides_keep_the_type_of_the_field():
   config = config_lib.load("digits_rmt")
   config_lib.override(
