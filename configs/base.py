@@ -120,14 +120,14 @@ def fields() -> dict[str, Field]:
 
 
 def get_config() -> ConfigDict:
-  """Returns the fields of every run, at their usual values."""
+  """Returns the fields of every run, at their usual values; a name that is no field is refused."""
   config = ConfigDict()
   for name, field in fields().items():
     group, _, last = name.rpartition(".")
     if group and group not in config:
       config[group] = ConfigDict()
     (config[group] if group else config)[last] = field.usual
-  return config
+  return config.lock()
 
 
 def _described(own: schemes.Parameter) -> Field:

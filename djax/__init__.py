@@ -29,6 +29,19 @@ __all__ = [
   "unblockify",
 ]
 
+# Listed by ``dir``; not in ``__all__``, so that ``from djax import *`` loads no key code.
+_PACKAGES = (
+  "attacks",
+  "audit",
+  "disguised",
+  "errors",
+  "keys",
+  "models",
+  "ops",
+  "owner",
+  "schemes",
+  "sources",
+)
 _OPS = ("blocks", "metrics", "noise", "permutation", "rmt")
 _HOMES = {
   "ops.blocks": ("blockify", "crop", "pad_to_blocks", "unblockify"),
@@ -47,8 +60,8 @@ if TYPE_CHECKING:
 def __getattr__(name: str) -> Any:
   if name in _OPS:
     return importlib.import_module(f"djax.ops.{name}")
-  if name == "schemes":
-    return importlib.import_module("djax.schemes")
+  if name in _PACKAGES:
+    return importlib.import_module(f"djax.{name}")
   for module, names in _HOMES.items():
     if name in names:
       return getattr(importlib.import_module(f"djax.{module}"), name)
@@ -56,4 +69,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-  return sorted(__all__)
+  return sorted({*__all__, *_PACKAGES})

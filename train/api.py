@@ -1,5 +1,6 @@
 """What ``train.run`` does; its docstring is there."""
 
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,21 +24,22 @@ __all__ = ["run"]
 enable_x64: Any = jax.enable_x64 if hasattr(jax, "enable_x64") else vars(experimental)["enable_x64"]
 
 
-def run(config: ConfigDict, workdir: str | Path, master: "Master | None") -> dict[str, Any]:
+def run(config: ConfigDict, workdir: str | Path | None, master: "Master | None") -> dict[str, Any]:
   """Trains and evaluates as the config says, see ``train.run``."""
   config_lib.check(config)
   if config.data.disguised_dir and master is not None:
     raise ConfigError(
       "run: master must be None with config.data.disguised_dir: what lies there is already disguised. Leave it out."
     )
+  workdir = Path(workdir or tempfile.mkdtemp(prefix="djax-run-")).expanduser()
   # In float32 whatever JAX_ENABLE_X64 says: a run gives the same numbers wherever it is resumed.
   with enable_x64(False):
     if config.data.disguised_dir:
       given = outsourced.inputs(config)
     else:
-      given = owned.inputs(config, master, dataset_id=_begun_id(Path(workdir).expanduser()))
+      given = owned.inputs(config, master, dataset_id=_begun_id(workdir))
     try:
-      return loop.fit(config, workdir, given)
+      return {**loop.fit(config, workdir, given), "workdir": str(workdir)}
     finally:
       given.close()
 

@@ -48,6 +48,7 @@ __all__ = [
 
 # Of the group augment: what changes a view of an image.
 VIEW_OPTIONS = ("crop", "flip", "rotate", "scale", "shear")
+_LOCKED = re.compile(r'Key "(\w+)" does not exist')  # ml_collections on a field that is none
 _SEED = 2**63 - 1  # the largest that JAX takes
 _ANY = float("-inf")  # where the scheme itself says what is too small
 # Of a field, the least and the greatest value: far above what has a use, they keep made-up configs from filling memory.
@@ -155,6 +156,9 @@ def load(name: str) -> ConfigDict:
     spec.loader.exec_module(module)
     config = module.get_config()
   except Exception as error:
+    if field := _LOCKED.search(str(error)):
+      known = _nearest_field(field[1], dict(leaves(base.get_config())))
+      raise ConfigError(f"unknown config field {field[1]!r} in {name}.{known}") from error
     detail = f"{type(error).__name__}: {error}".splitlines()[0]
     raise ConfigError(f"config {name} must define get_config(): {detail}.") from error
   if not isinstance(config, ConfigDict):

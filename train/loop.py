@@ -415,6 +415,7 @@ def _preview(workdir: Path, inputs: Inputs, test: Pipeline) -> None:
   rows = {"disguised": disguised}
   if inputs.originals is not None:
     rows = {"originals": inputs.originals[1].images[:shown], **rows}
-  content = io.BytesIO()
-  picture.sheet(rows, title=title).save(content, "png")
+  sheet, content = picture.sheet(rows, title=title), io.BytesIO()
+  sheet.save(content, "png")
   files.replace(workdir / "preview.png", content.getvalue(), mode=0o600)
+  terminal.show(sheet)

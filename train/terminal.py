@@ -7,13 +7,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from PIL import Image
 from rich.progress import MofNCompleteColumn, TextColumn
 
 from djax.cli import boundary
 from djax.io import progress as bars
 from djax.io import talk
 
-__all__ = ["guarded", "progress", "say", "signals"]
+__all__ = ["guarded", "progress", "say", "show", "signals"]
 
 
 def guarded(work: Callable[[list[str]], int], argv: Sequence[str], *, place: str) -> int:
@@ -81,3 +82,11 @@ def progress(total: int, done: int, label: str) -> Iterator[Callable[[int], None
 def say(text: str) -> None:
   """Prints a line to stderr, escaped: parts of it may come from untrusted files. stdout is for results."""
   talk.line(text)
+
+
+def show(picture: Image.Image) -> None:
+  """Shows a picture below the cell of a notebook; elsewhere it does nothing."""
+  # Where there is a kernel it has loaded IPython; where there is none we do not.
+  ipython = sys.modules.get("IPython")
+  if ipython and hasattr(ipython.get_ipython(), "kernel"):
+    ipython.display.display(picture)

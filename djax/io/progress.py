@@ -1,6 +1,7 @@
 """How far some work is, on stderr: a bar on a terminal, a line now and then elsewhere."""
 
 import contextlib
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -27,12 +28,17 @@ _SECONDS_TO_TELL = 2
 # Below so many columns the bar itself is left out: what is done and what is left is also in words.
 _WIDE = 60
 
+_NOTEBOOK = "JPY_PARENT_PID"  # every Jupyter kernel has it, and so has what a cell runs
+
 
 @contextlib.contextmanager
 def bar(
   label: str, *columns: ProgressColumn, transient: bool = True, **task: Any
 ) -> Iterator[Callable[..., None] | None]:
-  """Yields a function that moves a bar on stderr, or None where stderr is no terminal or nothing shall be said.
+  """Yields a function that moves a bar on stderr, or None where nothing moves.
+
+  That is where stderr is no terminal or nothing shall be said, and in a notebook, which gives its commands a terminal but shows the control
+  characters of a bar as they are.
 
   Args:
     label: beside the bar; may come from outside.
@@ -41,7 +47,7 @@ def bar(
     **task: ``total``, ``completed`` and fields of the columns, as the function takes them too, with ``advance`` and
       ``description``. Where ``completed`` falls, another stage begins, with a time of its own.
   """
-  if talk.silent() or not sys.stderr.isatty():
+  if talk.silent() or not sys.stderr.isatty() or _NOTEBOOK in os.environ:
     yield None
     return
   console = Console(stderr=True)

@@ -181,7 +181,9 @@ def _read(path: str, place: _Path, *, passphrase: Callable[[], str] | None) -> k
   if parsed.cost is None:
     return _master(path, parsed.payload, parsed.info)
   if passphrase is None:
-    raise KeyFileError(f"key file {path}: is protected, and no passphrase was given.")
+    raise KeyFileError(
+      f"key file {path}: is protected, and no passphrase was given. In code: keys.load(path, getpass.getpass())."
+    )
   for text in forms(passphrase()):
     key = _stretch(path, text, parsed.cost, parsed.salt)
     try:

@@ -12,13 +12,14 @@ import sys
 import types
 import unicodedata
 
+import numpy as np
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 from helpers.alarm import alarm
 from helpers.fresh import ROOT, run_code
 
-from djax import keys
+from djax import keys, schemes
 from djax.errors import ConfigError, DjaxError, KeyFileError, UnsafeError, WrongPassphraseError
 from djax.io import files
 from djax.keys import keyfile, passphrase
@@ -115,6 +116,23 @@ def test_what_is_written_is_read(tmp_path, words):
   back = keyfile.read(tmp_path / "key", passphrase=ask)
   assert back.read("perm|9", 32) == master.read("perm|9", 32)
   assert back.fingerprint == master.fingerprint
+
+
+def test_load_opens_a_file_in_one_line(tmp_path, words):
+  master = keys.generate()
+  keyfile.write(tmp_path / "key", master, passphrase=words)
+  back = keys.load(tmp_path / "key", words)
+  scheme = schemes.rmt_scheme((8, 8, 1), block_size=2)
+  assert np.array_equal(scheme.make_key(back).matrices, scheme.make_key(master.read).matrices)
+
+
+def test_load_says_that_a_passphrase_is_missing_or_wrong(path):
+  with pytest.raises(
+    KeyFileError, match=r"no passphrase was given\. In code: keys\.load\(path, get"
+  ):
+    keys.load(path)
+  with pytest.raises(WrongPassphraseError):
+    keys.load(path, "wrong")
 
 
 def test_two_files_of_one_key_share_no_salt_nonce_or_payload(tmp_path):

@@ -1,7 +1,9 @@
 import copy
+import doctest
 import itertools
 import json
 import pickle
+import pydoc
 import zlib
 
 import hypothesis
@@ -13,7 +15,7 @@ from helpers.images import assert_same, pixels
 from hypothesis import given
 from hypothesis import strategies as st
 
-from djax import schemes
+from djax import keys, schemes
 from djax.errors import ConfigError
 from djax.ops import noise
 
@@ -547,7 +549,7 @@ def test_matrices_that_do_not_fit_into_memory_are_not_drawn():
   with pytest.raises(
     ConfigError, match=r"takes about 7,1\d\d GB of memory, this machine has .*mix=row"
   ):
-    scheme.make_key(None)
+    scheme.make_key(reader(1))
 
 
 def test_single_pixels_of_several_channels_can_be_mixed_as_blocks():
@@ -564,3 +566,38 @@ def test_a_key_of_another_geometry_is_refused():
   for spec in (rmt(), SPECS["permutation"]):
     with pytest.raises(ValueError, match="Use the key made for this image shape"):
       schemes.from_spec(spec).disguise(key, pixels(13, SHAPE), None, rng=RNG)
+
+
+@pytest.mark.parametrize("wrong", [None, 7, bytes(32), "owner.djaxkey"])
+def test_what_is_no_master_key_makes_no_key(wrong):
+  with pytest.raises(TypeError, match=r"must get a master key, got \w+\. Make one with keys\.gene"):
+    schemes.from_spec(rmt()).make_key(wrong)
+
+
+@every_scheme
+def test_help_of_a_scheme_says_its_shapes_and_its_examples_run(spec):
+  scheme = schemes.from_spec(spec)
+  names = {"jax": jax, "keys": keys, "scheme": scheme, "images": pixels(14, (2, *SHAPE))}
+  attempted = 0
+  for function in (scheme.make_key, scheme.disguise, scheme.restore):
+    text = pydoc.render_doc(function, renderer=pydoc.plaintext)
+    assert text.splitlines()[2].startswith(f"{function.__name__}(")
+    example = doctest.DocTestParser().get_doctest(function.__doc__, names, "help", None, 0)
+    failed, tried = doctest.DocTestRunner().run(example, clear_globs=False)
+    names.update(example.globs)
+    assert not failed
+    attempted += tried
+  assert attempted == 3
+  assert "[..., 6, 9, 2]" in scheme.disguise.__doc__
+  assert f"[..., {', '.join(map(str, names['disguised'].shape[1:]))}]" in scheme.disguise.__doc__
+  assert names["restored"].shape == (2, *SHAPE)
+
+
+def test_a_scheme_keeps_docstrings_of_its_own():
+  base = schemes.plain_scheme(SHAPE)
+
+  def disguise(key, images, labels, *, rng):
+    """Does what it likes."""
+
+  scheme = schemes.Scheme(base.spec, base.make_key, disguise, dict.fromkeys, base.export)
+  assert scheme.disguise.__doc__ == "Does what it likes."

@@ -46,6 +46,7 @@ def scalars(folder):
 
 def test_a_run_leaves_what_it_promises(tmp_path, capsys):
   result = train.run(tiny(), tmp_path)
+  assert result.pop("workdir") == str(tmp_path)
   assert result == json.loads((tmp_path / "result.json").read_text())
   for name in ("test_accuracy", "plain_accuracy", "other_key_accuracy"):
     right = result["test_images"] * result[name]  # the images of the last, padded batch count once

@@ -4,13 +4,16 @@ import errno
 import json
 import os
 import pathlib
+import sys
+import types
 
 import pytest
 from helpers.training import tiny
+from PIL import Image
 
 import train
 from djax.errors import UnsafeError
-from train import run_dir, state
+from train import loop, run_dir, state, terminal
 
 
 def tree(folder):
@@ -85,3 +88,24 @@ def test_what_cannot_be_removed_from_an_old_checkpoint_is_named_in_full(tmp_path
   with pytest.raises(PermissionError) as raised:
     state.remove_unfinished(tmp_path)
   assert raised.value.filename == str(tmp_path / "checkpoints" / "2")
+
+
+def test_without_a_workdir_each_run_gets_a_new_folder_and_names_it(tmp_path, monkeypatch):
+  monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+  monkeypatch.setattr(loop, "fit", lambda config, workdir, inputs: {"test_accuracy": 1.0})
+  first, second = (pathlib.Path(train.run(tiny())["workdir"]) for _ in range(2))
+  assert first != second and first.parent == tmp_path and first.is_dir()
+  assert first.stat().st_mode & 0o077 == 0  # its preview shows originals
+
+
+def test_a_picture_is_shown_in_a_notebook_and_nowhere_else(monkeypatch):
+  sheet, shown = Image.new("L", (2, 2)), []
+  display = types.SimpleNamespace(display=shown.append)
+  for shell in (None, types.SimpleNamespace(), types.SimpleNamespace(kernel=1)):
+    fake = types.SimpleNamespace(display=display, get_ipython=lambda shell=shell: shell)
+    monkeypatch.setitem(sys.modules, "IPython", fake)
+    terminal.show(sheet)
+    assert shown == [sheet] * hasattr(shell, "kernel")
+  monkeypatch.delitem(sys.modules, "IPython")
+  terminal.show(sheet)
+  assert shown == [sheet] and "IPython" not in sys.modules

@@ -44,6 +44,25 @@ def test_twins_differ_in_the_scheme_alone(name):
   assert {k for k in ours if ours[k] != plain[k]} == {"disguise.scheme"}
 
 
+@pytest.mark.parametrize("name", config_lib.shipped())
+def test_a_field_that_does_not_exist_is_refused_where_it_is_assigned(name):
+  config = config_lib.load(name)
+  with pytest.raises(AttributeError, match='Did you mean "epochs" instead of "epohcs"'):
+    config.train.epohcs = 3
+
+
+def test_a_config_file_that_sets_such_a_field_is_refused_in_one_line(tmp_path, capsys):
+  file = tmp_path / "mine.py"
+  file.write_text(
+    "from configs import base\ndef get_config():\n  c = base.get_config()\n  c.train.epohcs = 3\n  return c\n"
+  )
+  code, line = _refused(capsys, f"--config={file}")
+  assert code == 2
+  assert line.endswith(
+    f"unknown config field 'epohcs' in {file}. Did you mean 'config.train.epochs'?"
+  )
+
+
 def test_overrides_keep_the_type_of_the_field():
   config = config_lib.load("digits_rmt")
   config_lib.override(
