@@ -52,7 +52,7 @@ def load(
       image is of: nobody is in two splits then. Where djax makes the split, every fifth of them is test.
 
   Returns:
-    The records of the split: uint8, but float32 where an ``.npz`` holds floats.
+    The records of the split, uint8, but float32 where an ``.npz`` holds floats.
 
   Raises:
     ConfigError: a name, split or image size that cannot work, or a split without records.
