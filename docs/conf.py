@@ -1,5 +1,6 @@
 """The site: ``python -m sphinx -W -b html docs OUT``. Nothing is executed or fetched."""
 
+import dataclasses
 import logging
 import shutil
 from importlib import metadata
@@ -63,11 +64,17 @@ def _plain_options(app: Any, member: Any, bound: bool) -> None:
       member.__annotations__[name] = annotation.__origin__
 
 
+def _no_fields(app: Any, what: str, name: str, member: Any, *_: Any) -> tuple[str, None] | None:
+  """Leaves the fields of a record out of its signature: the docstring has them, with their meaning."""
+  record = dataclasses.is_dataclass(member) or hasattr(member, "_fields")
+  return ("", None) if what == "class" and record else None
+
+
 def _formula(translator: Any, node: Any) -> None:
   """Writes a formula as MathML, which browsers draw without a script from another host."""
   block = node.tagname == "math_block"
   text = latex2mathml.tex2mathml(node.astext(), as_block=block)
-  translator.body.append(f'<div class="math">{text}</div>' if block else text)
+  translator.body.append(f'<div style="margin: 1rem 0">{text}</div>' if block else text)
   raise nodes.SkipNode
 
 
@@ -85,6 +92,7 @@ def setup(app: Any) -> None:
   app.connect("source-read", _link_security)
   app.connect("autodoc-skip-member", _skip)
   app.connect("autodoc-before-process-signature", _plain_options)
+  app.connect("autodoc-process-signature", _no_fields)
   app.add_html_math_renderer("mathml", (_formula, None), (_formula, None))
   # The import graph stays text: drawing it would take a script from another host.
   app.add_lexer("mermaid", TextLexer)
