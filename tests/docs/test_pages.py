@@ -92,14 +92,15 @@ def test_every_module_of_the_api_pages_exists_and_each_public_package_has_one():
   assert packages - shown == {"djax.cli", "djax.bench"}
 
 
-def test_code_on_the_page_of_additions_is_that_of_the_tests():
+def test_code_on_the_page_of_additions_is_whole_and_that_of_the_tests():
   def bare(text):
-    return "\n".join(line.strip() for line in text.splitlines())
+    return "\n".join(line.strip() for line in text.splitlines() if line)
 
   tested = bare((ROOT / "tests" / "test_extending.py").read_text())
   blocks = documents.blocks((DOCS / "extend.md").read_text(), "python")
-  assert len(blocks) == 4
-  for block in blocks:
+  assert len(blocks) == 5
+  exec(compile("\n".join(blocks), "extend.md", "exec"), {"__name__": "extend"})
+  for block in blocks[1:]:
     assert bare(block) in tested, block
 
 
