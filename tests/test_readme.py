@@ -1,14 +1,11 @@
 """The README says what works: its Python runs, its commands exist, its links lead somewhere."""
 
-import os
 import re
-import shlex
-import subprocess
-import sys
 import tomllib
 from importlib.util import find_spec
 
 import numpy as np
+from helpers import documents
 from helpers.fresh import ROOT
 from PIL import Image
 
@@ -20,7 +17,7 @@ README = (ROOT / "README.md").read_text()
 
 
 def test_the_python_of_the_readme_runs_and_keeps_its_word():
-  (snippet,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+  (snippet,) = documents.blocks(README, "python")
   names = {}
   exec(compile(snippet, "README.md", "exec"), names)
   error = np.abs(np.asarray(names["restored"]) - names["images"])
@@ -61,9 +58,8 @@ def test_files_named_exist():
 def outsourcing():
   """Returns the commands of the section on outsourcing, in order, and those in its text."""
   section = README.partition("## Outsource a data set")[2].partition("\n## ")[0]
-  blocks = "\n".join(re.findall(r"```\n(.*?)```", section, re.DOTALL)).splitlines()
   prose = re.findall(r"`((?:query|python -m train\.answer) [^`]*)`", section.replace("\n", " "))
-  return [line.partition("#")[0].strip() for line in blocks if line], prose
+  return documents.commands(section), prose
 
 
 def test_outsourcing_works_as_the_readme_shows_it(tmp_path):
@@ -82,17 +78,8 @@ def test_outsourcing_works_as_the_readme_shows_it(tmp_path):
   prose = [f"python -m djax {x}" if x.startswith("query") else x for x in prose]
   said = []
   for command in [*commands[:5], *prose, *commands[5:]]:
-    words = shlex.split(command)
-    assert words[:2] == ["python", "-m"]
-    done = subprocess.run(
-      [sys.executable, *words[1:]],
-      cwd=tmp_path,
-      capture_output=True,
-      text=True,
-      env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
-    assert done.returncode == 0, f"{command}: {done.stderr}"
-    said.append(done.stdout)
+    assert command.startswith("python -m ")
+    said.append(documents.run(command, tmp_path))
   assert said[0].startswith("images: train 1438") and (tmp_path / "sheet.png").exists()
   seen = [line.split()[1] for line in said[4].splitlines()]
   assert sum(s == str(label) for s, label in zip(seen, digits.labels, strict=True)) >= 5

@@ -157,7 +157,7 @@ def load(name: str) -> ConfigDict:
     config = module.get_config()
   except Exception as error:
     if field := _LOCKED.search(str(error)):
-      known = _nearest_field(field[1], dict(leaves(base.get_config())))
+      known = nearest_field(field[1], dict(leaves(base.get_config())))
       raise ConfigError(f"unknown config field {field[1]!r} in {name}.{known}") from error
     detail = f"{type(error).__name__}: {error}".splitlines()[0]
     raise ConfigError(f"config {name} must define get_config(): {detail}.") from error

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any

@@ -85,7 +85,7 @@ def measure(
     examiner: trained on other originals.
 
   Returns:
-    JSON types: ``mse``, ``psnr`` (at most 100 dB) and ``ssim`` as ``median`` and ``quartiles``; ``ssim_constant`` and
+    As JSON types ``mse``, ``psnr`` (at most 100 dB) and ``ssim`` as ``median`` and ``quartiles``; ``ssim_constant`` and
     ``ssim_others``, medians of the two controls; ``ssim_above_chance``; ``lift``, by how much SSIM with the own
     original exceeds that with another on average, and ``lift_errors``, in standard errors; ``accuracy``, ``success``,
     ``above_chance`` of the examiner, its ``plain_accuracy``, ``chance`` and ``accuracy_errors``.

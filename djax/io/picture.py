@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 from PIL import Image, ImageDraw
 
-__all__ = ["sheet"]
+__all__ = ["sheet", "visible"]
 
 _CELL = 64
 _MARGIN = 4
@@ -40,15 +40,19 @@ def sheet(rows: Mapping[str, np.ndarray], *, title: str, columns: int = 8) -> Im
   for caption, images in rows.items():
     pen.text((_MARGIN, top), caption, fill="black")
     top += _LINE
-    for index, image in enumerate(_visible(images)):
+    for index, image in enumerate(visible(images)):
       line, column = divmod(index, columns)
       drawn.paste(_cell(image), (_MARGIN + column * step, top + line * step))
     top += lines[caption] * step
   return drawn
 
 
-def _visible(images: np.ndarray) -> np.ndarray:
-  """Turns values into bytes, stretched over 0..255 if they leave it."""
+def visible(images: np.ndarray) -> np.ndarray:
+  """Turns values into bytes for the eye: one linear map from the 1st to the 99th percentile, if they leave 0..255.
+
+  Args:
+    images: on the 0..255 scale, or leaving it.
+  """
   values = images.astype(np.float32)
   if values.min() < 0 or values.max() > 255:
     low, high = np.percentile(values, [1, 99])

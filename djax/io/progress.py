@@ -37,8 +37,8 @@ def bar(
 ) -> Iterator[Callable[..., None] | None]:
   """Yields a function that moves a bar on stderr, or None where nothing moves.
 
-  That is where stderr is no terminal or nothing shall be said, and in a notebook, which gives its commands a terminal but shows the control
-  characters of a bar as they are.
+  That is where stderr is no terminal or nothing shall be said, and in a notebook, which gives its commands a terminal
+  but shows the control characters of a bar as they are.
 
   Args:
     label: beside the bar; may come from outside.

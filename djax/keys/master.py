@@ -111,7 +111,7 @@ class Master(Streams):
 
   @property
   def fingerprint(self) -> str:
-    """Public name of the key: ``djx1-`` and 80 bits in base32, or ``experiment-seed<n>-...``."""
+    """Public name of the key, ``djx1-`` and 80 bits in base32, or ``experiment-seed<n>-...``."""
     name = base64.b32encode(self.read("fingerprint", 10)).decode().lower()
     if self.experiment_seed is None:
       return f"{EXPANSION}-{name}"

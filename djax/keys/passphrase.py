@@ -70,7 +70,7 @@ def new_passphrase(text: str) -> str:
     text: as it was typed, or read with the end of its line.
 
   Returns:
-    One line without its end, in Unicode's composed form (NFC): keyboards and systems differ in the form they give.
+    One line without its end in Unicode's form NFC, since keyboards and systems differ in the form they give.
 
   Raises:
     KeyFileError: for bytes that are not UTF-8, control characters such as NUL or a second line, a byte order mark, or

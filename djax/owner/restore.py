@@ -73,7 +73,7 @@ def values(images: np.ndarray, manifest: Manifest) -> np.ndarray:
     manifest: of the data set.
 
   Returns:
-    The same shape: uint8 where the disguise itself is, else float32.
+    The same shape, uint8 where the disguise itself is, else float32.
   """
   if manifest.quantiser is not None:
     return quantise.dequantise(images, manifest.quantiser, block_size=manifest.block_size)

@@ -350,7 +350,7 @@ class Kind:
 
   @functools.cached_property
   def parameters(self) -> dict[str, Parameter]:
-    """The options by name that a config or the command line can set: those with an ``Option``."""
+    """The options by name that a config or the command line can set, those with an ``Option``."""
     hints = typing.get_type_hints(self.make, include_extras=True)
     parameters = {}
     for name, given in inspect.signature(self.make).parameters.items():

@@ -42,7 +42,7 @@ def load(source: str, split: str, **reading: Any) -> Images:
       ``background``.
 
   Returns:
-    The records of the split: uint8, but float32 where an ``.npz`` holds floats.
+    The records of the split, uint8, but float32 where an ``.npz`` holds floats.
 
   Raises:
     ConfigError: a name, split or image size that cannot work, or a split without records.

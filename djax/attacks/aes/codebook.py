@@ -75,7 +75,7 @@ def codebook(
   Of ``known``, ``pairs`` are used, and ``public`` for the silhouette where given. Nothing is drawn.
 
   Returns:
-    The estimates. Diagnostics: ``pairs``; ``entries`` of the dictionary; ``found``, the share of the targets' units
+    Estimates; as diagnostics ``pairs``; ``entries`` of the dictionary; ``found``, the share of the targets' units
     whose cipher is in it, by collision or not; ``positions``, the original position found for each disguised one, or
     None where blocks stay in place.
   """
@@ -131,7 +131,7 @@ def frequency(
   Of ``known``, ``disguised`` is used, and ``public`` where given. Nothing is drawn.
 
   Returns:
-    The estimates. Diagnostics: ``flat``, the share of the targets' units that are the most frequent one; ``distinct``,
+    Estimates; as diagnostics ``flat``, the share of the targets' units that are the most frequent one; ``distinct``,
     the number of different units over those counted; ``positions`` as for ``codebook``.
   """
   del seed

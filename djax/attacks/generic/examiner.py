@@ -20,7 +20,7 @@ def look(known: Known, *, seed: int, progress: Callable[[float, str], None]) -> 
   Of ``known``, ``targets`` alone are used.
 
   Returns:
-    The estimates. Diagnostics: ``low`` and ``high``, the 1st and 99th percentile of all values, which become 0 and 255.
+    Estimates; as diagnostics ``low`` and ``high``, the 1st and 99th percentile of all values, which become 0 and 255.
   """
   del seed, progress
   height, width, _ = known.spec["image_shape"]

@@ -69,7 +69,7 @@ def inversion(
   Of ``known``, ``pairs`` are used. The seed is that of the parts for validation and of the network.
 
   Returns:
-    The estimates. Diagnostics: ``pairs`` used; ``chosen``, the method; ``validation``, by method the mean PSNR on
+    Estimates; as diagnostics ``pairs`` used; ``chosen``, the method; ``validation``, by method the mean PSNR on
     held-out pairs in dB, at most 100 (empty if there is nothing to hold out); ``positions``, the original position
     found for each disguised one, or None where blocks stay in place; ``seconds`` by method.
   """

@@ -55,7 +55,7 @@ def regression(
   Of ``known``, ``pairs`` are used. Nothing is drawn.
 
   Returns:
-    The estimates. Diagnostics: ``pairs``; ``positions``, the original position found for each disguised one, or None
+    Estimates; as diagnostics ``pairs``; ``positions``, the original position found for each disguised one, or None
     where blocks stay in place; ``learnt``, the share of the directions of all matrices that was inverted.
   """
   del seed

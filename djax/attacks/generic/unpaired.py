@@ -157,7 +157,7 @@ def attack(
   Of ``known``, ``public`` and ``targets`` are used. The seed is that of keys, noise and networks.
 
   Returns:
-    The estimates. Diagnostics, each ``{"psnr", "ssim"}``, medians on held-out public images: ``own_key``, the
+    Estimates; as diagnostics, each ``{"psnr", "ssim"}``, medians on held-out public images: ``own_key``, the
     first inverse under the key that it was learnt with (the positive control); ``fresh_key``, the same under another;
     ``many_keys``, the second under that other key; ``mean``, the mean public image. ``keys``: of the second.
     ``chosen``: ``one`` or ``many``. ``warnings``.

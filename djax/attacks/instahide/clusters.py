@@ -160,7 +160,7 @@ def attack(
   The seed is that of the network, its training and the clusters.
 
   Returns:
-    The estimates. Diagnostics: ``images``, how many were looked for, by the number of encodings of each that is
+    Estimates; as diagnostics ``images``, how many were looked for, by the number of encodings of each that is
     known; ``residual``; ``warnings``.
 
   Raises:

@@ -114,7 +114,7 @@ def attack(known: Known, *, seed: int, progress: Progress) -> Estimate:
   Of ``known``, ``disguised`` and ``public`` are used. The seed is that of groups, encoders and samples.
 
   Returns:
-    The estimates. Diagnostics: ``positions``, that found for each group of tokens; ``recurring``, the share of tokens
+    Estimates; as diagnostics ``positions``, that found for each group of tokens; ``recurring``, the share of tokens
     equal to the most frequent one of their group; ``cost``, the mean squared error of pairs over the variance of public
     images, in the first and the last turn; ``warnings``.
   """
@@ -176,7 +176,7 @@ def cloning(known: Known, *, seed: int, progress: Progress) -> Estimate:
   of the attacker's own encoders and of the parts for validation.
 
   Returns:
-    The estimates. Diagnostics: ``pairs`` used; ``chosen``, ``position``, or ``mean`` where no map did better on
+    Estimates; as diagnostics ``pairs`` used; ``chosen``, ``position``, or ``mean`` where no map did better on
     held-out pairs than the mean of the others; ``validation``, both mean squared errors; ``positions``, that found for
     each group of tokens; ``warnings``.
   """

@@ -96,7 +96,7 @@ def jigsaw(known: Known, *, seed: int, progress: Progress) -> Estimate:
   Of ``known``, ``disguised`` is used. The seed is that of the random starts.
 
   Returns:
-    The estimates. Diagnostics: ``images`` used; ``positions``, the original position found for each disguised one;
+    Estimates; as diagnostics ``images`` used; ``positions``, the original position found for each disguised one;
     ``cost`` of that arrangement, about 0 for a random one; ``starts``, the share of starts that ended there;
     ``interchangeable``, how many blocks could change places with another at no cost; ``single``, for each of the first
     images, solved alone, its ``Scores`` against ``positions`` (not against the truth, which the attack does not know).

@@ -68,7 +68,7 @@ def attack(
   Of ``known``, ``disguised`` is used, and ``public`` where given. The seed is that of the random starts.
 
   Returns:
-    The estimates: for ``permutation`` the blocks put back, for ``rmt`` those of ``moments`` or ``ica``; possibly all of
+    Estimates; for ``permutation`` the blocks put back, for ``rmt`` those of ``moments`` or ``ica``; possibly all of
     them mirrored, as ``estimate_permutation`` says.
     Diagnostics: ``placement``, see ``estimate_permutation``, and those of the second attack.
   """

@@ -1,0 +1,84 @@
+"""The how-to pages work as they stand: one folder of images, all commands in order, then the Python."""
+
+import json
+
+import numpy as np
+import pytest
+from helpers import documents
+from helpers.fresh import ROOT
+from PIL import Image
+
+from djax import keys, sources
+from djax.keys import keyfile
+
+HOWTO = ROOT / "docs" / "howto"
+IN_ORDER = ("disguise_a_folder", "keep_a_key", "train", "ask", "restore", "audit", "compare")
+PASSPHRASE = "a test's own"
+
+
+def page(name):
+  return (HOWTO / f"{name}.md").read_text()
+
+
+@pytest.fixture
+def photos(tmp_path):
+  """Digits as a person's folders: three classes to train on, and new images of known classes."""
+  for folder, split, count in (("photos", "train", 40), ("new_images", "test", 4)):
+    digits = sources.load("digits", split)
+    for label in range(3):
+      place = tmp_path / folder / (f"class {label}" if folder == "photos" else "")
+      place.mkdir(parents=True, exist_ok=True)
+      for i, image in enumerate(digits.images[digits.labels == label][:count]):
+        Image.fromarray(image[..., 0]).convert("RGB").save(place / f"{label}_{i}.png")
+  return tmp_path
+
+
+def quick(command):
+  """Shortens training alone: the network of an outsourced run is made for MNIST."""
+  if "--config=outsourced" in command:
+    command += " --config.train.epochs=6 --config.model.width=64 --config.train.batch_size=32"
+  elif command.startswith("python -m train --config"):
+    command += " --config.train.epochs=1 --config.model.width=4"
+  return command
+
+
+@pytest.mark.slow
+def test_the_commands_run_in_order_and_do_what_the_pages_say(photos, monkeypatch, capsys):
+  monkeypatch.chdir(photos)
+  monkeypatch.setenv("DJAX_PASSPHRASE", PASSPHRASE)
+  said = {}
+  for name in IN_ORDER:
+    lines = documents.commands(page(name))
+    assert lines
+    said[name] = []
+    for line in lines:
+      capsys.readouterr()
+      if line.startswith("cp "):
+        documents.run(line, photos)
+      else:
+        documents.call(quick(line))
+      said[name].append(capsys.readouterr().out)
+  assert (photos / "sheet.png").exists() and (photos / "grid.png").exists()
+  assert "authenticated" in said["keep_a_key"][2]
+  here, _, _, there = said["ask"]
+  assert here == there and len(here.splitlines()) == 12
+  guesses = [line.split() for line in here.splitlines()]
+  assert sum(name.split("/")[-1][0] == label for name, _, label, _ in guesses) >= 10, here
+  assert len(list((photos / "originals").rglob("*.png"))) == 120
+  assert (photos / "audit" / "audit.html").exists()
+  facts = json.loads((photos / "audit" / "audit.json").read_text())
+  assert {row["name"] for row in facts["attacks"]} == {"placement", "procrustes"}
+  (code,) = documents.blocks(page("compare"), "python")
+  exec(compile(code, "compare.md", "exec"), {})
+  assert "cost of the disguise" in capsys.readouterr().out
+
+
+def test_the_python_of_own_jax_runs(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  keyfile.write("owner.djaxkey", keys.generate(), passphrase=PASSPHRASE)
+  monkeypatch.setenv("DJAX_PASSPHRASE", PASSPHRASE)
+  names = {}
+  for code in documents.blocks(page("own_jax"), "python"):
+    exec(compile(code, "own_jax.md", "exec"), names)
+  assert names["batch"].shape == (8, 32, 32, 3)
+  assert not np.array_equal(names["batch"][0], names["batch"][1])
