@@ -1,4 +1,4 @@
-"""``config.json`` and ``disguise.json`` of a run directory, which may come from a machine that nobody vouches for."""
+"""The files of results and settings of a run directory, which may come from a machine that nobody vouches for."""
 
 import re
 from typing import Any
@@ -8,7 +8,9 @@ from djax.errors import ConfigError
 from djax.io import foreign, form
 from djax.models import checksums
 
-__all__ = ["config_from", "disguise_from"]
+__all__ = ["RESULT", "RESULT_BYTES", "config_from", "disguise_from", "metrics_from", "result_from"]
+
+RESULT, RESULT_BYTES = "result.json", 1 << 20
 
 _LONGEST_TEXT, _LONGEST_NAME = 4096, 64  # characters
 _MOST_CLASSES, _LONGEST_SIDE = 1 << 16, 1 << 14
@@ -21,6 +23,17 @@ _DISGUISE = {
   "key_fingerprint": (None, _TEXT),
   "source_sha256": _TEXT,
 }
+
+_SHARES = ("test_accuracy", "plain_accuracy", "other_key_accuracy", "val_accuracy")
+_RESULT = {
+  **dict.fromkeys(_SHARES, (None, float)),
+  "test_accuracy": float,
+  "test_images": 1,
+  "classes": 1,
+  "seconds": float,
+}
+_METRICS = {"step": 0, "epoch": 1, "train_loss": float}
+_SPLITS = ("val_accuracy", "test_accuracy")
 
 
 def config_from(data: bytes) -> dict[str, Any]:
@@ -69,6 +82,42 @@ def disguise_from(data: bytes) -> dict[str, Any]:
   if expected != shape:
     raise ValueError(f"disguised_shape must be {list(expected)} by its spec, got {list(shape)}")
   return disguise
+
+
+def result_from(data: bytes) -> dict[str, Any]:
+  """Reads ``result.json``: accuracies in 0..1 or None, ``test_images``, ``classes`` and ``seconds`` among its fields.
+
+  Raises:
+    ValueError: if it is damaged.
+  """
+  result = foreign.parse_json(data)
+  form.check(result, _RESULT, RESULT)
+  for name in _SHARES:
+    _check_share(result[name], f"{name} in {RESULT}")
+  return result
+
+
+def metrics_from(data: bytes) -> list[dict[str, Any]]:
+  """Reads ``metrics.jsonl``.
+
+  Returns:
+    For each epoch its number as ``epoch``, ``train_loss``, and ``test_accuracy`` or ``val_accuracy`` in 0..1.
+
+  Raises:
+    ValueError: if it is damaged.
+  """
+  rows = [foreign.parse_json(line) for line in data.splitlines()]
+  for row in rows:
+    form.check(row, _METRICS, f"a line of {checksums.METRICS}")
+    for name in _SPLITS:
+      form.check(row.get(name), (None, float), f"{name} in {checksums.METRICS}")
+      _check_share(row.get(name), f"{name} in {checksums.METRICS}")
+  return rows
+
+
+def _check_share(value: float | None, where: str) -> None:
+  if value is not None and not 0 <= value <= 1:
+    raise ValueError(f"{where} must lie in 0..1, got {value}")
 
 
 def _check_fields(value: dict[str, Any], *, groups: bool) -> None:
