@@ -8,8 +8,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 import djax
-from djax import audit
-from djax.audit import run_curves
+from djax.audit import run_parts
 from djax.io import files, html
 from djax.io.html import text
 from djax.models import checksums, run_files
@@ -73,60 +72,23 @@ def _page(content: Content, metrics: list[dict[str, Any]]) -> str:
   note = "This page shows originals: keep it on your machine."
   if inputs.originals is None:
     note = "This page shows no original."
-  curves = f'<h2>Curves</h2>\n<div class="plots">{run_curves.draw({"": metrics})}</div>'
-  pictures = "".join(_pictures(content.pictures))
-  config_rows = ((text(name), html.plain(value)) for name, value in config_lib.leaves(config))
+  curves = run_parts.curves({"": metrics})
   return html.page(
     f"Run: {inputs.spec['scheme']} on {source}",
     f"""<p class="soft">{text(lead)}</p>
 <p class="note"><strong>{note}</strong></p>
 <h2>{"What the key does" if fingerprint else "Accuracy"}</h2>
-{_accuracies(content)}
-{curves if metrics else ""}
+{run_parts.accuracies(result, "Accuracy")}
+{curves and f"<h2>Curves</h2>{curves}"}
 <h2>What the network sees</h2>
-{pictures}
+{"".join(_pictures(content.pictures))}
 <h2>What is known to break it</h2>
-<p>{text(_known(inputs))}</p>
+{run_parts.known(inputs.spec)}
 <h2>Confusion matrix</h2>
 {_confusions(content)}
 <h2>Config</h2>
-<details><summary>All fields</summary>
-{html.table("Config", ("field", "value"), config_rows, words=2)}
-</details>""",
+{run_parts.config(config_lib.leaves(config), "All fields of the config")}""",
   )
-
-
-def _accuracies(content: Content) -> str:
-  """Returns the accuracy on images under the key, under another one and without, beside a guess."""
-  result, views = content.result, content.result["test_views"]
-  disguised = content.inputs.key_fingerprint is not None
-  own = "disguised with the key of this run" if disguised else "as they are"
-  rows = {own: result["test_accuracy"]}
-  if views > 1:
-    rows = {
-      f"{own}, over {views} views": result["test_accuracy"],
-      f"{own}, one view alone": result["single_view_accuracy"],
-    }
-  if disguised:
-    rows["disguised with another key"] = result["other_key_accuracy"]
-    rows["without a disguise (misuse)"] = result["plain_accuracy"]
-  rows["guessing"] = 1 / result["classes"]
-  cells = ((text(name), _percent(share)) for name, share in rows.items())
-  table = html.table("Accuracy", ("test images", "accuracy"), cells)
-  words = f"{result['test_images']} test images, {result['classes']} classes."
-  if result["val_accuracy"] is not None:
-    words += (
-      f" The network is that of step {result['chosen_step']} of {result['steps']}, the best on the validation images "
-      f"({result['val_accuracy']:.2%})."
-    )
-  if disguised and content.inputs.originals is None:
-    words += " What is not measured needs originals, and here are none."
-  elif disguised:
-    words += (
-      " The nearer another key and no disguise are to guessing, the less the network is of use to someone without the "
-      "key."
-    )
-  return f'{table}\n<p class="soft">{text(words)}</p>'
 
 
 def _pictures(pictures: Mapping[str, np.ndarray]) -> Iterator[str]:
@@ -135,16 +97,6 @@ def _pictures(pictures: Mapping[str, np.ndarray]) -> Iterator[str]:
     outside = bool(images.min() < 0 or images.max() > 255)
     words = f"{caption}, values stretched to the visible range" if outside else caption
     yield html.strip(words, images, stretched=outside)
-
-
-def _known(inputs: Inputs) -> str:
-  """Says what is known to break the disguise."""
-  if inputs.key_fingerprint is None:
-    return "There is no disguise: whoever has the images sees them."
-  return audit.lookup(inputs.spec) or (
-    "Nothing in the table of audits that comes with djax, which is no reason to rely on it. Audit it on your images: "
-    "python -m djax audit"
-  )
 
 
 def _confusions(content: Content) -> str:
@@ -176,7 +128,7 @@ def _matrix(
   rows = []
   for label, (name, total) in enumerate(zip(names, totals, strict=True)):
     row = [found.get((label, answer), 0) for answer in range(len(names))]
-    right = _percent(row[label] / total) if total else ""
+    right = run_parts.percent(row[label] / total) if total else ""
     rows.append((text(name), *(_heat(count, total) for count in row), right))
   return html.table("Confusion matrix", ("class", *names, "right"), rows)
 
@@ -191,13 +143,9 @@ def _mistakes(
     for count, (label, answer) in sorted(wrong, key=lambda row: (-row[0], row[1]))[:_MISTAKES]
   )
   columns = ("the image shows", "the network says", "images", "of this class")
-  return html.table("The most frequent mistakes", columns, rows, words=2)
+  return html.table("The most frequent mistakes", columns, rows, words=(0, 1))
 
 
 def _heat(count: int, total: int) -> str:
   """Returns a count, the stronger coloured the greater its share."""
   return f'<span class="heat" style="--share:{100 * count / max(1, total):.0f}%">{count}</span>'
-
-
-def _percent(share: float | None) -> str:
-  return "not measured" if share is None else f"{share:.2%}"

@@ -11,7 +11,7 @@ from djax.audit.runner import Outcome
 from djax.io import files, html, pages
 from djax.io.html import text
 
-__all__ = ["FACTS", "PAGE", "attacks", "chip", "page", "write"]
+__all__ = ["FACTS", "PAGE", "attacks", "chip", "level", "page", "write"]
 
 FACTS = "audit.json"
 PAGE = "audit.html"
@@ -21,7 +21,7 @@ _COLUMNS = (
   *("examiner above chance", "seconds"),
 )
 _MEASURES = {"ssim_above_chance": "SSIM above chance", "above_chance": "examiner above chance"}
-_WORDS = 2  # columns, the first ones, that are no numbers
+_WORDS = (0, 1)  # columns that are no numbers
 _NOT_COVERED = (
   "attacks on the trained network: its use on plain images, membership, inversion of the model",
   "attackers with more images, more time, other networks or better ideas than these",
@@ -68,7 +68,7 @@ def page(outcome: Outcome) -> str:
     f"""<p class="soft">{text(options)}. Images of {text(shape)}. djax {text(facts["djax"])},
 seed {text(facts["seed"])}, {facts["seconds"]:.0f} s. Key: {text(setting["key"])}.</p>
 <p class="note"><strong>This page shows originals: keep it on your machine.</strong></p>
-<div class="levels">{"".join(_level(n, level) for n, level in facts["levels"].items())}</div>
+<div class="levels">{"".join(level(number, judged) for number, judged in facts["levels"].items())}</div>
 <h2>Attack by attack</h2>
 {attacks(facts["attacks"], "Attack by attack")}
 <p class="soft">Medians over {sizes["targets"]} targets whose originals no attack saw. Above chance: 0 is what guessing
@@ -130,6 +130,21 @@ def chip(verdict: str) -> str:
   return f'<span class="chip {_mark(verdict)}">{text(verdict)}</span>'
 
 
+def level(number: str, judged: Mapping[str, Any]) -> str:
+  """Returns a threat level, its verdict and what to do.
+
+  Args:
+    number: ``"1"`` or ``"2"``.
+    judged: of ``levels`` in ``audit.json``.
+  """
+  verdict = judged["verdict"] or verdicts.UNTRIED
+  knows = {"1": "disguised images alone", "2": "also a few known originals"}[number]
+  return (
+    f'<section class="level {_mark(verdict)}"><div class="soft">Level {number}: {knows}</div>'
+    f'<div class="verdict">{text(verdict)}</div><p>{text(judged["words"])}</p></section>'
+  )
+
+
 def _curves(facts: Mapping[str, Any]) -> str:
   """Draws both measures over the number of known pairs; nothing where there are not several numbers of pairs."""
   rows = [row for row in facts["attacks"] if len(row["runs"]) > 1]
@@ -151,15 +166,6 @@ def _curves(facts: Mapping[str, Any]) -> str:
       log=True,
     )
     for name, title in _MEASURES.items()
-  )
-
-
-def _level(number: str, level: Mapping[str, Any]) -> str:
-  verdict = level["verdict"] or verdicts.UNTRIED
-  knows = {"1": "disguised images alone", "2": "also a few known originals"}[number]
-  return (
-    f'<section class="level {_mark(verdict)}"><div class="soft">Level {number}: {knows}</div>'
-    f'<div class="verdict">{text(verdict)}</div><p>{text(level["words"])}</p></section>'
   )
 
 

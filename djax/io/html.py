@@ -6,7 +6,8 @@ own escapes what is in them with ``text``.
 
 import base64
 import io
-from collections.abc import Iterable, Mapping, Sequence
+import itertools
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,11 +17,12 @@ from PIL import Image
 
 from djax.io import escape, pages
 
-__all__ = ["curves", "page", "plain", "strip", "table", "text"]
+__all__ = ["curves", "page", "strip", "table", "text"]
 
 _CELL = 64
 _GAP = 4
 _MOST_POINTS = 1000  # of a curve; more are not told apart
+_STYLES = ("-", "--", ":", "-.")  # colours alone do not tell all eyes which curve is which
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1b1f24; --soft: #59636e; --line: #d0d7de; --page: #fff; --card: #f6f8fa;
   --heat: #8fc1f5; --edge: #0004; --pad: .6rem }
@@ -102,7 +104,11 @@ def page(title: str, body: str) -> str:
 
 
 def table(
-  label: str, columns: Sequence[str], rows: Iterable[Sequence[str]], *, words: int = 1
+  label: str,
+  columns: Sequence[str],
+  rows: Iterable[Sequence[str]],
+  *,
+  words: Collection[int] = (0,),
 ) -> str:
   """Returns a table in a box of its own, which scrolls sideways where the page is narrower.
 
@@ -110,7 +116,7 @@ def table(
     label: plain text; names the box for those who do not see it, so no two on a page are the same.
     columns: titles, plain text.
     rows: cells, HTML. The first one is the row's header. In a row of fewer cells the last one reaches to the end.
-    words: how many columns, the first ones, are text; the others are numbers.
+    words: places of the columns that are text; the others are numbers.
   """
 
   def cells(tag: str, row: Sequence[str], start: str, rest: str) -> str:
@@ -118,7 +124,7 @@ def table(
     for place, cell in enumerate(row):
       last = place == len(row) - 1 < len(columns) - 1
       span = f' colspan="{len(columns) - place}" class="soft wide"' if last else ""
-      number = ' class="n"' if place >= words and not last else ""
+      number = ' class="n"' if place not in words and not last else ""
       name, scope = (tag, rest) if place else ("th", start)
       line += f"<{name}{scope}{span}{number}>{cell}</{name}>"
     return f"<tr>{line}</tr>"
@@ -170,10 +176,10 @@ def curves(
   else:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
   ends = []
-  for name, (xs, ys) in lines.items():
+  for (name, (xs, ys)), style in zip(lines.items(), itertools.cycle(_STYLES)):
     thinned = slice(None, None, -(-len(xs) // _MOST_POINTS) or 1)
     marker = "o" if len(xs) < 20 else ""
-    axes.plot(xs[thinned], ys[thinned], marker=marker, markersize=4, label=name)
+    axes.plot(xs[thinned], ys[thinned], linestyle=style, marker=marker, markersize=4, label=name)
     if len(xs):
       ends.append(f"{name} from {ys[0]:.3g} at {xs[0]:g} to {ys[-1]:.3g} at {xs[-1]:g}")
   if len(lines) > 1:
@@ -212,11 +218,6 @@ def strip(caption: str, images: np.ndarray, *, stretched: bool = False) -> str:
     f'<figure><figcaption>{text(caption)}</figcaption><img alt="{text(caption)}: {count} images" '
     f'width="{sheet.shape[1]}" height="{height}" src="data:image/png;base64,{data}"></figure>'
   )
-
-
-def plain(value: Any) -> str:
-  """Returns a value of a config or a spec, escaped; an empty text is shown as two quotes."""
-  return text(value) if value != "" else '""'
 
 
 def text(value: Any) -> str:

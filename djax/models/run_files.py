@@ -7,8 +7,17 @@ from djax import schemes
 from djax.errors import ConfigError
 from djax.io import foreign, form
 from djax.models import checksums
+from djax.schemes import Scheme
 
-__all__ = ["RESULT", "RESULT_BYTES", "config_from", "disguise_from", "metrics_from", "result_from"]
+__all__ = [
+  "RESULT",
+  "RESULT_BYTES",
+  "config_from",
+  "disguise_from",
+  "metrics_from",
+  "result_from",
+  "scheme_from",
+]
 
 RESULT, RESULT_BYTES = "result.json", 1 << 20
 
@@ -24,13 +33,15 @@ _DISGUISE = {
   "source_sha256": _TEXT,
 }
 
-_SHARES = ("test_accuracy", "plain_accuracy", "other_key_accuracy", "val_accuracy")
+_MEASURED = ("test_accuracy", "single_view_accuracy")
+_PERHAPS = ("plain_accuracy", "other_key_accuracy", "val_accuracy")
+_COUNTS = ("test_images", "test_views", "classes", "steps", "chosen_step")
 _RESULT = {
-  **dict.fromkeys(_SHARES, (None, float)),
-  "test_accuracy": float,
-  "test_images": 1,
-  "classes": 1,
+  **dict.fromkeys(_MEASURED, float),
+  **dict.fromkeys(_PERHAPS, (None, float)),
+  **dict.fromkeys(_COUNTS, 1),
   "seconds": float,
+  "key_fingerprint": (None, _TEXT),
 }
 _METRICS = {"step": 0, "epoch": 1, "train_loss": float}
 _SPLITS = ("val_accuracy", "test_accuracy")
@@ -69,30 +80,40 @@ def disguise_from(data: bytes) -> dict[str, Any]:
       _check_value(name, value)
   if disguise["classes"] > _MOST_CLASSES:
     raise ValueError(f"classes must be at most {_MOST_CLASSES}, got {disguise['classes']}")
-  for name, value in disguise["spec"].items():
-    form.check(name, _NAME, "a name in spec")
-    if isinstance(value, list) and len(value) <= 4:
-      form.check(value, [0], f"spec.{name}")
-    else:
-      _check_value(f"spec.{name}", value)
+  scheme = scheme_from(disguise["spec"])
   shape = tuple(disguise["disguised_shape"])
   if len(shape) != 3 or max(shape) > _LONGEST_SIDE:
     raise ValueError(f"disguised_shape must be three numbers of at most {_LONGEST_SIDE}")
-  expected = tuple(schemes.from_spec(disguise["spec"]).spec.disguised_shape)
+  expected = tuple(scheme.spec.disguised_shape)
   if expected != shape:
     raise ValueError(f"disguised_shape must be {list(expected)} by its spec, got {list(shape)}")
   return disguise
 
 
+def scheme_from(spec: dict[str, Any]) -> Scheme:
+  """Makes the scheme of a spec that comes from somewhere else.
+
+  Raises:
+    ValueError: if it is damaged, or no scheme is so. A scheme may have its own way to say so.
+  """
+  for name, value in spec.items():
+    form.check(name, _NAME, "a name in spec")
+    if isinstance(value, list) and len(value) <= 4:
+      form.check(value, [0], f"spec.{name}")
+    else:
+      _check_value(f"spec.{name}", value)
+  return schemes.from_spec(spec)
+
+
 def result_from(data: bytes) -> dict[str, Any]:
-  """Reads ``result.json``: accuracies in 0..1 or None, ``test_images``, ``classes`` and ``seconds`` among its fields.
+  """Reads ``result.json``, as ``train.run`` returns it; accuracies lie in 0..1.
 
   Raises:
     ValueError: if it is damaged.
   """
   result = foreign.parse_json(data)
   form.check(result, _RESULT, RESULT)
-  for name in _SHARES:
+  for name in (*_MEASURED, *_PERHAPS):
     _check_share(result[name], f"{name} in {RESULT}")
   return result
 
