@@ -126,9 +126,8 @@ def page(entries: Sequence[Run | Audited]) -> str:
     if isinstance(entry, Run) and entry.metrics
   }
   curves = run_parts.curves(runs)
-  heading = (
-    f"{curves and '<h2>Curves</h2><p class="soft">Numbers are those of the table.</p>'}{curves}"
-  )
+  if curves:
+    curves = f'<h2>Curves</h2><p class="soft">Numbers are those of the table.</p>{curves}'
   parts = "".join(_part(number, entry) for number, entry in enumerate(entries, 1))
   return html.page(
     "Runs and audits",
@@ -136,7 +135,7 @@ def page(entries: Sequence[Run | Audited]) -> str:
 <p class="soft">Levels: what an attacker gets from the disguised images alone (1), and with a few known originals (2),
 by the audit here of the same setting and data, else by the table of audits that comes with djax. Cost: the accuracy of
 a run here on the same images without a disguise, trained as long, less that of the run.</p>
-{heading}
+{curves}
 {parts}""",
   )
 
