@@ -57,10 +57,11 @@ a { color: inherit }
 table { border-collapse: collapse; width: 100%; font-size: .9rem; font-variant-numeric: tabular-nums }
 th, td { padding: .35rem var(--pad); text-align: left; border-bottom: 1px solid var(--line); vertical-align: top;
   overflow-wrap: break-word }
-thead th { vertical-align: bottom; white-space: normal }
+thead th { vertical-align: bottom }
 tbody th { font-weight: 600; max-width: 20rem }
 tbody th .soft { font-weight: 400 }
-.n { text-align: right; white-space: nowrap }
+.n { text-align: right }
+td.n { white-space: nowrap }
 .wide { min-width: 14rem }
 tbody tr:last-child > * { border-bottom: 0 }
 .heat { display: block; margin: -.35rem calc(-1 * var(--pad)); padding: .35rem var(--pad);
