@@ -24,8 +24,8 @@ def run(
 
   Args:
     config: a complete config, such as ``configs.digits_rmt.get_config()``.
-    workdir: the run directory, made if it does not exist. Its ``preview.png`` shows originals where there are any.
-      None: a new temporary directory, which nobody removes.
+    workdir: the run directory, made if it does not exist. Its ``preview.png`` and ``report.html`` show originals where
+      there are any. None: a new temporary directory, which nobody removes.
     master: the owner's key; without it the public key of ``config.disguise.experiment_seed``. A run on
       ``config.data.disguised_dir`` takes none.
 

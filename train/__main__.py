@@ -247,6 +247,8 @@ def _summary(result: dict, workdir: Path, twin: str | None = None) -> str:
     lines.append(f"disguised images         {picture}  (the run directory holds no original)")
   else:
     lines.append(f"originals and disguises  {picture}  (shows originals: keep it)")
+  if (workdir / "report.html").is_file():
+    lines.append(f"all on one page          {workdir / 'report.html'}")
   lines.append(f"everything else          {workdir}")
   # The fingerprint is that of the directory's manifest, which nobody authenticates here.
   return "\n".join(map(escape.for_terminal, lines))

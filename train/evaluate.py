@@ -1,8 +1,8 @@
-"""Accuracy and loss of a split, and the statistics that standardise its images."""
+"""The answers to a split, its accuracy and loss, and the statistics that standardise its images."""
 
 import itertools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -12,13 +12,27 @@ from djax import models
 from train.data.input_pipeline import Pipeline
 from train.data.inputs import STATISTICS_RECORDS
 
-__all__ = ["accuracy_and_loss", "estimates", "statistics"]
+__all__ = ["Score", "estimates", "score", "statistics"]
 
 
-def accuracy_and_loss(
-  log_probabilities: Callable, state: Any, pipeline: Pipeline, *, views: int
-) -> tuple[float, float]:
-  """Returns accuracy in 0..1 and mean loss over every record, by the mean log-probabilities of its views.
+class Score(NamedTuple):
+  """What a network answers to every record of a split.
+
+  Attributes:
+    accuracy: in 0..1.
+    loss: mean cross-entropy.
+    labels: int32 ``[N]``, in the order of the split.
+    answers: int32 ``[N]``, the labels that the network gives.
+  """
+
+  accuracy: float
+  loss: float
+  labels: np.ndarray
+  answers: np.ndarray
+
+
+def score(log_probabilities: Callable, state: Any, pipeline: Pipeline, *, views: int) -> Score:
+  """Asks a network for every record, by the mean log-probabilities of its views.
 
   Args:
     log_probabilities: ``(state, images) -> [B, K]``, float32.
@@ -27,13 +41,16 @@ def accuracy_and_loss(
     views: of each record, over which log-probabilities are averaged.
   """
   right = loss = 0.0
+  pairs = []
   for batches in zip(*(pipeline.all_records(view=view) for view in range(views)), strict=True):
     logs = np.stack([log_probabilities(state, batch.images) for batch in batches])
     total = logs.sum(0, np.float64)
     labels, mask = np.asarray(batches[0].labels), np.asarray(batches[0].mask)
-    right += float(mask @ (total.argmax(-1) == labels))
+    answers = total.argmax(-1)
+    right += float(mask @ (answers == labels))
     loss -= float(mask @ total[np.arange(len(labels)), labels]) / views
-  return right / len(pipeline), loss / len(pipeline)
+    pairs.append(np.stack([labels, answers]).astype(np.int32)[:, mask > 0])
+  return Score(right / len(pipeline), loss / len(pipeline), *np.concatenate(pairs, axis=1))
 
 
 def estimates(model: Any, train: Pipeline) -> dict[str, Any]:

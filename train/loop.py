@@ -118,7 +118,7 @@ def _fit(
   log_probabilities = jax.jit(
     lambda state, images: jax.nn.log_softmax(state_lib.forward(model, state, images))
   )
-  evaluate = functools.partial(evaluate_lib.accuracy_and_loss, log_probabilities)
+  evaluate = functools.partial(evaluate_lib.score, log_probabilities)
 
   chunks = functools.partial(
     device_loop.chunks if device_loop.fits(train) else single_steps,
@@ -149,14 +149,14 @@ def _fit(
   terminal.say(f"run directory: {workdir}")
   if not config.disguise.acknowledge and (known := audit.lookup(inputs.spec)):
     terminal.say(f"warning: {known}")
-  _preview(workdir, inputs, test)
+  pictures = _preview(workdir, inputs, test)
   state, seconds, best = _train(
     config,
     workdir,
     state,
     chunks=chunks,
     per_epoch=train.steps_per_epoch,
-    accuracy=lambda state: evaluate(state, judging, views=1)[0],
+    accuracy=lambda state: evaluate(state, judging, views=1).accuracy,
     record=record,
     seconds=seconds,
     best=best,
@@ -164,21 +164,21 @@ def _fit(
   )
   if best:
     state = state_lib.with_network(state, jax.device_put(best.network, train.replicated))
-  test_accuracy, test_loss = evaluate(state, test, views=inputs.test.views)
+  tested = evaluate(state, test, views=inputs.test.views)
 
   def misused(feeds: tuple[Feed, Feed]) -> float:
     other_train, other_test = (pipeline(feed) for feed in feeds)
     mean, scale = evaluate_lib.statistics(model, other_train, inputs.disguised_shape)
-    return evaluate(state._replace(mean=mean, scale=scale), other_test, views=1)[0]
+    return evaluate(state._replace(mean=mean, scale=scale), other_test, views=1).accuracy
 
   result = {
-    "test_accuracy": test_accuracy,
+    "test_accuracy": tested.accuracy,
     "test_views": inputs.test.views,
-    "single_view_accuracy": evaluate(state, test, views=1)[0],
+    "single_view_accuracy": evaluate(state, test, views=1).accuracy,
     "plain_accuracy": misused(inputs.plain) if inputs.plain else None,
     "other_key_accuracy": misused(inputs.other_key()) if inputs.other_key else None,
     "val_accuracy": best.accuracy if best else None,
-    "test_loss": test_loss,
+    "test_loss": tested.loss,
     "test_images": len(test),
     "classes": inputs.classes,
     "labels": inputs.labels,
@@ -190,6 +190,7 @@ def _fit(
     "scheme": inputs.spec,
   }
   run_dir.write_json(workdir / "result.json", result)
+  _page(workdir, config, inputs, result, tested, pictures)
   return result
 
 
@@ -404,7 +405,21 @@ def _check_shapes(model: nn.Module, shape: tuple[int, ...]) -> None:
     raise ConfigError(f"config.model: {error}") from error
 
 
-def _preview(workdir: Path, inputs: Inputs, test: Pipeline) -> None:
+def _page(workdir: Path, *content: Any) -> None:
+  """Writes the page of a run. Whatever is wrong with it, the run is whole without it."""
+  try:
+    from train import (
+      page,
+    )  # what draws takes a second to load, and must not end a run if it cannot be loaded
+
+    page.write(workdir, page.Content(*content))
+  except Exception as error:
+    reason = " ".join(f"{type(error).__name__}: {error}".split())
+    terminal.say(f"report.html could not be written ({reason}). The run is complete without it.")
+
+
+def _preview(workdir: Path, inputs: Inputs, test: Pipeline) -> dict[str, np.ndarray]:
+  """Draws the first test images; returns them by caption, ``[n, H, W, C]``."""
   shown = min(8, len(test), test.batch_size)
   first = next(test.all_records(limit=shown))
   spec, key = inputs.spec, inputs.key_fingerprint
@@ -419,3 +434,4 @@ def _preview(workdir: Path, inputs: Inputs, test: Pipeline) -> None:
   sheet.save(content, "png")
   files.replace(workdir / "preview.png", content.getvalue(), mode=0o600)
   terminal.show(sheet)
+  return rows

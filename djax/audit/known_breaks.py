@@ -9,7 +9,7 @@ from typing import Any
 from djax import schemes
 from djax.schemes import Trait
 
-__all__ = ["FILE", "FORMAT", "classify", "lookup", "read"]
+__all__ = ["FILE", "FORMAT", "classify", "levels", "lookup", "read"]
 
 FILE = Path(__file__).with_name("known_breaks.json")
 FORMAT = "djax-audit-table"
@@ -17,6 +17,7 @@ FORMAT = "djax-audit-table"
 _BLOCKS = ((3, "2-3"), (7, "4-7"))
 _PLACES = ((16, "up to 16"), (64, "17-64"), (256, "65-256"))
 _NOISE = ((0, "no"), (25, "up to 25"), (50, "25-50"), (100, "50-100"))
+_VERDICTS = ("broken", "leaks")
 _LEVELS = {"1": "from the disguised images alone", "2": "with a few known originals"}
 
 
@@ -49,25 +50,47 @@ def lookup(spec: Mapping[str, Any], *, path: Path = FILE) -> str | None:
     The worst that any audited data set of this class of settings showed; None where none was audited, or where none of
     the attacks did anything, which is no reason to rely on it.
   """
+  worst = levels(spec, path=path)
+  for verdict in _VERDICTS:
+    for number, how in _LEVELS.items():
+      known = worst[number]
+      if known and known["verdict"] == verdict:
+        with_pairs = f" ({known['pairs']} pairs)" if known["pairs"] else ""
+        setting = named = _named({**spec, **known["disguise"]})
+        if _distance(spec, known["disguise"]) > 0:
+          setting = f"{named} (the nearest setting audited to {_named(spec)})"
+        return (
+          f"{setting}: {verdict} {how}{with_pairs} by {', '.join(known['by'])}, as audited on {known['source']}. "
+          "On your images: python -m djax audit"
+        )
+  return None
+
+
+def levels(spec: Mapping[str, Any], *, path: Path = FILE) -> dict[str, dict[str, Any] | None]:
+  """Returns what is known to break a setting, by threat level.
+
+  Args:
+    spec: ``SchemeSpec.to_dict()``, complete.
+    path: the table.
+
+  Returns:
+    For ``"1"`` and ``"2"`` the worst that any audited data set of this class of settings showed: ``verdict``, *broken*
+    or *leaks*, ``by``, ``pairs``, ``source`` and the ``disguise`` audited; None as for ``lookup``.
+  """
+  worst: dict[str, dict[str, Any] | None] = dict.fromkeys(_LEVELS)
   if Trait.BLOCKS not in schemes.traits(spec):  # plain, and the baselines
-    return None
+    return worst
   known = classify(spec)
   rows = [row for row in read(path)["rows"] if row["class"] == known]
   rows.sort(key=lambda row: _distance(spec, row["disguise"]))
-  for verdict in ("broken", "leaks"):
-    for level, how in _LEVELS.items():
-      for row in rows:
-        judged = row["levels"][level]
-        if judged["verdict"] == verdict:
-          with_pairs = f" ({judged['pairs']} pairs)" if judged["pairs"] else ""
-          setting = named = _named({**spec, **row["disguise"]})
-          if _distance(spec, row["disguise"]) > 0:
-            setting = f"{named} (the nearest setting audited to {_named(spec)})"
-          return (
-            f"{setting}: {verdict} {how}{with_pairs} by {', '.join(judged['by'])}, as audited on {row['source']}. "
-            "On your images: python -m djax audit"
-          )
-  return None
+  for number in worst:
+    judged = [
+      {**row["levels"][number], "source": row["source"], "disguise": row["disguise"]}
+      for row in rows
+    ]
+    ordered = (one for verdict in _VERDICTS for one in judged if one["verdict"] == verdict)
+    worst[number] = next(ordered, None)
+  return worst
 
 
 def _named(spec: Mapping[str, Any]) -> str:

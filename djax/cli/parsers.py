@@ -8,7 +8,7 @@ from djax.keys import keyfile
 
 __all__ = ["VERBS", "add"]
 
-VERBS = ("check", "disguise", "inspect", "verify", "restore", "query", "audit", "bench")
+VERBS = ("check", "disguise", "inspect", "verify", "restore", "query", "audit", "report", "bench")
 
 
 def add(verbs: Any, asked: str) -> None:
@@ -69,6 +69,18 @@ def add(verbs: Any, asked: str) -> None:
   _add_quiet(restore)
   _add_query(verbs)
   _add_audit(verbs, schemes=asked == "audit")
+  compare = verbs.add_parser(
+    "report",
+    help="lay runs and audits side by side",
+    description="Lays runs of python -m train and audits side by side, on one page. Needs no key, shows no image.",
+  )
+  compare.add_argument(
+    "directories",
+    metavar="DIR",
+    nargs="+",
+    help="a --workdir of python -m train, an --out of audit",
+  )
+  compare.add_argument("--out", metavar="FILE.html", required=True, help="the page; must not exist")
   _add_bench(verbs)
   for verb in VERBS:
     verbs.choices[verb].set_defaults(run=_run)
@@ -393,6 +405,10 @@ def _run(args: argparse.Namespace) -> None:
     from djax.cli import audit  # JAX, Flax, SciPy
 
     audit.run(args)
+  elif args.verb == "report":
+    from djax.cli import report  # JAX, Flax, SciPy
+
+    report.run(args)
   elif args.verb == "bench":
     from djax.cli import bench  # JAX
 

@@ -358,11 +358,13 @@ def _loads(run: Path, steps: list[int]) -> list[str]:
 
 
 def _same_run(snapshot: Snapshot, work: Path) -> Snapshot:
-  """Leaves out times, and names and bytes that Orbax draws: the network itself is in a plain file."""
+  """Leaves out times, names and bytes that Orbax draws, and the page, which names seconds and may be missing."""
   del work
   found: Snapshot = {}
   for name, (mode, data) in snapshot.items():
-    if re.search(r"/events/|/checkpoints/[0-9]+/(state|meta)/|_CHECKPOINT_METADATA$", name):
+    if re.search(
+      r"/events/|/checkpoints/[0-9]+/(state|meta)/|_CHECKPOINT_METADATA$|/report.html$", name
+    ):
       continue
     if data is not None and re.search(r"environment\.json|checksums/", name):
       data = b""
@@ -375,7 +377,7 @@ def _same_run(snapshot: Snapshot, work: Path) -> Snapshot:
 
 _OWNER = ("djax.__main__", "djax.cli.owner")
 
-_TRAINER = ("train.__main__", "train.loop", "djax.models.predict")
+_TRAINER = ("train.__main__", "train.loop", "train.page", "djax.models.predict")
 
 COMMANDS = {
   command.name: command

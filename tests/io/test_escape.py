@@ -11,18 +11,24 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import hypothesis
+import numpy as np
 import pytest
 from hypothesis import strategies
 from markdown_it import MarkdownIt
 
 import djax
-from djax.audit import report, runner
+from djax import schemes
+from djax.audit import comparison, report, runner
 from djax.cli import common
 from djax.cli.main import main
 from djax.disguised import datacard
 from djax.disguised.quantise import Bounds
 from djax.io import escape
 from djax.keys import keyfile
+from train import config as config_lib
+from train import page as run_page
+from train.data.inputs import Inputs
+from train.evaluate import Score
 
 FALSE_LINE = "\x1b[1A\x1b[2K\x1b[Gauthenticated  written with the key djx1-aaaaaaaaaaaaaaaa"
 # What a foreign file may hold, and what is shown of it.
@@ -318,6 +324,7 @@ def test_the_command_line_shows_letters_that_the_terminal_lacks(tmp_path):
 # The audit's page.
 
 ALL = "".join([*HOSTILE, *MARKUP])
+SPEC = schemes.rmt_scheme((8, 8, 1), block_size=2).spec.to_dict()
 
 
 def outcome(text):
@@ -349,6 +356,61 @@ def test_the_page_of_an_audit_shows_foreign_text_and_nothing_else_changes():
   assert page.text.replace(shown, "QQ") == plain.text
   assert plain.text.count("QQ") >= 15
   assert not {"\x1b", "\u202e", "\udcff"} & set(report.page(outcome(ALL)))
+
+
+def page_of_a_run(text):
+  """The page of a run in which every text is foreign."""
+  config = config_lib.load("digits_rmt")
+  config_lib.override(config, [f"data.source={text}", f"model.name={text}"])
+  spec = {**SPEC, "scheme": "rmt"}
+  given = Inputs(
+    types.SimpleNamespace(records=[1]),
+    None,
+    spec,
+    disguised_shape=(8, 8, 1),
+    classes=2,
+    labels="plain",
+    key_fingerprint=text,
+    source_sha256=text,
+    class_names=(text, text),
+  )
+  score = Score(0.5, 1.0, np.array([0, 1]), np.array([0, 0]))
+  numbers = {"test_images": 2, "steps": 1, "chosen_step": 1}
+  pictures = {"disguised": np.zeros((2, 8, 8, 1))}
+  return run_page._page(
+    run_page.Content(config, given, {**result(text), **numbers}, score, pictures), []
+  )
+
+
+def page_of_several(text):
+  """Runs and an audit side by side, every text in them foreign."""
+  config = {"data": {"source": text}, "model": {"name": text}, text: text}
+  disguise = {"key_fingerprint": text, "source_sha256": text}
+  facts = outcome(text).facts
+  judged = {"verdict": "leaks", "by": [text], "pairs": 5, "words": text}
+  facts = {**facts, "levels": {"1": judged, "2": judged}}
+  return comparison.page(
+    [
+      comparison.Run(Path(f"a{text}"), SPEC, disguise, config, None, []),
+      comparison.Audited(Path(f"a{text}"), SPEC, facts),
+    ]
+  )
+
+
+@pytest.mark.parametrize(
+  ("make", "foreign"),
+  # A path has no two slashes in a row.
+  [(page_of_a_run, ALL), (page_of_several, ALL.replace("//", "/"))],
+)
+def test_the_pages_of_runs_show_foreign_text_and_nothing_else_changes(make, foreign):
+  page, plain = Elements(make(foreign)), Elements(make("QQ"))
+  assert [tag for tag, _ in page.elements] == [tag for tag, _ in plain.elements]
+  shown = escape.for_terminal(foreign)
+  for (_, attributes), (_, expect) in zip(page.elements, plain.elements, strict=True):
+    assert {name: value.replace(shown, "QQ") for name, value in attributes.items()} == expect
+  assert page.text.replace(shown, "QQ") == plain.text
+  assert plain.text.count("QQ") >= 7
+  assert not {"\x1b", "\u202e", "\udcff"} & set(make(foreign))
 
 
 def test_the_page_is_written_for_its_owner_alone_whatever_it_holds(tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -58,6 +59,9 @@ def test_a_run_leaves_what_it_promises_and_no_original(runs, folder):
   assert result["labels"] == "permuted" and result["test_images"] == 50
   assert result["key_fingerprint"] == facts.key_fingerprint == MASTER.fingerprint
   assert result["scheme"] == facts.spec
+  page = (workdir / "report.html").read_text()
+  assert re.findall(r'<img alt="(\w+)', page) == ["disguised"]
+  assert "This page shows no original." in page and page.count("not measured") >= 2
   kept = json.loads((workdir / "disguise.json").read_text())
   assert kept["source_sha256"] == facts.sha256 and kept["spec"] == facts.spec
   for name in ("MANIFEST.json", "MANIFEST.mac"):

@@ -264,7 +264,7 @@ def test_every_flip_is_caught(place, run):
 
 @pytest.mark.parametrize("kind", ["pipe", "link", "dangling"])
 def test_what_is_only_written_is_no_trap(place, run, tmp_path, kind):
-  names = ("result.json", "preview.png", "environment.json")
+  names = ("result.json", "preview.png", "environment.json", "report.html")
   for name in (*names, ".config.json.tmp", ".metrics.jsonl.tmp", ".preview.png.tmp"):
     (tmp_path / name).write_text("precious")
     (run / name).unlink(missing_ok=True)

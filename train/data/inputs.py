@@ -52,6 +52,7 @@ class Inputs:
     disguised_shape: ``(H', W', C)``.
     classes: number of label ids.
     labels: ``plain``, or ``permuted`` by the owner.
+    class_names: one a label id, from whoever made the source; None where the owner keeps them.
     key_fingerprint: of the key, or None for the plain scheme.
     dataset_id: of the data set; None for an experiment and for sets of format version 1.
     source_sha256: of the originals, or of the manifest of an outsourced set.
@@ -71,6 +72,7 @@ class Inputs:
   key_fingerprint: str | None
   source_sha256: str
   dataset_id: str | None = None
+  class_names: tuple[str, ...] | None = None
   val: Feed | None = None
   originals: tuple[Images, Images] | None = None
   other_key: Callable[[], tuple[Feed, Feed]] | None = None

@@ -54,6 +54,7 @@ def inputs(config: ConfigDict) -> Inputs:
     disguised_shape=public.disguised_shape,
     classes=public.classes,
     labels=public.labels,
+    class_names=public.class_names,
     key_fingerprint=public.key_fingerprint,
     source_sha256=public.sha256,
     dataset_id=public.id or None,

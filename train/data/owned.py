@@ -130,6 +130,7 @@ def inputs(config: ConfigDict, master: "Master | None", *, dataset_id: str | Non
     disguised_shape=scheme.spec.disguised_shape,
     classes=len(train.class_names),
     labels="plain",
+    class_names=train.class_names,
     key_fingerprint=fingerprint,
     source_sha256=_digest(train, test, *val),
     dataset_id=own_id,
