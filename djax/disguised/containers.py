@@ -7,13 +7,12 @@ folder holds the names of PNG files and their hashes. Nothing here is trusted be
 import abc
 import contextlib
 import hashlib
-import itertools
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 
@@ -23,9 +22,10 @@ from djax.disguised.manifest_form import FOLDER, SHARDS, digits, line_bytes
 from djax.io import escape, foreign
 from djax.io.foreign import ForeignFileError
 
-__all__ = ["Container", "of"]
+__all__ = ["Checked", "Container", "of"]
 
 _BLOCK = 4096  # of disk that a small file fills
+_MORE = 1024  # names beside those of records that are looked at
 _HASH = re.compile(r"[0-9a-f]{64}")
 
 
@@ -37,6 +37,13 @@ def of(manifest: Manifest, folder: Path) -> "Container":
     folder: its directory.
   """
   return {SHARDS: _Shards, FOLDER: _Folder}[manifest.container](manifest, folder)
+
+
+class Checked(NamedTuple):
+  """What is wrong with the files that a shard names, and their names; None where the shard itself cannot be read."""
+
+  faults: list[str]
+  names: set[str] | None
 
 
 class Container(abc.ABC):
@@ -101,12 +108,22 @@ class Container(abc.ABC):
       ValueError, OSError, ForeignFileError: if it cannot be read, or is another than the shard says.
     """
 
-  def faults(self, shard: Shard, split: str, first: int) -> Iterator[str]:
-    """Yields what is wrong with the files that a whole shard names."""
-    yield from ()
+  def check(self, shard: Shard, split: str, first: int) -> Checked:
+    """Reads every file that a whole shard names.
 
-  def strangers(self) -> Iterator[str]:
-    """Yields names in ``folders`` that no shard has."""
+    Args:
+      shard: the shard.
+      split: its split.
+      first: place of its first record in the split.
+    """
+    return Checked([], set())
+
+  def strangers(self, names: Set[str]) -> Iterator[str]:
+    """Yields what lies in ``folders`` and is not meant to.
+
+    Args:
+      names: of the files that all shards name.
+    """
     yield from ()
 
   def texts(self) -> dict[str, bytes]:
@@ -227,38 +244,39 @@ class _Folder(Container):
     data = foreign.read(self._folder, listed.names[row], limit=self._bytes)
     if hashlib.sha256(data).hexdigest() != listed.hashes[row]:
       raise ValueError(f"{listed.names[row]} is damaged")
-    png.decode(data, image)
+    try:
+      png.decode(data, image)
+    except ValueError as error:
+      raise ValueError(f"{listed.names[row]}: {error}") from None
     return listed.labels[row]
 
-  def faults(self, shard: Shard, split: str, first: int) -> Iterator[str]:
-    with foreign.opened(self._folder, shard.file, limit=shard.bytes) as file:
-      listed = self.listed(file, shard, split, first)
-    image = np.empty(self._manifest.disguised_shape, np.uint8)
+  def check(self, shard: Shard, split: str, first: int) -> Checked:
+    try:
+      with foreign.opened(self._folder, shard.file, limit=shard.bytes) as file:
+        listed = self.listed(file, shard, split, first)
+    except ValueError as error:
+      return Checked([f"{shard.file}: {error}"], None)
+    image, faults = np.empty(self._manifest.disguised_shape, np.uint8), []
     for row in range(shard.records):
       try:
         self.read(listed, row, image)
       except ForeignFileError as error:
-        yield str(error).removeprefix(f"{self._folder}{os.sep}").removesuffix(".")
+        faults.append(str(error).removeprefix(f"{self._folder}{os.sep}").removesuffix("."))
       except ValueError as error:
-        yield str(error) if listed.names[row] in str(error) else f"{listed.names[row]}: {error}"
+        faults.append(str(error))
+    return Checked(faults, set(listed.names))
 
-  def strangers(self) -> Iterator[str]:
+  def strangers(self, names: Set[str]) -> Iterator[str]:
     labels = {self._label(label) for label in range(self._manifest.classes)}
     for split, facts in self._manifest.splits.items():
-      expected: dict[str, set[str]] = {label: set() for label in labels}
-      starts = itertools.accumulate((shard.records for shard in facts.shards), initial=0)
-      for shard, first in zip(facts.shards, starts, strict=False):
-        with foreign.opened(self._folder, shard.file, limit=shard.bytes) as file:
-          for name in self.listed(file, shard, split, first).names:
-            _, label, last = name.split("/")
-            expected[label].add(last)
-      for entry in foreign.names(self._folder / split):
-        if entry not in labels:
-          yield f"{split}/{escape.for_terminal(entry)} is not in the manifest"
-          continue
-        for last in foreign.names(self._folder / split / entry, most=facts.records + 1024):
-          if last not in expected[entry]:
-            yield f"{split}/{entry}/{escape.for_terminal(last)} is not in the manifest"
+      for label in foreign.names(self._folder / split):
+        inside = [f"{split}/{label}"]
+        if label in labels:
+          entries = foreign.names(self._folder / split / label, most=facts.records + _MORE)
+          inside = [f"{split}/{label}/{entry}" for entry in entries]
+        for name in inside:
+          if name not in names:
+            yield f"{escape.for_terminal(name)} is not in the manifest"
 
   def _label(self, label: int) -> str:
     """Returns the name of a label's folder; sorted as text they are sorted by number."""

@@ -304,17 +304,19 @@ def verify(
   with concurrent.futures.ThreadPoolExecutor(os.cpu_count() or 1) as pool:
     faults = list(pool.map(lambda shard: _shard_fault(folder, shard), shards(manifest)))
     container = containers.of(manifest, folder)
-    if not any(faults):
-      inner = pool.map(lambda place: list(container.faults(*place)), _placed(manifest))
-      faults += itertools.chain.from_iterable(inner)
+    checked = (
+      [] if any(faults) else list(pool.map(lambda at: container.check(*at), _placed(manifest)))
+    )
+  faults += itertools.chain.from_iterable(check.faults for check in checked)
   faults += [_small_fault(folder, *file) for file in manifest.files.items()]
   known = {*_EXTRA, *manifest.files, *(shard.file for shard in shards(manifest))}
   known |= {manifest_lib.UNFINISHED} if unfinished else set()
   strangers = [
     _stranger(name) for name in foreign.names(folder) if name not in known | {*container.folders}
   ]
-  if not any(faults):
-    strangers += container.strangers()
+  named = [check.names for check in checked if check.names is not None]
+  if len(named) == len(shards(manifest)):
+    strangers += container.strangers(set().union(*named))
   _refuse(folder, faults, strangers)
   return manifest
 

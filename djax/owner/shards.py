@@ -227,7 +227,7 @@ def written(job: Job, task: Task, *, check: bool = False) -> Shard | None:
       whole = directory.file_sha256(job.out / shard.file) == shard.sha256
       first = job.rows(task.split, task.index).start
       container = containers.of(job.manifest, job.out)
-      whole = whole and not any(container.faults(shard, task.split, first))
+      whole = whole and not container.check(shard, task.split, first).faults
   except OSError:
     return None
   return shard if whole else None

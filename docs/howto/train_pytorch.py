@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 import torch
 import torchvision
+from PIL import Image
 
 
 def read_manifest(folder):
@@ -27,6 +28,10 @@ class Disguised(torch.utils.data.Dataset):
   def __init__(self, folder, split):
     self.folder, self.split, self.manifest = folder, split, read_manifest(folder)
     self.source = None
+    if self.manifest.get("container") == "folder":
+      self.source = torchvision.datasets.ImageFolder(
+        Path(folder) / split, loader=Image.open, allow_empty=True
+      )
 
   def __len__(self):
     return self.manifest["splits"][self.split]["records"]
@@ -36,8 +41,9 @@ class Disguised(torch.utils.data.Dataset):
     if self.source is None:
       self.source = tfds.builder_from_directory(self.folder).as_data_source(self.split)
     record = self.source[index]
-    image = values(record["image"], self.manifest)
-    return torch.from_numpy(image.transpose(2, 0, 1).copy()), int(record["label"])
+    image, label = record if isinstance(record, tuple) else (record["image"], record["label"])
+    image = values(np.reshape(image, self.manifest["disguised_shape"]), self.manifest)
+    return torch.from_numpy(image.transpose(2, 0, 1).copy()), int(label)
 
 
 def values(image, manifest):
