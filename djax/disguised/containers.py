@@ -213,8 +213,8 @@ class _Folder(Container):
       temporary.write_bytes(data)
       os.replace(temporary, self._folder / name)
       lines.append(f"{hashlib.sha256(data).hexdigest()}  {name}\n")
-    os.sync()  # once, not once a file
     path.write_text("".join(lines))
+    os.sync()  # once a shard, not once a file
 
   def listed(self, file: IO[bytes], shard: Shard, split: str, first: int) -> _Listing:
     line = line_bytes(split, self._manifest.splits[split].records, self._manifest.classes)
