@@ -256,7 +256,12 @@ class _Folder(Container):
         listed = self.listed(file, shard, split, first)
     except ValueError as error:
       return Checked([f"{shard.file}: {error}"], None)
-    image, faults = np.empty(self._manifest.disguised_shape, np.uint8), []
+    faults = []
+    for label in map(self._label, range(self._manifest.classes if first == 0 else 0)):
+      if not (self._folder / split / label).is_dir():
+        # Else a reader that numbers folders gets other label ids.
+        faults.append(f"{split}/{label} must be a folder, even an empty one")
+    image = np.empty(self._manifest.disguised_shape, np.uint8)
     for row in range(shard.records):
       try:
         self.read(listed, row, image)

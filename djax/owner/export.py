@@ -161,7 +161,7 @@ def _asked(manifest: Manifest) -> dict[str, Any]:
 def _difference(there: Manifest, manifest: Manifest) -> str:
   """Names the facts in which two data sets differ."""
   old, new = _asked(there), _asked(manifest)
-  names = [name for name in new if old.get(name) != new[name] and name != "sealed"]
+  names = [name for name in {**new, **old} if old.get(name) != new.get(name) and name != "sealed"]
   return ", ".join(names) or "sealed"
 
 
