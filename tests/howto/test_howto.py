@@ -7,6 +7,7 @@ import shlex
 import subprocess
 import sys
 from importlib.util import find_spec
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -71,6 +72,12 @@ def run(command, place):
   )
 
 
+def skip_without(name):
+  missing = [package for package in FRAMEWORKS[name] if find_spec(package) is None]
+  if missing:
+    pytest.skip(f"needs {' and '.join(missing)}, which djax does not install")
+
+
 def test_there_is_a_page_for_each_script_and_it_shows_the_whole():
   assert sorted(FRAMEWORKS) == sorted(path.stem for path in FOLDER.glob("*.py"))
   for name in FRAMEWORKS:
@@ -88,9 +95,7 @@ def test_there_is_a_page_for_each_script_and_it_shows_the_whole():
   ],
 )
 def test_a_script_trains_without_djax_and_its_answers_come_back(place, name):
-  missing = [package for package in FRAMEWORKS[name] if find_spec(package) is None]
-  if missing:
-    pytest.skip(f"needs {' and '.join(missing)}, which djax does not install")
+  skip_without(name)
   train, answer = commands(name)
   done = run(train, place)
   assert done.returncode == 0, done.stderr
@@ -116,6 +121,24 @@ def test_a_script_reads_what_djax_reads(tmp_path, name, dtype):
   assert images.dtype == np.float32
   np.testing.assert_array_equal(images.reshape(want.shape), want.astype(np.float32))
   np.testing.assert_array_equal(labels, ids)
+
+
+@pytest.mark.parametrize("form", ["shards", "folder"])
+def test_the_data_set_of_pytorch_reads_what_djax_reads(tmp_path, form):
+  skip_without("train_pytorch")
+  write(tmp_path / "data", dtype="uint8", format=form)
+  data = runpy.run_path(str(FOLDER / "train_pytorch.py"))["Disguised"](tmp_path / "data", "test")
+  places = {n: n for n in range(50)}
+  if form == "folder":  # class by class
+    places = {n: int(Path(path).stem) for n, (path, _) in enumerate(data.source.samples)}
+  assert len(data) == len(places) == 50
+  with directory.open(tmp_path / "data") as disguised:
+    stored, labels = disguised.splits["test"].read(np.arange(50))
+    images = restore.values(stored, disguised.manifest)
+  for number, place in places.items():
+    image, label = data[number]
+    np.testing.assert_array_equal(image.numpy(), images[place].transpose(2, 0, 1))
+    assert label == labels[place]
 
 
 def test_numpy_notices_a_damaged_file(tmp_path):
