@@ -14,6 +14,7 @@ from djax.disguised import directory
 from djax.disguised import manifest as manifest_lib
 from djax.disguised.directory import Disguised
 from djax.disguised.manifest import Manifest
+from djax.disguised.manifest_form import FOLDER
 from djax.errors import ConfigError
 from djax.io import files, picture, progress
 from djax.owner import ledger as ledger_lib
@@ -92,7 +93,7 @@ def summary(folder: Path, manifest: Manifest) -> list[str]:
     f"manifest     {manifest.sha256}",
     f"scheme       {manifest.spec['scheme']}: {options}",
     f"images       {shape}, of {given} {manifest.source['dtype']} originals from {manifest.source['name']}",
-    f"stored       {manifest.dtype}, {exact}",
+    f"stored       {manifest.dtype}{' in PNG files' * (manifest.container == FOLDER)}, {exact}",
     f"restored     {restored_error(manifest)}",
     f"labels       {manifest.classes} classes, {names}",
   ]
@@ -101,6 +102,7 @@ def summary(folder: Path, manifest: Manifest) -> list[str]:
   for name, split in manifest.splits.items():
     views = f", {split.views} views of each original" if split.views > 1 else ""
     files = f"{len(split.shards)} shard{'s' * (len(split.shards) > 1)}"
+    files = "as many PNG files" if manifest.container == FOLDER else files
     lines.append(f"{name:12} {split.records} records in {files}{views}")
   return lines + [f"warning      {warning}" for warning in manifest.warnings]
 
@@ -182,6 +184,8 @@ def verify(args: argparse.Namespace) -> None:
       folder, manifest=manifest, progress=lambda done, total: tell(done / 1e6, total / 1e6)
     )
   count = len(directory.shards(manifest)) + len(manifest.files)
+  if manifest.container == FOLDER:
+    count += sum(split.records for split in manifest.splits.values())
   lines = [
     f"whole          {manifest_lib.FILE}: its checksum holds",
     f"whole          {count} files: lengths and SHA-256 as it says, and nothing else is there",

@@ -34,6 +34,7 @@ def _disguise(args: argparse.Namespace) -> None:
       "test": args.test_split,
     },
     dtype=args.dtype,
+    format=args.format,
     views=args.views,
     crop=args.crop,
     flip=args.flip,

@@ -103,6 +103,13 @@ def _add_disguise(verbs: Any, *, schemes: bool) -> None:
     help="what is stored; uint8 takes a pass more and the least room (default: as the scheme gives it)",
   )
   data.add_argument(
+    "--format",
+    choices=("shards", "folder"),
+    default="shards",
+    help="shards for TFDS (default), or a folder of 8-bit PNG files, one subfolder for each label id, as torchvision's "
+    "ImageFolder reads it; rmt is quantised",
+  )
+  data.add_argument(
     "--plain-labels", action="store_true", help="leave label ids and class names readable"
   )
   _add_key(parser)

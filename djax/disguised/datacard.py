@@ -6,6 +6,7 @@ from typing import Any
 
 from djax import schemes
 from djax.disguised.manifest import Manifest
+from djax.disguised.manifest_form import FOLDER
 from djax.io import escape
 
 __all__ = ["text", "warnings"]
@@ -39,8 +40,9 @@ def text(manifest: Manifest) -> str:
       if name not in ("scheme", "image_shape")
     )
   )
+  is_folder = manifest.container == FOLDER
   rows = "\n".join(
-    f"| {shown(name)} | {split.records} | {split.views} | {len(split.shards)} |"
+    f"| {shown(name)} | {split.records} | {split.views} | {split.records if is_folder else len(split.shards)} |"
     for name, split in manifest.splits.items()
   )
   shape = " x ".join(map(str, manifest.disguised_shape))
@@ -74,15 +76,7 @@ Scheme: **{shown(manifest.spec["scheme"])}** ({options}). {manifest.classes} cla
 {command}
 ```
 
-or, with TFDS alone and without TensorFlow:
-
-```python
-import tensorflow_datasets as tfds
-
-source = tfds.builder_from_directory("DIR").as_data_source()[{json.dumps(next(iter(manifest.splits)))}]
-source[0]["image"], source[0]["label"]
-```
-{_scale(manifest)}
+{_reading(manifest)}{_scale(manifest)}
 Do not flip, crop, rotate, resize or blur these images: that breaks their blocks. Check them with
 `python -m djax verify DIR`.
 
@@ -93,6 +87,32 @@ It is obfuscation with a key, not encryption of the whole.
 {cautions}
 
 The number of records, how often each label id occurs, and everything in MANIFEST.json are readable by anyone.
+"""
+
+
+def _reading(manifest: Manifest) -> str:
+  """Shows how to read the images without djax."""
+  split = next(iter(manifest.splits))
+  if manifest.container == FOLDER:
+    return f"""or with any reader of PNG files in one folder for each class, such as torchvision's. Folders are named by
+label id; `allow_empty` keeps the ids right where a split lacks a class:
+
+```python
+from PIL import Image
+from torchvision.datasets import ImageFolder
+
+data = ImageFolder("DIR/{split}", loader=Image.open, allow_empty=True)
+data[0]  # image and label id
+```
+"""
+  return f"""or, with TFDS alone and without TensorFlow:
+
+```python
+import tensorflow_datasets as tfds
+
+source = tfds.builder_from_directory("DIR").as_data_source()[{json.dumps(split)}]
+source[0]["image"], source[0]["label"]
+```
 """
 
 

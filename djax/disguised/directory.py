@@ -9,13 +9,14 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import hashlib
+import itertools
 import math
 import os
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 try:
   import resource
@@ -24,17 +25,16 @@ except ImportError:  # not on Windows
 
 import numpy as np
 
-from djax.disguised import array_records, records
+from djax.disguised import containers
 from djax.disguised import manifest as manifest_lib
 from djax.disguised.manifest import Manifest, Shard
 from djax.errors import DataError, ManifestError
 from djax.io import escape, foreign
 from djax.io.foreign import Content, ForeignFileError
 
-__all__ = ["NAME", "Disguised", "Split", "file_sha256", "open", "shards", "verify"]
+__all__ = ["Disguised", "Split", "file_sha256", "open", "shards", "verify"]
 
 _OTHER_FILES = 512
-NAME = records.NAME
 _EXTRA = (manifest_lib.FILE, manifest_lib.MAC_FILE)
 _MOST_BYTES = 1 << 20  # of a file for TFDS or people
 _SHOWN = 20  # faults in one message
@@ -67,8 +67,8 @@ class Split(contextlib.AbstractContextManager["Split"]):
     self._ends = np.cumsum([shard.records for shard in self._split.shards])
     # A shard is hashed by one thread while others wait for it alone.
     self._locks = [threading.Lock() for _ in self._split.shards]
-    self._readers: dict[int, array_records.Reader] = {}
-    self._parse = records.Parser(self.image_shape, self.dtype, manifest.classes)
+    self._readers: dict[int, Any] = {}
+    self._container = containers.of(manifest, path)
 
   def __len__(self) -> int:
     return self._split.records
@@ -103,7 +103,7 @@ class Split(contextlib.AbstractContextManager["Split"]):
     return images, labels
 
   def check(self) -> None:
-    """Hashes every shard that was not hashed yet.
+    """Hashes every shard that was not hashed yet; PNG files of a folder are hashed as they are read.
 
     Raises:
       DataError: if one is missing, damaged or no regular file.
@@ -169,16 +169,14 @@ class Split(contextlib.AbstractContextManager["Split"]):
       )
     return rows
 
-  def _records(
-    self, reader: array_records.Reader, shard: int, rows: np.ndarray
-  ) -> tuple[np.ndarray, np.ndarray]:
+  def _records(self, reader: Any, shard: int, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Reads records of one shard; rows count from its first."""
     images = np.empty((len(rows), *self.image_shape), self.dtype)
     labels = np.empty(len(rows), np.int64)
     try:
       for place, row in enumerate(rows.tolist()):
-        labels[place] = self._parse(reader.record(row), images[place])
-    except (ValueError, OSError) as error:
+        labels[place] = self._container.read(reader, row, images[place])
+    except (ValueError, OSError, ForeignFileError) as error:
       raise self._damaged(shard, error) from None
     if len(labels) and not 0 <= labels.min() <= labels.max() < self._classes:
       bad = labels[(labels < 0) | (labels >= self._classes)][0]
@@ -188,7 +186,7 @@ class Split(contextlib.AbstractContextManager["Split"]):
       )
     return images, labels.astype(np.int32)
 
-  def _reader(self, shard: int) -> array_records.Reader:
+  def _reader(self, shard: int) -> Any:
     """Opens a shard and hashes it, once; what is read later is the very file that was hashed, whatever has its name."""
     with self._locks[shard]:
       reader = self._readers.get(shard)  # once: another thread may close them
@@ -213,13 +211,12 @@ class Split(contextlib.AbstractContextManager["Split"]):
       raise self._damaged(shard, error) from None
     return sha256.hexdigest()
 
-  def _listed(self, file: IO[bytes], shard: int) -> array_records.Reader:
+  def _listed(self, file: IO[bytes], shard: int) -> Any:
     """Lists the records of an open file."""
     entry = self._split.shards[shard]
     try:
-      return array_records.Reader(
-        file, length=entry.bytes, records=entry.records, longest=self._parse.longest
-      )
+      first = int(self._ends[shard]) - entry.records
+      return self._container.listed(file, entry, self.name, first)
     except (ValueError, OSError) as error:
       raise self._damaged(shard, error) from None
 
@@ -299,7 +296,7 @@ def verify(
     path: the directory.
     manifest: the one to check against, perhaps authenticated; else that of the directory.
     unfinished: whether what a stop at the very end leaves may be there.
-    progress: called with how many bytes of shards are read, and of how many.
+    progress: called with how many bytes are read, and of how many.
 
   Returns:
     The manifest.
@@ -310,20 +307,38 @@ def verify(
   folder = Path(path).expanduser()
   manifest = manifest or manifest_lib.read(folder)
   with concurrent.futures.ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+    container, listed = containers.of(manifest, folder), [*_placed(manifest)]
+    named = [shard.records * container.record_bytes for shard, *_ in listed if container.folders]
+    sizes = [*(shard.bytes for shard, *_ in listed), *named]
+    total, sums = sum(sizes), itertools.accumulate(sizes)
     faults: list[str | None] = []
-    listed, done = shards(manifest), 0
-    for shard, fault in zip(
-      listed, pool.map(lambda shard: _shard_fault(folder, shard), listed), strict=True
-    ):
+    for fault in pool.map(lambda at: _shard_fault(folder, at[0]), listed):
       faults.append(fault)
-      done += shard.bytes
-      progress(done, sum(one.bytes for one in listed))
+      progress(next(sums), total)
+    checked = []
+    for check in [] if any(faults) else pool.map(lambda at: container.check(*at), listed):
+      checked.append(check)
+      progress(next(sums, total), total)
+  faults += itertools.chain.from_iterable(check.faults for check in checked)
   faults += [_small_fault(folder, *file) for file in manifest.files.items()]
   known = {*_EXTRA, *manifest.files, *(shard.file for shard in shards(manifest))}
   known |= {manifest_lib.UNFINISHED} if unfinished else set()
-  strangers = [_stranger(name) for name in foreign.names(folder) if name not in known]
+  strangers = [
+    _stranger(name) for name in foreign.names(folder) if name not in known | {*container.folders}
+  ]
+  names = [check.names for check in checked if check.names is not None]
+  if len(names) == len(listed):
+    strangers += container.strangers(set().union(*names))
   _refuse(folder, faults, strangers)
   return manifest
+
+
+def _placed(manifest: Manifest) -> Iterator[tuple[Shard, str, int]]:
+  """Yields each shard with its split and the place of its first record there."""
+  for name, split in manifest.splits.items():
+    starts = itertools.accumulate((shard.records for shard in split.shards), initial=0)
+    for shard, first in zip(split.shards, starts, strict=False):
+      yield shard, name, first
 
 
 def shards(manifest: Manifest) -> list[Shard]:

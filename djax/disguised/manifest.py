@@ -19,6 +19,7 @@ import numpy as np
 
 from djax import schemes
 from djax.disguised import manifest_form as forms
+from djax.disguised import png
 from djax.disguised.manifest_form import DATASET, REQUEST
 from djax.disguised.quantise import Bounds, Quantiser
 from djax.errors import ManifestError
@@ -28,6 +29,7 @@ from djax.schemes import Trait
 __all__ = [
   "DATASET",
   "FILE",
+  "FOLDER_VERSION",
   "FORMAT",
   "MAC_FILE",
   "REQUEST",
@@ -46,7 +48,7 @@ __all__ = [
 ]
 
 FORMAT = "djax-disguised"
-VERSION = 2
+VERSION, FOLDER_VERSION = 2, 3  # of shards, of a folder of PNG files
 FILE = "MANIFEST.json"
 MAC_FILE = "MANIFEST.mac"
 REQUEST_SPLIT = "query"
@@ -82,7 +84,8 @@ class Manifest:
   """The facts of docs/format.md section 2, all public.
 
   ``sha256`` is that of the bytes of MANIFEST.json, ``raw`` these bytes and ``mac`` what MANIFEST.mac says of them, in
-  hex; they are no fields of the file. ``version`` 1 has neither ``id`` nor ``role`` nor ``request``: the id is empty,
+  hex; they are no fields of the file. ``container`` is ``shards`` or, in version 3, ``folder``: a field of the file in
+  that version alone. ``version`` 1 has neither ``id`` nor ``role`` nor ``request``: the id is empty,
   and the role follows from the splits.
   """
 
@@ -107,6 +110,7 @@ class Manifest:
   role: str = DATASET
   request: str | None = None
   version: int = VERSION
+  container: str = forms.SHARDS
   sha256: str = ""
   raw: bytes = dataclasses.field(default=b"", repr=False)
   mac: str = ""
@@ -124,7 +128,8 @@ class Manifest:
   def to_dict(self) -> dict[str, Any]:
     """Returns the content of MANIFEST.json."""
     fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-    for name in ("version", "sha256", "raw", "mac"):
+    hidden = ["version", "sha256", "raw", "mac"]
+    for name in hidden if self.version == FOLDER_VERSION else [*hidden, "container"]:
       del fields[name]
     fields["error"] = dataclasses.asdict(self.error)
     fields["splits"] = {name: dataclasses.asdict(split) for name, split in self.splits.items()}
@@ -207,9 +212,9 @@ def read(folder: Path) -> Manifest:
     raise ManifestError(f"{folder / FILE} is no manifest of djax.") from None
   if named != FORMAT or type(version) is not int or version < 1:
     raise ManifestError(f"{folder / FILE} must be a {FORMAT} manifest, got another format.")
-  if version > VERSION:
+  if version > max(forms.FORMS):
     raise ManifestError(
-      f"{folder / FILE} is of format version {version}, this djax reads up to {VERSION}. Install a newer djax."
+      f"{folder / FILE} is of format version {version}, this djax reads up to {max(forms.FORMS)}. Install a newer djax."
     )
   try:
     form.check(content, forms.FORMS[version], "manifest")
@@ -295,8 +300,16 @@ def _parse(content: Mapping[str, Any], version: int, *, planned: bool = False) -
     raise ValueError("splits has no split")
   _check_files(content, splits)
   image_bytes = math.prod(shape) * np.dtype(content["dtype"]).itemsize
+  is_folder = version == FOLDER_VERSION
+  if is_folder and (content["dtype"] != "uint8" or shape[2] not in png.CHANNELS):
+    raise ValueError("a folder of PNG files holds uint8 in 1 or 3 channels")
   for name, split in splits.items():
     for shard in split.shards:
+      if is_folder:
+        line = forms.line_bytes(name, split.records, content["classes"])
+        if shard.bytes != shard.records * line:
+          raise ValueError(f"splits.{name} has shards that are not a line of {line} bytes a record")
+        continue
       if shard.records * image_bytes > shard.bytes:
         raise ValueError(f"splits.{name} has more images than its shards have room for")
       if (

@@ -15,18 +15,23 @@ from djax.io import escape
 __all__ = [
   "BLOCKS",
   "DATASET",
+  "FOLDER",
   "FORMS",
   "LEAST_NAME",
   "MOST_CLASSES",
   "MOST_STORED",
   "REQUEST",
   "ROOM",
+  "SHARDS",
+  "digits",
+  "line_bytes",
   "quantiser",
   "shapes",
 ]
 
 DATASET = "dataset"
 REQUEST = "request"
+SHARDS, FOLDER = "shards", "folder"  # of ArrayRecord, of PNG files
 MOST_CLASSES = 1 << 16
 _LONGEST_SIDE = 1 << 16
 _MOST_VALUES = 1 << 26  # of a disguised image
@@ -80,6 +85,23 @@ FORMS: dict[int, dict[str, Any]] = {
     "views": {**_VIEWS, "together": bool},
   },
 }
+FORMS[3] = {**FORMS[2], "container": {FOLDER}}
+
+
+def digits(count: int) -> int:
+  """Returns how many digits the numbers below ``count`` have in names of files."""
+  return len(str(count - 1))
+
+
+def line_bytes(split: str, records: int, classes: int) -> int:
+  """Returns the length of a line in a shard of a folder: SHA-256, two spaces, ``SPLIT/LABEL/PLACE.png``, line feed.
+
+  Args:
+    split: its name.
+    records: of the split.
+    classes: of the data set.
+  """
+  return 64 + 2 + len(split) + 1 + digits(classes) + 1 + digits(records) + len(".png\n")
 
 
 def shapes(content: Mapping[str, Any]) -> tuple[tuple[int, int, int], dict[str, Any]]:

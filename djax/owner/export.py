@@ -8,7 +8,6 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import math
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -18,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from djax import keys
-from djax.disguised import datacard, directory, quantise, records
+from djax.disguised import containers, datacard, directory, quantise
 from djax.disguised import manifest as manifest_lib
 from djax.disguised.manifest import UNFINISHED, Manifest, Shard
 from djax.errors import DataError, DjaxError, KeyMismatchError, UnsafeError
@@ -33,8 +32,7 @@ from djax.sources.inventory import Inventory
 __all__ = ["disguise", "finish"]
 
 _BYTES_OF_A_WORKER = 64 << 20
-# Example, ArrayRecord chunk and block headers; and what ArrayRecord takes for a file at least.
-_RECORD_OVERHEAD, _SHARD_OVERHEAD = 256, 128 << 10
+_SHARD_OVERHEAD = 128 << 10  # what ArrayRecord takes for a file at least
 _PLAN = "plan.json"
 
 
@@ -163,7 +161,7 @@ def _asked(manifest: Manifest) -> dict[str, Any]:
 def _difference(there: Manifest, manifest: Manifest) -> str:
   """Names the facts in which two data sets differ."""
   old, new = _asked(there), _asked(manifest)
-  names = [name for name in new if old.get(name) != new[name] and name != "sealed"]
+  names = [name for name in {**new, **old} if old.get(name) != new.get(name) and name != "sealed"]
   return ", ".join(names) or "sealed"
 
 
@@ -199,7 +197,7 @@ def _check_plan(folder: Path, new: dict[str, Any], old: dict[str, Any]) -> None:
   if new == old:
     return
   asked, before = new["asked"], old["asked"]
-  if before.get("version") != manifest_lib.VERSION:
+  if before.get("version") in (None, 1):
     raise UnsafeError(
       f"{folder} was begun by an older djax, whose records have another order. Finish it with that one, or give "
       "another --out."
@@ -276,21 +274,14 @@ def _work(job: Job, master: Master, workers: int, progress: Callable[[int, int],
 
 
 def finish(folder: Path, manifest: Manifest, master: Master) -> Manifest:
-  """Writes what TFDS reads, the data card and, last, the manifest.
+  """Writes what other readers need, the data card and, last, the manifest.
 
   Args:
     folder: the directory, with its shards and ``.unfinished``.
     manifest: all but the hashes of the files written here.
     master: the owner's key.
   """
-  features = records.features(
-    manifest.disguised_shape, manifest.dtype, manifest.classes, manifest.class_names
-  )
-  place = folder / UNFINISHED / "features"
-  place.mkdir(exist_ok=True)
-  features.save_config(str(place))
-  texts = {path.name: path.read_bytes() for path in sorted(place.iterdir())}
-  texts["dataset_info.json"] = json.dumps(records.tfds_info(manifest.splits), indent=1).encode()
+  texts = containers.of(manifest, folder).texts()
   texts["README.md"] = datacard.text(manifest).encode()
   for name, data in texts.items():
     manifest_lib.replace(folder / name, data)
@@ -302,8 +293,7 @@ def finish(folder: Path, manifest: Manifest, master: Master) -> Manifest:
 
 def _size(manifest: Manifest, records: int) -> int:
   """Returns about how many bytes some records take."""
-  pixels = math.prod(manifest.disguised_shape)
-  return records * (pixels * np.dtype(manifest.dtype).itemsize + _RECORD_OVERHEAD)
+  return records * containers.of(manifest, Path()).record_bytes
 
 
 def _workers(manifest: Manifest) -> int:

@@ -14,8 +14,9 @@ import numpy as np
 
 import djax
 from djax import keys, schemes, sources
-from djax.disguised import datacard, directory, quantise
+from djax.disguised import containers, datacard, directory, png, quantise
 from djax.disguised import manifest as manifest_lib
+from djax.disguised import manifest_form as forms
 from djax.disguised.manifest import Manifest, SplitFacts
 from djax.errors import ConfigError, DataError, UnsafeError
 from djax.keys import Master
@@ -41,6 +42,7 @@ class Request:
     disguise: ``scheme`` and its parameters, without ``image_shape``.
     splits: by name, the split of the source: ``{"train": "train[:1000]", "test": "test"}``.
     dtype: what is stored, ``float32``, ``float16`` or ``uint8``; empty: as the scheme gives it.
+    format: ``shards`` of ArrayRecord or a ``folder`` of PNG files, which holds uint8 alone.
     views: of each original in the split ``train``, the original itself included.
     crop: greatest shift of a further view in pixels.
     flip: whether further views are mirrored, half of them.
@@ -60,6 +62,7 @@ class Request:
     default_factory=lambda: {"train": "train", "test": "test"}
   )
   dtype: str = ""
+  format: str = forms.SHARDS
   views: int = 1
   crop: int = 0
   flip: bool = False
@@ -99,7 +102,7 @@ class Job:
   def shard_file(self, split: str, index: int) -> str:
     """Returns the name of a shard in the directory."""
     count = len(self.starts_of[split]) - 1
-    return f"{directory.NAME}-{split}.array_record-{index:05d}-of-{count:05d}"
+    return containers.of(self.manifest, self.out).file(split, index, count)
 
 
 class Plan(NamedTuple):
@@ -144,6 +147,8 @@ def make(request: Request, out: Path, master: Master) -> Plan:
   shape, names, given = first.image_shape, first.class_names, np.dtype(first.dtype)
   scheme = _scheme(request.disguise, shape)
   spec, disguised_shape = scheme.spec.to_dict(), scheme.spec.disguised_shape
+  if request.format == forms.FOLDER:
+    request = _for_png(request, disguised_shape)
   stored = _dtype(spec, request.dtype, given)
   _check_views(request, shape)
   views_of = {name: request.views if name == "train" else 1 for name in counts}
@@ -179,6 +184,8 @@ def make(request: Request, out: Path, master: Master) -> Plan:
     warnings=datacard.warnings(spec, fingerprint=master.fingerprint),
     sealed="",
     id=request.dataset_id,
+    version=manifest_lib.FOLDER_VERSION if request.format == forms.FOLDER else manifest_lib.VERSION,
+    container=request.format,
   )
   box = sealed_metadata.box_of(manifest, master)
   manifest = dataclasses.replace(manifest, sealed=box.seal({"class_names": list(names)}))
@@ -251,6 +258,19 @@ def _dtype(spec: Mapping[str, Any], dtype: str, given: np.dtype) -> np.dtype:
   if (dtype or natural) not in quantise.DTYPES:
     raise ConfigError(f"dtype must be one of {', '.join(quantise.DTYPES)}, got {dtype!r}.")
   return np.dtype(dtype or natural)
+
+
+def _for_png(request: Request, shape: tuple[int, int, int]) -> Request:
+  """Returns a request for a folder of PNG files with its dtype; refuses what they cannot hold."""
+  if shape[2] not in png.CHANNELS:
+    raise ConfigError(
+      f"PNG files must have 1 or 3 channels, the disguised images have {shape[2]}. Leave out --format folder."
+    )
+  if request.dtype not in ("", "uint8"):
+    raise ConfigError(
+      f"PNG files hold uint8, got dtype {request.dtype!r}. Leave it out, or leave out --format folder."
+    )
+  return dataclasses.replace(request, dtype="uint8")
 
 
 def _check_views(request: Request, shape: tuple[int, int, int]) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 
 import djax
 from djax import keys
-from djax.disguised import directory, quantise, records
+from djax.disguised import containers, directory, quantise
 from djax.disguised import manifest as manifest_lib
 from djax.disguised.manifest import UNFINISHED, Manifest, Shard, SplitFacts
 from djax.errors import ConfigError, DataError, ManifestError
@@ -189,7 +189,6 @@ def request(
     classes = canaries.labels.tolist()
     query = Query(np.concatenate([query.images, canaries.images]), query.names)
   count = len(query.images)
-  name = f"{directory.NAME}-{SPLIT}.array_record-00000-of-00001"
   asked = dataclasses.replace(
     manifest,
     djax=djax.__version__,
@@ -203,9 +202,11 @@ def request(
   stored, cut = disguised(query, manifest, master)
   with files.new_folder(target) as temporary:
     (temporary / UNFINISHED).mkdir(parents=True)
-    features = records.features(manifest.disguised_shape, manifest.dtype, manifest.classes)
-    with records.writer(temporary / UNFINISHED / name, features) as write:
-      write(stored[order], np.zeros(count, np.int32))
+    container = containers.of(asked, temporary)
+    name = container.file(SPLIT, 0, 1)
+    container.write(
+      temporary / UNFINISHED / name, SPLIT, 0, stored[order], np.zeros(count, np.int32)
+    )
     os.rename(temporary / UNFINISHED / name, temporary / name)
     size, digest = (temporary / name).stat().st_size, directory.file_sha256(temporary / name)
     content = {

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from djax import sources
-from djax.disguised import directory, records
+from djax.disguised import containers, directory
 from djax.disguised import manifest as manifest_lib
 from djax.disguised.manifest import UNFINISHED, Shard
 from djax.disguised.quantise import Quantiser
@@ -117,9 +117,8 @@ class Worker:
       )
       labels[places] = ids
     temporary = _path(job, task, f".{os.getpid()}")
-    features = records.features(manifest.disguised_shape, manifest.dtype, manifest.classes)
-    with records.writer(temporary, features) as write:
-      write(images, labels)
+    first = job.rows(task.split, task.index).start
+    containers.of(manifest, job.out).write(temporary, task.split, first, images, labels)
     name = job.shard_file(task.split, task.index)
     shard = Shard(name, count, temporary.stat().st_size, directory.file_sha256(temporary))
     manifest_lib.replace(_path(job, task, ".json"), json.dumps(dataclasses.asdict(shard)).encode())
@@ -226,6 +225,9 @@ def written(job: Job, task: Task, *, check: bool = False) -> Shard | None:
     whole = (job.out / shard.file).stat().st_size == shard.bytes
     if whole and check:
       whole = directory.file_sha256(job.out / shard.file) == shard.sha256
+      first = job.rows(task.split, task.index).start
+      container = containers.of(job.manifest, job.out)
+      whole = whole and not container.check(shard, task.split, first).faults
   except OSError:
     return None
   return shard if whole else None

@@ -346,9 +346,9 @@ def test_neither_version_passes_for_the_other(tmp_path):
 
 
 def test_a_newer_version_says_so(tmp_path):
-  put(tmp_path, encoded({"format": "djax-disguised", "version": 3, "all": "else"}))
+  put(tmp_path, encoded({"format": "djax-disguised", "version": 4, "all": "else"}))
   line = refusal(tmp_path)
-  assert "format version 3, this djax reads up to 2. Install a newer djax." in line
+  assert "format version 4, this djax reads up to 3. Install a newer djax." in line
 
 
 def test_missing_files_and_directories(tmp_path):
