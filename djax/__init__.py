@@ -7,7 +7,7 @@ wait for JAX. docs/architecture.md says what stands where.
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
   "Scheme",
