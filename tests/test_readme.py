@@ -5,6 +5,7 @@ import tomllib
 from importlib.util import find_spec
 
 import numpy as np
+import pytest
 from helpers import documents
 from helpers.fresh import ROOT
 from PIL import Image
@@ -62,6 +63,7 @@ def outsourcing():
   return documents.commands(section), prose
 
 
+@pytest.mark.slow
 def test_outsourcing_works_as_the_readme_shows_it(tmp_path):
   """On the digits, with a smaller network: check, disguise, train, query, request, answer, inspect, verify, restore."""
   digits = sources.load("digits", "test[:6]")

@@ -14,8 +14,8 @@ from djax.attacks import ATTACKS
 from djax.audit import build_known_breaks, exported, report, runner, scenario, sweep, verdicts
 from djax.audit.runner import Outcome
 from djax.audit.scenario import Scenario
-from djax.cli import training
-from djax.cli.common import reading_of, say
+from djax.cli import check, training
+from djax.cli.common import say
 from djax.cli.owner import scheme_of
 from djax.errors import ConfigError
 from djax.io import escape, files, progress
@@ -159,7 +159,7 @@ def _sweep(args: argparse.Namespace, attacks: Sequence[Any]) -> None:
     attacks=tuple(attack.name for attack in attacks),
     seed=args.seed,
     full=args.full,
-    reading=reading_of(args),
+    reading=check.reading_of(args),
     split=args.train_split,
   )
   out = Path(args.out).expanduser()
@@ -192,7 +192,7 @@ def _setting(args: argparse.Namespace, tell: Callable[[float, str], None]) -> Sc
   options: dict[str, Any] = {
     "seed": args.seed,
     "sizes": scenario.FULL if args.full else scenario.FAST,
-    "reading": reading_of(args),
+    "reading": check.reading_of(args),
     "progress": tell,
   }
   if args.source:

@@ -2,22 +2,33 @@
 
 import argparse
 import contextlib
+import dataclasses
 import json
 
 import numpy as np
 
 from djax import sources
-from djax.cli.common import reading_of, say, show
+from djax.cli.common import say, show
 from djax.io import files, picture
 from djax.owner import restore
-from djax.sources import inventory
+from djax.sources import Reading, inventory
 from djax.sources.base import Records
 from djax.sources.inventory import Inventory
 
-__all__ = ["run", "say_inventory"]
+__all__ = ["reading_of", "run", "say_inventory"]
 
 _COLUMNS = 8
 _CLASSES = 20
+
+
+def reading_of(args: argparse.Namespace) -> Reading:
+  """Returns how the source is read, as the flags say.
+
+  Args:
+    args: of a verb with the flags of a source.
+  """
+  names = [field.name for field in dataclasses.fields(Reading)]
+  return Reading(**{name: getattr(args, name) for name in names})
 
 
 def run(args: argparse.Namespace) -> None:

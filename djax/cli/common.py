@@ -1,18 +1,14 @@
 """What the verbs of ``python -m djax`` share: talk on stderr, lines on stdout, the key, bits of a permutation."""
 
 import argparse
-import dataclasses
 import math
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from djax.io import escape, talk
 from djax.keys import Master, keyfile
 
-if TYPE_CHECKING:
-  from djax.sources import Reading
-
-__all__ = ["bits", "bits_line", "read_master", "reading_of", "say", "show"]
+__all__ = ["bits", "bits_line", "read_master", "say", "show"]
 
 _REMARK = "a brute-force count, not a security level"
 
@@ -56,18 +52,6 @@ def show(lines: Iterable[str]) -> None:
   """
   for line in lines:
     print(escape.for_terminal(line))
-
-
-def reading_of(args: argparse.Namespace) -> "Reading":
-  """Returns how the source is read, as the flags say.
-
-  Args:
-    args: of a verb with the flags of a source.
-  """
-  from djax.sources import Reading  # TFDS; keygen and show read no source
-
-  names = [field.name for field in dataclasses.fields(Reading)]
-  return Reading(**{name: getattr(args, name) for name in names})
 
 
 def read_master(args: argparse.Namespace) -> Master:

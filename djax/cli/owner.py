@@ -9,7 +9,7 @@ from typing import Any
 
 from djax import audit, schemes
 from djax.cli import check, query
-from djax.cli.common import read_master, reading_of, say, show
+from djax.cli.common import read_master, say, show
 from djax.cli.inspect import inspect, restored_error, to_json, verify, warn_of_standing
 from djax.disguised import directory
 from djax.disguised import manifest as manifest_lib
@@ -40,7 +40,7 @@ def _disguise(args: argparse.Namespace) -> None:
     flip=args.flip,
     views_together=args.views_together,
     plain_labels=args.plain_labels,
-    reading=reading_of(args),
+    reading=check.reading_of(args),
     originals_per_shard=args.originals_per_shard,
     dataset_id=args.dataset_id,
   )

@@ -46,8 +46,12 @@ def said(capsys, *words):
 
 @pytest.mark.parametrize(
   "overrides",
-  [("disguise.noise_level=0",), PLAIN, AES, (*AES, *VIEWS)],
-  ids=["rmt", "plain", "aes", "several views"],
+  [
+    ("disguise.noise_level=0",),
+    pytest.param(PLAIN, marks=pytest.mark.slow),
+    pytest.param((*AES, *VIEWS), marks=pytest.mark.slow),
+  ],
+  ids=["rmt", "plain", "several views of aes"],
 )
 def test_what_it_says_is_what_the_run_measured(place, tmp_path, capsys, overrides):
   """Without noise an image is disguised as in the test of the run: as many answers are right."""
@@ -88,6 +92,7 @@ def test_an_experiment_takes_no_key(place, tmp_path, capsys):
   assert main(words) == 0
 
 
+@pytest.mark.slow
 def test_a_scheme_that_mixes_images_mixes_the_query_with_training_images(place, tmp_path, capsys):
   config = tiny("train.epochs=1", *MIXED)
   train.run(config, tmp_path / "run")
@@ -95,6 +100,7 @@ def test_a_scheme_that_mixes_images_mixes_the_query_with_training_images(place, 
   assert len(found["answers"]) == COUNT
 
 
+@pytest.mark.slow
 def test_images_are_read_as_the_run_read_them(place, tmp_path, capsys):
   """Resized, on the background of the config, unless the command says otherwise."""
   for name, value in (("cat", 0), ("dog", 200)):

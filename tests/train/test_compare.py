@@ -142,6 +142,7 @@ def test_the_shipped_page_is_of_the_shipped_facts_and_rows():
     assert known["audit"]["of"] == rows.audited(config)["hash"]
 
 
+@pytest.mark.slow
 def test_a_run_is_examined_from_the_command_line(runs, monkeypatch, tmp_path, capsys):
   from djax.cli.main import main
 

@@ -22,9 +22,9 @@ def test_a_finished_run_goes_on_as_one_that_is_longer(tmp_path, capsys):
   assert "going on from epoch 2 to 4\n" in capsys.readouterr().err
   whole = train.run(tiny(CONSTANT, "train.epochs=4"), tmp_path / "whole")
   assert_same_state(params(tmp_path / "run"), params(tmp_path / "whole"))
-  timeless = {"seconds", "steps_per_second"}
-  assert {k: v for k, v in result.items() if k not in timeless} == {
-    k: v for k, v in whole.items() if k not in timeless
+  own = {"seconds", "steps_per_second", "workdir"}
+  assert {k: v for k, v in result.items() if k not in own} == {
+    k: v for k, v in whole.items() if k not in own
   }
   for name in ("config.json", "disguise.json", "metrics.jsonl"):
     assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
@@ -34,6 +34,7 @@ def test_a_finished_run_goes_on_as_one_that_is_longer(tmp_path, capsys):
   assert "going on" not in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_it_says_where_the_result_is_not_that_of_one_run(tmp_path, capsys):
   train.run(tiny(), tmp_path / "run")
   assert train.run(tiny("train.epochs=3"), tmp_path / "run")["steps"] == 12
@@ -58,6 +59,7 @@ def test_anything_else_is_another_run(tmp_path, overrides, message):
   assert before == {path: path.read_bytes() for path in (tmp_path / "run").glob("*.*")}
 
 
+@pytest.mark.slow
 def test_an_unfinished_run_is_finished_first(tmp_path):
   with pytest.MonkeyPatch.context() as patch:
     interrupt(patch, input_pipeline.Pipeline, "training")
@@ -73,6 +75,7 @@ def test_an_unfinished_run_is_finished_first(tmp_path):
   assert train.run(longer, tmp_path / "run")["steps"] == 40
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", ["before the record", "before the file"])
 def test_an_interrupted_exchange_is_settled(tmp_path, monkeypatch, moment):
   """Whenever the process ends while the config is exchanged, either run can be asked for again."""

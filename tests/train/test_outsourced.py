@@ -54,7 +54,8 @@ def runs(tmp_path_factory, folder):
 def test_a_run_leaves_what_it_promises_and_no_original(runs, folder):
   workdir, result = runs["memory"]
   facts = manifest.read(folder)
-  assert result == json.loads((workdir / "result.json").read_text())
+  stored = json.loads((workdir / "result.json").read_text())
+  assert result == {**stored, "workdir": str(workdir)}
   assert result["plain_accuracy"] is None
   assert result["labels"] == "permuted" and result["test_images"] == 50
   assert result["key_fingerprint"] == facts.key_fingerprint == MASTER.fingerprint
@@ -258,7 +259,8 @@ def test_resuming_on_another_data_set_is_refused(tmp_path, runs, folder):
   write(tmp_path / "other_data", dtype="uint8", splits={**SPLITS, "test": "test[50:100]"})
   with pytest.raises(ConfigError, match=r"holds a run on other images than .*other_data"):
     train.run(config_for(tmp_path / "other_data"), workdir)
-  assert json.loads((workdir / "result.json").read_text()) == result
+  stored = json.loads((workdir / "result.json").read_text())
+  assert {**stored, "workdir": str(workdir)} == result
   assert (workdir / "MANIFEST.json").read_bytes() == (folder / "MANIFEST.json").read_bytes()
 
 
