@@ -23,7 +23,7 @@ from djax.io import files, picture
 from djax.models import checksums
 from djax.schemes import Trait
 from train import config as config_lib
-from train import device_loop, optimizers, run_dir, terminal
+from train import device_loop, optimizers, page, run_dir, terminal
 from train import evaluate as evaluate_lib
 from train import state as state_lib
 from train.data import mixing
@@ -408,10 +408,6 @@ def _check_shapes(model: nn.Module, shape: tuple[int, ...]) -> None:
 def _page(workdir: Path, *content: Any) -> None:
   """Writes the page of a run. Whatever is wrong with it, the run is whole without it."""
   try:
-    from train import (
-      page,
-    )  # what draws takes a second to load, and must not end a run if it cannot be loaded
-
     page.write(workdir, page.Content(*content))
   except Exception as error:
     reason = " ".join(f"{type(error).__name__}: {error}".split())

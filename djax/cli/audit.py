@@ -15,6 +15,7 @@ from djax.audit import build_known_breaks, exported, report, runner, scenario, s
 from djax.audit.runner import Outcome
 from djax.audit.scenario import Scenario
 from djax.cli import check, training
+from djax.cli import report as report_verb
 from djax.cli.common import say
 from djax.cli.owner import scheme_of
 from djax.errors import ConfigError
@@ -22,7 +23,7 @@ from djax.io import escape, files, progress
 from djax.keys import keyfile
 from djax.owner import restore
 
-__all__ = ["run"]
+__all__ = ["COMMANDS", "run"]
 
 # The columns of the table.
 _WIDE = 76
@@ -258,3 +259,9 @@ def _lines(outcome: Outcome, out: Path) -> list[str]:
   for line in words:
     lines += textwrap.wrap(line, columns, subsequent_indent="  ") if columns else [line]
   return [*lines, f"report       {out / report.PAGE}"]
+
+
+COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
+  "audit": run,
+  "report": report_verb.run,
+}

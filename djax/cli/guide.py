@@ -133,6 +133,10 @@ VERBS = {
     ),
     (3, 4, 5),
   ),
+  "report": Guide(
+    (("runs and their audits on one page", "report runs/a runs/b audit --out report.html"),),
+    (4, 5),
+  ),
   "bench": Guide(
     (
       ("a minute", "bench --fast"),

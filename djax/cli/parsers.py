@@ -408,14 +408,10 @@ def _add_json(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(args: argparse.Namespace) -> None:
-  if args.verb == "audit":
+  if args.verb in ("audit", "report"):
     from djax.cli import audit  # JAX, Flax, SciPy
 
-    audit.run(args)
-  elif args.verb == "report":
-    from djax.cli import report  # JAX, Flax, SciPy
-
-    report.run(args)
+    audit.COMMANDS[args.verb](args)
   elif args.verb == "bench":
     from djax.cli import bench  # JAX
 

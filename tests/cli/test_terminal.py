@@ -16,6 +16,7 @@ import pytest
 from helpers import verbs
 from helpers.audits import FAKES, quick
 
+import djax
 from djax import keys
 from djax.cli import doctor, guide
 from djax.cli import main as cli
@@ -185,7 +186,13 @@ def test_the_doctor_asks_jax_itself(monkeypatch):
 
 
 def test_the_doctor_knows_what_is_missing_old_or_loaded_too_early(monkeypatch):
-  versions = {"djax": "0.1.0", "jax": "0.10.2", "jaxlib": "0.10.1", "numpy": "1.9", "flax": "0.12"}
+  versions = {
+    "djax": djax.__version__,
+    "jax": "0.10.2",
+    "jaxlib": "0.10.1",
+    "numpy": "1.9",
+    "flax": "0.12",
+  }
   monkeypatch.setattr(doctor, "_installed", lambda name: versions.get(name, "99"))
   monkeypatch.setattr(doctor, "_LOADED", ("numpy", "djax"))
   monkeypatch.setitem(sys.modules, "numpy", types.SimpleNamespace(__version__="2.0"))

@@ -441,6 +441,7 @@ def facts(text):
     spec={"scheme": text, "image_shape": [2, 2, 1], text: text},
     disguised_shape=(2, 2, 1),
     labels="permuted",
+    container="shards",
     classes=5,
     splits={text: split},
     warnings=(text,),

@@ -21,7 +21,8 @@ def test_a_run_is_whole_without_its_page_and_makes_it_again(tmp_path, capsys, mo
   with monkeypatch.context() as patch:
     patch.setattr(page, "write", fall)
     result = train.run(tiny(), tmp_path)
-  assert json.loads((tmp_path / "result.json").read_text()) == result
+  stored = json.loads((tmp_path / "result.json").read_text())
+  assert {**stored, "workdir": str(tmp_path)} == result
   assert capsys.readouterr().err.splitlines()[-1] == (
     "report.html could not be written (RuntimeError: out of ink). The run is complete without it."
   )
