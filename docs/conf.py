@@ -25,9 +25,7 @@ myst_heading_anchors = 3
 nb_execution_mode = "off"
 
 # Types of other packages: their pages are not fetched.
-_OTHERS = (
-  "collections|cryptography|flax|jax|matplotlib|ml_collections|numpy|optax|os|pathlib|PIL|rich"
-)
+_OTHERS = "collections|configs|cryptography|flax|jax|matplotlib|ml_collections|numpy|optax|os|pathlib|PIL|rich"
 nitpick_ignore_regex = [("py:class", rf"({_OTHERS})\..*|ConfigDict|Path|.*\._\w+")]
 
 autodoc_member_order = "bysource"

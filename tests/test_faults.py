@@ -51,7 +51,7 @@ def check(folder, command, count):
 @pytest.mark.parametrize("command", ["keygen", "disguise"])
 @pytest.mark.slow
 def test_a_fault_is_recovered(tmp_path, command):
-  check(tmp_path, command, 8)
+  check(tmp_path, command, 5)
 
 
 @pytest.mark.slow
@@ -59,7 +59,7 @@ def test_a_fault_is_recovered(tmp_path, command):
   "command", ["restore to .npz", "restore to a folder", "train: new run", "train: checkpoint"]
 )
 def test_faults_are_recovered(tmp_path, command):
-  check(tmp_path, command, 12)
+  check(tmp_path, command, 5)
 
 
 def test_what_is_not_recovered_is_found(tmp_path):

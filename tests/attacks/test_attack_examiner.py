@@ -9,6 +9,8 @@ from djax.attacks.base import Known
 from djax.attacks.generic import examiner
 from djax.audit import evaluator
 
+pytestmark = pytest.mark.slow  # they train an examiner
+
 
 @pytest.fixture(scope="module")
 def digits():
@@ -34,7 +36,6 @@ def above_chance(judge, originals, labels, disguise):
 ONE_BLOCK = {"scheme": "permutation", "block_size": 8}  # nothing is moved: a weak key if any is
 
 
-@pytest.mark.slow
 def test_it_recognises_originals_and_what_nothing_hides(judge, digits):
   assert np.mean(judge.labels(digits.images) == digits.labels) > 0.9
   assert above_chance(judge, digits.images, digits.labels, ONE_BLOCK) > 0.9

@@ -110,6 +110,7 @@ def test_noise_instead_of_disguised_images_does_not_beat_chance():
   loses(base.Known(known.spec, noise, noise, None, known.pairs), originals, LINEAR)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pairs", [5, 120])
 def test_encryption_stands(pairs):
   known, originals, _ = world(pictures(pairs + 60), pairs, scheme="aes")

@@ -12,6 +12,8 @@ from djax.attacks.neuracrypt import matching, tokens
 from djax.errors import ConfigError
 from djax.ops import blocks, metrics
 
+pytestmark = pytest.mark.slow  # they train networks
+
 
 def pictures(count, shape=(16, 16, 3), seed=0):
   """Smooth tinted images, livelier towards one corner; no patch of one is that of another."""
@@ -63,7 +65,6 @@ def likeness(estimates, originals):
 
 
 @pytest.mark.parametrize("images,patch", [(digits(400), 2), (pictures(300), 4)])
-@pytest.mark.slow
 def test_encodings_find_their_originals(images, patch):
   _, encodings, _ = encode(images, patch)
   right, facts = challenge(images, encodings, 50, patch)
@@ -80,7 +81,6 @@ def test_nothing_need_recur():
   assert all(len(np.unique(position, axis=0)) == len(images) for position in patches)
 
 
-@pytest.mark.slow
 def test_the_fifty_alone_are_enough():
   images = pictures(50)
   _, encodings, _ = encode(images, 4)
@@ -88,7 +88,6 @@ def test_the_fifty_alone_are_enough():
 
 
 @pytest.mark.parametrize("images,patch", [(digits(400), 2), (pictures(300), 4)])
-@pytest.mark.slow
 def test_encodings_of_other_images_are_matched_by_chance(images, patch):
   _, encodings, _ = encode(images, patch)
   right, facts = challenge(images, encodings, 50, patch, wanted=images[100:])
@@ -114,7 +113,6 @@ def test_another_key_for_each_image_leaves_chance():
     ("own", lambda images, *a, good=tokens.own: good(images[::-1], *a)),
   ],
 )
-@pytest.mark.slow
 def test_a_broken_step_is_noticed(monkeypatch, name, broken):
   images = pictures(150)
   _, encodings, _ = encode(images, 4)
@@ -136,7 +134,6 @@ def test_match_refuses_what_does_not_fit():
       matching.match(originals, seen, patch=patch, all_encodings=encodings, seed=0)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1, 2])
 @pytest.mark.parametrize("patch", [7, 4])
 def test_100_of_mnist_are_matched(tfds_dir, seed, patch):
@@ -147,7 +144,6 @@ def test_100_of_mnist_are_matched(tfds_dir, seed, patch):
   assert challenge(images, encodings, 100, patch, wanted=images[500:], seed=seed)[0] <= 6
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
   "seed",
   [
@@ -192,7 +188,6 @@ def test_public_images_show_nothing_where_each_image_has_its_own_key(monkeypatch
   assert likeness(result.images, images[:40]) < likeness(mean, images[:40]) + 0.1
 
 
-@pytest.mark.slow
 def test_public_images_show_digits_of_mnist(tfds_dir):
   images = sources.load("mnist", "test[:4000]", data_dir=str(tfds_dir)).images
   known, originals = world(images, 7, 2000)

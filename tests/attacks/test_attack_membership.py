@@ -6,6 +6,8 @@ from djax import keys, schemes, sources
 from djax.attacks.model import membership, shadows
 from djax.errors import ConfigError
 
+pytestmark = pytest.mark.slow  # they train many small networks
+
 MODELS, RECORDS = 32, 600
 
 

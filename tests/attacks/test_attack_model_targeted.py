@@ -9,6 +9,8 @@ from djax.attacks.rmt import placement
 from djax.audit import evaluator
 from djax.errors import ConfigError
 
+pytestmark = pytest.mark.slow  # they train many small networks
+
 
 def test_fano_factor_by_hand():
   assert model_targeted.fano_factor(np.repeat(np.arange(4), 5), classes=4) == 0
@@ -114,7 +116,6 @@ def accuracy(examiner, images, wanted):
   return np.mean(examiner.labels(np.clip(images, 0, 255)) == wanted)
 
 
-@pytest.mark.slow
 def test_inversion_shows_the_classes_of_a_plain_network(world, examiner):
   wanted, images = inverted(world, "plain")
   assert images.dtype == np.float32 and images.shape == (20, 8, 8, 1)

@@ -10,6 +10,8 @@ from djax.attacks.generic import unpaired
 from djax.errors import ConfigError
 from djax.ops import metrics
 
+pytestmark = pytest.mark.slow  # they train networks
+
 THEIRS = 1 << 40  # a key seed that the attack never draws
 
 
@@ -57,7 +59,6 @@ def run(known):
 @pytest.mark.parametrize(
   "options", [{}, {"noise_level": 25.0}, {"matrix": "projection"}, {"scheme": "permutation"}]
 )
-@pytest.mark.slow
 def test_a_public_key_is_learnt_and_a_fresh_one_is_not(options):
   images = digits()
   public, held = images[:900], images[900:1000]
@@ -95,7 +96,6 @@ def test_many_keys_teach_what_no_key_hides():
 
 
 @pytest.mark.parametrize("permute", [True, False])
-@pytest.mark.slow
 def test_the_report_says_what_to_expect(permute):
   known, originals = world(digits()[:1200], 1000, permute=permute, block_size=2)
   result = run(known)
@@ -122,7 +122,6 @@ def test_a_control_that_fails_is_told():
   assert "even under the attacker's own key" in found["warnings"][0]
 
 
-@pytest.mark.slow
 def test_targets_decide_nothing():
   known, _ = world(digits()[:300], 250)
   other = base.Known(known.spec, known.disguised, known.targets[:3] * 0, known.public)
@@ -204,7 +203,6 @@ def test_edges_are_padded_and_colours_kept():
 
 
 @pytest.mark.parametrize("value", [0, 255])
-@pytest.mark.slow
 def test_constant_images_are_right(value):
   known, originals = world(np.full((60, 8, 8, 1), value, np.uint8), 50)
   np.testing.assert_allclose(run(known).images, originals, atol=1)
@@ -230,7 +228,6 @@ def test_refusals():
   assert (unpaired.ATTACK.level, unpaired.ATTACK.needs) == (1, ("public",))
 
 
-@pytest.mark.slow
 def test_mnist_under_own_and_fresh_keys(tfds_dir):
   images = sources.load("mnist", "test[:3100]", data_dir=str(tfds_dir)).images
   known, _ = world(images, 3000, noise_level=25.0)

@@ -8,6 +8,8 @@ from djax import sources
 from djax.attacks.model import shadows
 from djax.errors import ConfigError
 
+pytestmark = pytest.mark.slow  # they train many small networks
+
 RECIPE = shadows.Recipe(width=32, steps=100)  # of one size, and compiled once
 
 
@@ -60,7 +62,6 @@ def test_together_is_one_by_one(digits):
   )
 
 
-@pytest.mark.slow
 def test_together_is_one_by_one_at_the_size_of_an_attack(digits):
   members = shadows.halves(32, 300, seed=0)
   recipe = shadows.Recipe(steps=200)

@@ -271,6 +271,7 @@ def test_originals_that_are_not_those_of_the_directory(tmp_path, call, directory
 # Real attacks.
 
 
+@pytest.mark.slow
 def test_from_digits_to_the_report_with_real_attacks(tmp_path, call, monkeypatch):
   """With a training so short that the examiner knows little; pictures come back all the same."""
   monkeypatch.setattr(evaluator, "_STEPS", 60)

@@ -38,6 +38,7 @@ def test_training_says_what_breaks_its_disguise_unless_acknowledged(tmp_path, ca
   assert not known_lines(capsys.readouterr().err)
 
 
+@pytest.mark.slow
 def test_a_plain_run_has_nothing_to_say(tmp_path, capsys):
   train.run(tiny("disguise.scheme=plain"), tmp_path)
   assert not known_lines(capsys.readouterr().err)

@@ -190,7 +190,7 @@ def forged(bases, live, name, content):
 
 
 NAMES = st.sampled_from(["data", "data", "request", "aes", "rmt-uint8-projection"])
-SLOW = hypothesis.settings(max_examples=4000)
+SLOW = hypothesis.settings(max_examples=1500)
 QUICK = hypothesis.settings(max_examples=400)
 
 
@@ -493,7 +493,7 @@ def test_mutated_shards(bases, live, name, edits):
 
 
 @pytest.mark.slow
-@hypothesis.settings(max_examples=800)
+@hypothesis.settings(max_examples=300)
 @hypothesis.given(name=NAMES, edits=SHARD_EDITS, mend=st.booleans())
 def test_many_mutated_shards(bases, live, name, edits, mend):
   shards(bases, live, name, edits, mend)
@@ -554,7 +554,7 @@ def test_files_that_lie_about_themselves(bases, live, records, numbers):
 
 
 @pytest.mark.slow
-@hypothesis.settings(max_examples=600)
+@hypothesis.settings(max_examples=200)
 @hypothesis.given(records=st.lists(RECORD, min_size=1, max_size=6), numbers=TOLD)
 def test_many_files_that_lie_about_themselves(bases, live, records, numbers):
   told(bases, live, records, numbers)

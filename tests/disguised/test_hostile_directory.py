@@ -284,6 +284,7 @@ def test_the_whole_directory_is_taken(place, sandbox, capfd, name):
   assert code == 0, lines
 
 
+@pytest.mark.slow
 def test_an_audit_takes_the_whole_directory(place, sandbox):
   from djax.audit import exported, scenario
 

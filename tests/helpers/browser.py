@@ -7,6 +7,7 @@ import os
 import select
 import shutil
 import subprocess
+import sys
 import time
 
 PROGRAM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -15,6 +16,15 @@ _FLAGS = (
   *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 )
 _SECONDS = 60
+# The browser reads from descriptor 3 and writes to 4.
+_START = """
+import os, sys
+inputs, outputs = (os.dup(int(number)) for number in sys.argv[1:3])
+inputs, outputs = (os.dup(os.dup(os.dup(one))) for one in (inputs, outputs))
+os.dup2(inputs, 3)
+os.dup2(outputs, 4)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
 
 
 @contextlib.contextmanager
@@ -27,16 +37,11 @@ def opened(folder):
   theirs_in, ours_out = os.pipe()
   ours_in, theirs_out = os.pipe()
 
-  def places():
-    """The browser reads from descriptor 3 and writes to 4."""
-    inputs, outputs = os.dup(theirs_in), os.dup(theirs_out)
-    os.dup2(inputs, 3)
-    os.dup2(outputs, 4)
-
+  # Not by ``preexec_fn``, which forks this process: JAX warns of that.
+  words = [PROGRAM, *_FLAGS, "--remote-debugging-pipe", f"--user-data-dir={folder}", "about:blank"]
   process = subprocess.Popen(
-    [PROGRAM, *_FLAGS, "--remote-debugging-pipe", f"--user-data-dir={folder}", "about:blank"],
-    close_fds=False,
-    preexec_fn=places,
+    [sys.executable, "-c", _START, str(theirs_in), str(theirs_out), *words],
+    pass_fds=(theirs_in, theirs_out),
     stdout=subprocess.DEVNULL,
     stderr=subprocess.DEVNULL,
   )

@@ -496,7 +496,7 @@ def test_runs_killed_at_random_moments_end_with_the_same_bytes(tmp_path):
     took = time.monotonic() - start
     wanted[dtype] = content(tmp_path / dtype), took
   runs = 0
-  while kills < 12:
+  while kills < 4 or runs < 2:
     dtype, workers = rng.choice(["float32", "uint8"]), rng.choice([1, 1, 2])
     whole, took = wanted[dtype]
     folder = tmp_path / f"run{runs}"
@@ -507,7 +507,6 @@ def test_runs_killed_at_random_moments_end_with_the_same_bytes(tmp_path):
       took *= 1.05
     assert content(folder) == whole
     shutil.rmtree(folder)
-  assert runs >= 2
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -827,6 +826,7 @@ def test_a_disk_that_fills_up_loses_nothing(tmp_path, monkeypatch, workers):
 # Worker processes.
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_is_reported_and_nothing_is_lost(tmp_path):
   asked = Request("digits", {**RMT, "noise_level": 25.0}, originals_per_shard=20, dataset_id=ID)
   folder = tmp_path / "set"

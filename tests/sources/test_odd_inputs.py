@@ -302,6 +302,7 @@ def test_more_shards_are_read_than_files_may_be_open_at_first(tmp_path):
   assert int(succeeded(run_code(code))) == 96
 
 
+@pytest.mark.slow
 def test_python_without_docstrings_runs_the_verbs(tmp_path):
   done = subprocess.run(
     [sys.executable, "-OO", "-m", "djax", "check", "--source", "digits"],

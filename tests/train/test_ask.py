@@ -12,6 +12,8 @@ from djax import keys, sources
 from djax.__main__ import main
 from djax.keys import keyfile
 
+pytestmark = pytest.mark.slow  # they train a network each
+
 MASTER = keys.Master(bytes(range(32)))
 COUNT = 50
 PLAIN = ("disguise.scheme=plain", "disguise.noise_level=0")
@@ -48,8 +50,8 @@ def said(capsys, *words):
   "overrides",
   [
     ("disguise.noise_level=0",),
-    pytest.param(PLAIN, marks=pytest.mark.slow),
-    pytest.param((*AES, *VIEWS), marks=pytest.mark.slow),
+    PLAIN,
+    (*AES, *VIEWS),
   ],
   ids=["rmt", "plain", "several views of aes"],
 )
@@ -92,7 +94,6 @@ def test_an_experiment_takes_no_key(place, tmp_path, capsys):
   assert main(words) == 0
 
 
-@pytest.mark.slow
 def test_a_scheme_that_mixes_images_mixes_the_query_with_training_images(place, tmp_path, capsys):
   config = tiny("train.epochs=1", *MIXED)
   train.run(config, tmp_path / "run")
@@ -100,7 +101,6 @@ def test_a_scheme_that_mixes_images_mixes_the_query_with_training_images(place, 
   assert len(found["answers"]) == COUNT
 
 
-@pytest.mark.slow
 def test_images_are_read_as_the_run_read_them(place, tmp_path, capsys):
   """Resized, on the background of the config, unless the command says otherwise."""
   for name, value in (("cat", 0), ("dog", 200)):

@@ -14,6 +14,8 @@ from djax.audit import scenario
 from djax.ops import augment, metrics
 from train.experiments import multi_view, views
 
+pytestmark = pytest.mark.slow  # they attack sets of views
+
 DOCS = ROOT / "docs"
 SIDE, NOISE = 8, 20.0
 DIGITS = views.Setting(

@@ -16,6 +16,8 @@ from train import material as material_lib
 from train.data import inputs, owned
 from train.data.input_pipeline import Feed
 
+pytestmark = pytest.mark.slow  # they train many small networks
+
 SMALL = {"shadows": 8, "records": 200}
 CLASSES = 7  # left out, so that with the model of all there are 8 here as well: one program
 
@@ -56,7 +58,6 @@ def facts(run):
   return result
 
 
-@pytest.mark.slow
 def test_facts_are_json_and_say_what_they_are_of(facts, run):
   assert json.loads(json.dumps(facts, allow_nan=False)) == facts
   setting = facts["setting"]
@@ -112,7 +113,6 @@ def test_the_figure_has_a_line_for_each_attack(facts):
   assert len(examine.figure(fewer)) < len(drawn)
 
 
-@pytest.mark.slow
 def test_a_plain_config_has_nothing_to_undo():
   found = examine.examine(config_of(scheme="plain"), **SMALL)
   assert found["misuse"] is None

@@ -156,6 +156,7 @@ def test_resuming_under_another_config_key_or_source_is_refused(tmp_path, capsys
   assert sorted(p.relative_to(tmp_path) for p in tmp_path.rglob("*")) == before
 
 
+@pytest.mark.slow
 def test_a_field_that_came_later_was_at_its_usual_value(tmp_path, monkeypatch):
   train.run(tiny("train.epochs=1"), tmp_path)
   usual = base.get_config
@@ -207,6 +208,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_no_bad_checkpoint(tmp_path, m
   assert not (tmp_path / "result.json").exists()
 
 
+@pytest.mark.slow
 def test_the_second_step_compiles_nothing():
   config = tiny()
   model = models.create(config.model, classes=3, spec={"scheme": "plain"})
@@ -364,7 +366,8 @@ def test_a_full_disk_is_one_line_and_exit_1(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert done.stdout == ""
-    lines = [line for line in done.stderr.splitlines() if not line.startswith("epoch")]
+    place, *lines = [x for x in done.stderr.splitlines() if not x.startswith("epoch")]
+    assert place == f"run directory: {tmp_path / 'run'}"
     assert len(lines) == 1, done.stderr
     assert lines[0].startswith("error: the run directory needs ") and "MB free" in lines[0]
     assert not (tmp_path / "run" / "result.json").exists()
@@ -413,6 +416,7 @@ print(*[m for m in ("djax.keys", "djax.keys.keyfile", "tensorflow") if m in sys.
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("scheme", "loaded"), [("plain", "end"), ("rmt", "djax.keys end")])
 def test_a_run_without_a_key_never_loads_the_code_that_could_hold_one(tmp_path, scheme, loaded):
   done = subprocess.run(
@@ -436,9 +440,7 @@ def test_killed_at_several_moments_and_resumed_ends_with_the_same_bits(tmp_path)
   whole = params(tmp_path / "whole")
   killed = 0
   # The moments: on the first sight of some file, and a while after.
-  for moment, (pattern, wait) in enumerate(
-    (("checkpoints/*", 0.05), ("checkpoints/8", 0.0), ("metrics.jsonl", 0.0))
-  ):
+  for moment, (pattern, wait) in enumerate((("checkpoints/*", 0.05), ("metrics.jsonl", 0.0))):
     workdir = tmp_path / f"killed{moment}"
     process = subprocess.Popen(
       _command(workdir), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL

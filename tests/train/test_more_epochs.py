@@ -12,6 +12,8 @@ from djax.models import checksums
 from train import loop
 from train.data import input_pipeline
 
+pytestmark = pytest.mark.slow  # they train several networks
+
 CONSTANT = "optimizer.schedule=constant"
 
 
@@ -34,7 +36,6 @@ def test_a_finished_run_goes_on_as_one_that_is_longer(tmp_path, capsys):
   assert "going on" not in capsys.readouterr().err
 
 
-@pytest.mark.slow
 def test_it_says_where_the_result_is_not_that_of_one_run(tmp_path, capsys):
   train.run(tiny(), tmp_path / "run")
   assert train.run(tiny("train.epochs=3"), tmp_path / "run")["steps"] == 12
@@ -59,7 +60,6 @@ def test_anything_else_is_another_run(tmp_path, overrides, message):
   assert before == {path: path.read_bytes() for path in (tmp_path / "run").glob("*.*")}
 
 
-@pytest.mark.slow
 def test_an_unfinished_run_is_finished_first(tmp_path):
   with pytest.MonkeyPatch.context() as patch:
     interrupt(patch, input_pipeline.Pipeline, "training")
@@ -75,7 +75,6 @@ def test_an_unfinished_run_is_finished_first(tmp_path):
   assert train.run(longer, tmp_path / "run")["steps"] == 40
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("moment", ["before the record", "before the file"])
 def test_an_interrupted_exchange_is_settled(tmp_path, monkeypatch, moment):
   """Whenever the process ends while the config is exchanged, either run can be asked for again."""

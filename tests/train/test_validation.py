@@ -20,6 +20,8 @@ from train import loop
 from train import state as state_lib
 from train.data import input_pipeline, owned
 
+pytestmark = pytest.mark.slow  # they train several networks
+
 PER_EPOCH, EPOCHS = 4, 6
 
 

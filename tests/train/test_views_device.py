@@ -116,6 +116,7 @@ def test_shift_and_mirror_equal_the_twin(shape, data, flip, dtype):
   assert {view.tobytes() for view in found} <= possible
 
 
+@pytest.mark.slow
 def test_everything_together_equals_the_twin_by_what_each_option_draws_alone():
   image = np.random.default_rng(2).uniform(0, 255, (12, 15, 2)).astype(np.float32)
   moves = many(ramp(12, 15), 8, crop=3, flip=True)
@@ -222,6 +223,7 @@ def test_shifts_are_uniform_but_for_none_and_half_are_mirrored(moves):
   assert stats.chi2_contingency(np.delete(table.reshape(25, 2), 12, 0)).pvalue > 1e-6
 
 
+@pytest.mark.slow
 def test_angles_scales_and_shears_are_uniform_and_independent(warps):
   greatest = (WARP["rotate"], WARP["scale"], WARP["scale"], WARP["shear"])
   for column, most in zip(warps.T, greatest, strict=True):
