@@ -16,7 +16,7 @@ _FLAGS = (
   *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 )
 _SECONDS = 60
-# The browser reads from descriptor 3 and writes to 4.
+# The browser reads from descriptor 3 and writes to 4. Copies of copies: the first might be these numbers themselves.
 _START = """
 import os, sys
 inputs, outputs = (os.dup(int(number)) for number in sys.argv[1:3])
