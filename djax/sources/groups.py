@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import io
 import itertools
 import pathlib
 import re
@@ -56,9 +57,11 @@ def _table(root: pathlib.Path, table: pathlib.Path) -> GroupOf:
     raise DataError(f"{table}: cannot be read ({error.strerror})") from None
   except UnicodeDecodeError:
     raise DataError(f"{table}: must be text in UTF-8. Save it so.") from None
-  lines = text.splitlines()
-  delimiter = ";" if ";" in next(iter(lines), "") else ","
-  rows = [row for row in csv.reader(lines, delimiter=delimiter) if row]
+  delimiter = ";" if ";" in text.partition("\n")[0] else ","
+  try:
+    rows = [row for row in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter) if row]
+  except csv.Error as error:
+    raise DataError(f"{table}: must be a table of file and group ({error})") from None
   if not rows or [name.strip().lower() for name in rows[0]] != _COLUMNS:
     raise DataError(
       f"{table}: must begin with the line file,group; got {', '.join(rows[0]) if rows else 'nothing'}"

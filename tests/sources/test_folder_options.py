@@ -102,6 +102,25 @@ def test_a_table_that_cannot_be_read_is_refused(tmp_path, content, message):
     sources.open(f"{tmp_path}/set", "train", group_by=f"{tmp_path}/groups.csv")
 
 
+def test_a_name_may_hold_what_ends_a_line_elsewhere(tmp_path):
+  """A table's lines end as CSV has it: names with other separators, and quoted ones, are whole."""
+  rows = patients(tmp_path / "set")
+  odd = {"cat/000.png": "cat/a\u2028b.png", "dog/000.png": "dog/a,b.png"}
+  for old, new in odd.items():
+    (tmp_path / "set" / old).rename(tmp_path / "set" / new)
+  renamed = [(odd.get(name, name), group) for name, group in rows]
+  path = table(tmp_path / "groups.csv", [(f'"{name}"', group) for name, group in renamed])
+  found = {x for s in ("train", "test") for x in names(tmp_path / "set", s, group_by=path)}
+  assert found == {name for name, _ in renamed}
+
+
+def test_a_table_with_a_field_without_end_is_refused(tmp_path):
+  patients(tmp_path / "set", count=1)
+  (tmp_path / "groups.csv").write_text('file,group\n"' + "x" * 200_000)
+  with pytest.raises(DataError, match="must be a table of file and group"):
+    sources.open(f"{tmp_path}/set", "train", group_by=f"{tmp_path}/groups.csv")
+
+
 def test_a_pattern_may_end_as_a_table_does(tmp_path):
   for name in ("cat", "dog"):
     for i in range(5):
