@@ -4,7 +4,7 @@ A new attack is one file with an ``Attack`` and one row below. Another package b
 group ``djax.attacks``, which has the attack's name and points at its ``Attack``.
 """
 
-from djax.attacks.aes import codebook
+from djax.attacks.aes import codebook, frequency
 from djax.attacks.base import Attack
 from djax.attacks.generic import examiner, inversion, known_pairs, unpaired
 from djax.attacks.instahide import clusters
@@ -21,13 +21,13 @@ _ROWS = (
   ica.ATTACK,
   placement.ATTACK,
   jigsaw.ATTACK,
-  codebook.FREQUENCY,
+  frequency.ATTACK,
   clusters.ATTACK,
   matching.ATTACK,
   unpaired.ATTACK,
   known_pairs.REGRESSION,
   known_pairs.PROCRUSTES,
-  codebook.CODEBOOK,
+  codebook.ATTACK,
   matching.ATTACK_PAIRS,
   inversion.ATTACK,
 )

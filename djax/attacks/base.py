@@ -9,9 +9,30 @@ import numpy as np
 
 from djax.errors import ConfigError
 
-__all__ = ["Attack", "AttackResult", "Estimate", "Known", "Progress", "constant_estimate", "run"]
+__all__ = [
+  "Attack",
+  "AttackResult",
+  "Estimate",
+  "Known",
+  "Progress",
+  "Views",
+  "constant_estimate",
+  "run",
+]
 
 Progress = Callable[[float, str], None]
+
+
+class Views(NamedTuple):
+  """Further views of each target that the cloud knows to belong together; how each lies is not known.
+
+  Attributes:
+    disguised: ``[t, k, H', W', C]``, views 1..k; view 0, the original itself, is the target.
+    options: of ``djax.ops.augment.view``: ``crop``, ``flip``, ``rotate``, ``scale``, ``shear``, which are public.
+  """
+
+  disguised: np.ndarray
+  options: Mapping[str, Any]
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -36,6 +57,7 @@ class Known:
   pairs: tuple[np.ndarray, np.ndarray] | None = None
   labels: np.ndarray | None = None
   encodings: int | None = None
+  views: Views | None = None
 
 
 class Estimate(NamedTuple):

@@ -9,6 +9,7 @@ has.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -16,8 +17,9 @@ import jax
 import numpy as np
 
 from djax import keys, schemes, sources
-from djax.attacks.base import Known
+from djax.attacks.base import Known, Views
 from djax.errors import ConfigError, DataError, UnsafeError
+from djax.ops import augment
 from djax.owner import record_noise
 from djax.owner.disguiser import Disguiser
 from djax.schemes import Trait
@@ -47,6 +49,7 @@ _LEAST_TARGETS = 20
 _TARGETS_SHARE = 8
 _PUBLIC_SHARE = 3
 _SPLIT = "train"
+_VIEWS = 1  # of the random streams
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,6 +90,7 @@ class Scenario:
     targets: how many of the private ones are targets.
     pairs: numbers of known pairs, rising.
     encodings: how many of ``disguised`` show the same private image: 1, but for a scheme that mixes images.
+    views: further ones of the targets, or None.
   """
 
   facts: Mapping[str, Any]
@@ -101,6 +105,7 @@ class Scenario:
   targets: int
   pairs: tuple[int, ...]
   encodings: int = 1
+  views: Views | None = None
 
   def known(self, pairs: int) -> Known:
     """Returns what an attacker has.
@@ -117,6 +122,7 @@ class Scenario:
       pairs=(self.private[some], self.disguised[some]) if pairs else None,
       labels=self.seen_labels,
       encodings=self.encodings,
+      views=self.views,
     )
 
 
@@ -129,9 +135,13 @@ def from_source(
   reading: sources.Reading = sources.AS_IS,
   split: str = _SPLIT,
   encodings: int = ENCODINGS,
+  views: int = 1,
+  options: Mapping[str, Any] | None = None,
   progress: Progress = lambda fraction, word: None,
 ) -> Scenario:
   """Disguises a part of a source with a fresh experiment key, exactly as ``disguise`` exports it.
+
+  Of several views the cloud is taken to know which belong to one image, as it must where it answers over all of them.
 
   Args:
     source: as ``sources.open`` takes it.
@@ -142,6 +152,8 @@ def from_source(
     split: of the source.
     encodings: of each private image, for a scheme that mixes images; ``sizes.private`` counts encodings, and no more
       than 100 private images are taken, as in the challenge that was broken (arXiv:2011.05315).
+    views: of each target, the original included.
+    options: of ``djax.ops.augment.view``, for the other views.
     progress: told how far it is.
 
   Raises:
@@ -176,7 +188,25 @@ def from_source(
         parts.append(disguiser.images(images[part], _SPLIT, rows[part].tolist()))
     except ValueError as error:  # such as aes of floats
       raise ConfigError(str(error)) from error
-  return assemble(facts, spec, classes, images, labels, np.concatenate(parts), counts, sizes)
+  found = assemble(facts, spec, classes, images, labels, np.concatenate(parts), counts, sizes)
+  if views == 1:
+    return found
+  progress(1.0, "disguising views")
+  further = _views(images[: counts.targets], views, options or {}, seed)
+  numbers = len(records) * np.arange(1, views) + rows[: counts.targets, None]
+  flat = further.reshape(-1, *images.shape[1:])
+  shown = disguiser.images(flat, _SPLIT, numbers.reshape(-1).tolist())
+  seen = Views(shown.reshape(*further.shape[:2], *shown.shape[1:]), dict(options or {}))
+  return dataclasses.replace(found, facts={**found.facts, "views": views}, views=seen)
+
+
+def _views(images: np.ndarray, count: int, options: Mapping[str, Any], seed: int) -> np.ndarray:
+  """Makes the views of images besides the first: ``[n, count - 1, H, W, C]``."""
+  make = functools.partial(augment.view, **options)
+  every = jax.jit(jax.vmap(jax.vmap(make, (None, None, 0)), (0, 0, None)))
+  # Not the draws of an attack with the same seed.
+  rngs = jax.random.split(jax.random.fold_in(jax.random.key(seed), _VIEWS), len(images))
+  return np.asarray(every(images, rngs, np.arange(1, count)))
 
 
 def assemble(

@@ -137,7 +137,7 @@ def test_a_mirrored_solution_is_turned_round(plain_case, monkeypatch):
   monkeypatch.setattr(placement, "_by_neighbours", lambda *_: mirrored)
   monkeypatch.setattr(assignment, "climb", lambda d, p, start: start.argmax(1))
   # Exchanges would undo the mirroring, too.
-  monkeypatch.setattr(placement, "_exchange", lambda _d, _m, perm, _least: perm)
+  monkeypatch.setattr(assignment, "exchange", lambda _d, _m, perm, _least: perm)
   perm, _ = placement.estimate_permutation(known, 0)
   np.testing.assert_array_equal(perm, key.perm)
 
@@ -281,7 +281,7 @@ def test_exchanges_end_where_none_raises_the_score():
   rng = np.random.default_rng(0)
   disguised, model = rng.normal(size=(2, 3, 7, 7))
   start = rng.permutation(7)
-  perm = placement._exchange(disguised, model, start, 1e-9)
+  perm = assignment.exchange(disguised, model, start, 1e-9)
 
   def neighbours(order):
     for p in range(7):
@@ -304,7 +304,7 @@ def test_exchanges_mend_what_assignment_leaves():
   perm[[11, 12, 19, 20]] = [12, 11, 20, 19]
   stuck = assignment.climb(model, model, np.eye(64, dtype=np.float32)[perm])
   np.testing.assert_array_equal(stuck, perm)
-  found = placement._exchange(model, model, stuck, 1e-3)
+  found = assignment.exchange(model, model, stuck, 1e-3)
   np.testing.assert_array_equal(found, np.arange(64))
 
 

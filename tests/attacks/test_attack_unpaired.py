@@ -6,6 +6,7 @@ import pytest
 
 from djax import keys, schemes, sources
 from djax.attacks import base
+from djax.attacks.common import learned
 from djax.attacks.generic import unpaired
 from djax.errors import ConfigError
 from djax.ops import metrics
@@ -42,7 +43,7 @@ def blank(public, count):
 
 
 # Smaller, and trained for a moment.
-SHORT = unpaired.Settings(steps=100, hidden=128, images=2000)
+SHORT = unpaired.Settings(images=2000, network=learned.Settings(steps=100, hidden=128))
 
 
 def learn(spec, public, settings=SHORT, **options):
@@ -129,15 +130,15 @@ def test_targets_decide_nothing():
   assert first == second
 
 
-@pytest.mark.parametrize("name,broken", [("_linear", None), ("_Features", None)])
-def test_a_broken_step_is_noticed(monkeypatch, name, broken):
+@pytest.mark.parametrize("name", ["ridge", "_Features"])
+def test_a_broken_step_is_noticed(monkeypatch, name):
   images = digits()
   public, held = images[:500], images[500:560]
   spec = spec_of(images)
   seen = unpaired.disguise(spec, held, key_seed=3, seed=9)
   assert ssim(held, learn(spec, public, key_seeds=[3])(seen)) > 0.9
-  if name == "_linear":
-    good = unpaired._linear
+  if name == "ridge":
+    good = learned.ridge
     broken = lambda seen, wanted, *a: good(seen, wanted[::-1], *a)  # noqa: E731
   else:
 
@@ -145,8 +146,8 @@ def test_a_broken_step_is_noticed(monkeypatch, name, broken):
       def flat(self, y):
         return np.sort(super().flat(y), 1)
 
-  monkeypatch.setattr(unpaired, name, broken)
-  untrained = dataclasses.replace(SHORT, rate=0.0)
+  monkeypatch.setattr(learned if name == "ridge" else unpaired, name, broken)
+  untrained = dataclasses.replace(SHORT, network=learned.Settings(steps=100, rate=0.0))
   assert ssim(held, learn(spec, public, untrained, key_seeds=[3])(seen)) < 0.7
 
 
@@ -175,11 +176,11 @@ def test_the_linear_part_is_ridge_regression():
     a, b = x[~out] - x[~out].mean(0), y[~out] - y[~out].mean(0)
     energy = (a**2).sum() / features
     found = []
-    for ridge in unpaired._RIDGES:
+    for ridge in learned._RIDGES:
       weights = np.linalg.solve(a.T @ a + ridge * energy * np.eye(features), a.T @ b)
       found.append((x - x[~out].mean(0)) @ weights + y[~out].mean(0))
     best = min(found, key=lambda shown: float(np.square(shown - y)[out].sum()))
-    predict = unpaired._linear(x, y, ~out, out)
+    predict = learned.ridge(x, y, ~out, out)
     np.testing.assert_allclose(predict(x), best, rtol=1e-3, atol=1e-4)
 
 

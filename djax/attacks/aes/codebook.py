@@ -1,8 +1,6 @@
-"""Encrypted units: the dictionary of known pairs (level 2) and frequency analysis (level 1).
+"""Encrypted units: the dictionary of known pairs (level 2).
 
-Units are sliced as the cipher slices them (docs/key-format.md, section 6): block by block, in a block channel by
-channel, in a channel row by row, every ``unit_pixels`` bytes one unit. ECB makes equal units equal wherever one key is
-used; where each position has a key, every position has a dictionary of its own. Host NumPy.
+Where each position has a key, every position has a dictionary of its own. Host NumPy.
 Source: the codebook attack of DisguisedNets, doi:10.1145/3609506.
 """
 
@@ -12,16 +10,21 @@ from typing import Any
 
 import numpy as np
 from scipy import ndimage, optimize
-from scipy.spatial import distance
 
 from djax import schemes
+from djax.attacks.aes.units import (
+  changes,
+  codes_of,
+  commonest,
+  image_of,
+  names_of,
+  slices,
+  units_of,
+)
 from djax.attacks.base import Attack, Estimate, Known, Progress
-from djax.attacks.common import statistics
-from djax.attacks.common.statistics import Layout
-from djax.host import blockwise
 from djax.schemes import Trait
 
-__all__ = ["CODEBOOK", "FREQUENCY", "Settings", "codebook", "frequency", "units_of"]
+__all__ = ["ATTACK", "Settings", "codebook"]
 
 _SAMPLES = 1 << 25  # units compared in all to place the blocks
 _ROUNDS = 10  # of placing blocks, and of choosing among candidates
@@ -50,19 +53,6 @@ class Settings:
 _SETTINGS = Settings()
 
 
-def units_of(images: np.ndarray, spec: Mapping[str, Any]) -> np.ndarray:
-  """Slices images into the units of the cipher, original or disguised alike.
-
-  Args:
-    images: ``[n, H, W, C]`` or ``[n, H', W', C]``, whole numbers of 0..255 in any dtype.
-    spec: of an ``aes`` scheme.
-
-  Returns:
-    uint8 ``[n, P, C, b * b / u, u]``.
-  """
-  return _slices(np.rint(images).astype(np.uint8), spec)
-
-
 def codebook(
   known: Known, *, seed: int, progress: Progress, settings: Settings = _SETTINGS
 ) -> Estimate:
@@ -70,7 +60,7 @@ def codebook(
 
   Units of one or two pixels are averages that collide: of the plain units seen with a cipher the one that goes best
   with its neighbours is taken, or none if all are far from them. What is missing gets the mean of its neighbours, with
-  a little of the silhouette that ``frequency`` would draw.
+  a little of the silhouette that the most frequent unit draws.
 
   Of ``known``, ``pairs`` are used, and ``public`` for the silhouette where given. Nothing is drawn.
 
@@ -89,13 +79,13 @@ def codebook(
     warnings.append("0 pairs: the dictionary is empty")
   elif Trait.MOVED in schemes.traits(spec):
     progress(0.1, "placing blocks")
-    places = _place(_codes(plain), _codes(cipher), spec)
+    places = _place(codes_of(plain), codes_of(cipher), spec)
     cipher = cipher[:, np.argsort(places)]
   progress(0.5, "looking units up")
-  book = _dictionary(_names(cipher, spec), plain)
+  book = _dictionary(names_of(cipher, spec), plain)
   silhouette, common = _learn(_originals(known, settings), spec)
   few = plain[: len(settings.first(originals))]
-  far = _far(few, silhouette(_codes(few) == common), spec) if len(few) else 0.0
+  far = _far(few, silhouette(codes_of(few) == common), spec) if len(few) else 0.0
   images = np.empty((len(known.targets), *spec["image_shape"]), np.float32)
   covered = 0.0
   step = max(1, settings.pixels // images[:1].size) if images.size else 1
@@ -103,8 +93,8 @@ def codebook(
     part = slice(start, start + step)
     targets = units_of(known.targets[part], spec)
     targets = targets if places is None else targets[:, np.argsort(places)]
-    units, exists, held = _look_up(_names(targets, spec), book)
-    mean = silhouette((_codes(units[..., 0, :]) == common) & held)
+    units, exists, held = _look_up(names_of(targets, spec), book)
+    mean = silhouette((codes_of(units[..., 0, :]) == common) & held)
     images[part] = _read(units, exists, held, mean, far, spec)
     covered += held.mean((1, 2, 3)).sum() / len(images)
   return Estimate(
@@ -119,51 +109,6 @@ def codebook(
   )
 
 
-def frequency(
-  known: Known, *, seed: int, progress: Progress, settings: Settings = _SETTINGS
-) -> Estimate:
-  """Reads the most frequent unit as the flat one, and what it leaves bare as a silhouette.
-
-  Public images tell which unit is the most frequent one, where it stands how often (which places moved blocks), and
-  what an image looks like of which these units are flat and those are not: a ridge regression from that map to pixels.
-  Without public images the flat unit is taken as black and the others as grey.
-
-  Of ``known``, ``disguised`` is used, and ``public`` where given. Nothing is drawn.
-
-  Returns:
-    Estimates; as diagnostics ``flat``, the share of the targets' units that are the most frequent one; ``distinct``,
-    the number of different units over those counted; ``positions`` as for ``codebook``.
-  """
-  del seed
-  spec = known.spec
-  progress(0.1, "counting units")
-  names = _names(units_of(settings.first(known.disguised), spec), spec)
-  common = _commonest(names, spec)
-  flat = _names(units_of(known.targets, spec), spec) == common  # [t, P, C, s]
-  diagnostics: dict[str, Any] = {
-    "flat": float(flat.mean()) if flat.size else 0.0,
-    "distinct": len(np.unique(names)),
-    "positions": None,
-    "warnings": [],
-  }
-  permuted = Trait.MOVED in schemes.traits(spec)
-  if known.public is None or not len(known.public):
-    if permuted:
-      diagnostics["warnings"].append("no public images: blocks stay where they are")
-    values = np.where(flat, 0.0, 127.5)[..., None].repeat(spec["unit_pixels"], -1)
-    return Estimate(_image_of(values, spec), diagnostics)
-  public = settings.first(known.public)
-  silhouette, plain_common = _learn(public.astype(np.float32), spec)
-  if permuted:
-    progress(0.3, "placing blocks")
-    seen = _codes(units_of(public, spec)) == plain_common
-    places = _place_shares(seen, names == common)
-    diagnostics["positions"] = places.tolist()
-    flat = flat[:, np.argsort(places)]
-  progress(0.5, "drawing silhouettes")
-  return Estimate(silhouette(flat), diagnostics)
-
-
 def _refuses(spec: Mapping[str, Any]) -> str | None:
   """Takes encrypted units alone."""
   if Trait.UNITS in schemes.traits(spec):
@@ -171,31 +116,7 @@ def _refuses(spec: Mapping[str, Any]) -> str | None:
   return f"{spec['scheme']!r} encrypts no units; this is for 'aes'"
 
 
-CODEBOOK = Attack("codebook", 2, ("pairs",), "dictionary of encrypted units", _refuses, codebook)
-FREQUENCY = Attack("frequency", 1, (), "most frequent encrypted units", _refuses, frequency)
-
-
-def _codes(units: np.ndarray) -> np.ndarray:
-  """Names units by 64 bits: as they are up to 8 bytes, mixed above (two in 2^64 that differ get one name)."""
-  size = units.shape[-1]
-  words = np.ascontiguousarray(units).view(f"<u{min(size, 8)}").astype(np.uint64)
-  return words[..., 0] if size <= 8 else _mix(_mix(words[..., 0]) + words[..., 1])
-
-
-def _names(units: np.ndarray, spec: Mapping[str, Any]) -> np.ndarray:
-  """Names units ``[n, P, C, s, u]`` by code, and by position where each has its own key: uint64 ``[n, P, C, s]``."""
-  codes = _codes(units)
-  if not spec["position_keys"]:
-    return codes
-  positions = np.arange(codes.shape[1], dtype=np.uint64)[:, None, None]
-  return _mix(_mix(codes) + positions)
-
-
-def _mix(words: np.ndarray) -> np.ndarray:
-  """Scrambles uint64 one to one (the finaliser of SplitMix64, doi:10.1145/2660193.2660195)."""
-  words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-  words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-  return words ^ (words >> np.uint64(31))
+ATTACK = Attack("codebook", 2, ("pairs",), "dictionary of encrypted units", _refuses, codebook)
 
 
 def _dictionary(names: np.ndarray, plain: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -204,22 +125,17 @@ def _dictionary(names: np.ndarray, plain: np.ndarray) -> tuple[np.ndarray, np.nd
   Units are uint8 ``[d, _CANDIDATES, u]`` with a mask ``[d, _CANDIDATES]`` of those that exist.
   """
   units = plain.reshape(-1, plain.shape[-1])
-  names, codes = names.reshape(-1), _codes(units)
+  names, codes = names.reshape(-1), codes_of(units)
   order = np.lexsort((codes, names))  # by name, then by plain unit
   names, codes = names[order], codes[order]
-  starts = np.flatnonzero(_changes(names) | _changes(codes))
+  starts = np.flatnonzero(changes(names) | changes(codes))
   counts = np.diff(starts, append=len(names))  # of each pair of name and plain unit
   ranked = starts[np.lexsort((-counts, names[starts]))]
-  first = np.flatnonzero(_changes(names[ranked]))
+  first = np.flatnonzero(changes(names[ranked]))
   at = first[:, None] + np.arange(_CANDIDATES)
   exists = at < np.append(first[1:], len(ranked))[:, None]
   at = np.where(exists, at, first[:, None])
   return names[ranked[first]], units[order[ranked[at]]], exists
-
-
-def _changes(values: np.ndarray) -> np.ndarray:
-  """Whether each of sorted values differs from the one before."""
-  return np.concatenate([np.ones(min(1, len(values)), bool), values[1:] != values[:-1]])
 
 
 def _look_up(
@@ -249,13 +165,13 @@ def _read(
   """
   chosen, trusted = units[..., 0, :], held
   for _ in range(_ROUNDS if spec["unit_pixels"] <= 2 else 0):
-    near = _slices(_neighbours(chosen, trusted, mean, spec), spec)
+    near = slices(_neighbours(chosen, trusted, mean, spec), spec)
     apart = np.where(exists, ((units - near[..., None, :]) ** 2).mean(-1), np.inf)
     best = apart.argmin(-1)[..., None]
     chosen = np.take_along_axis(units, best[..., None], -2)[..., 0, :]
     trusted = held & (np.take_along_axis(apart, best, -1)[..., 0] <= far)
-  here = _image_of(np.broadcast_to(trusted[..., None], chosen.shape), spec)
-  return np.where(here > 0, _image_of(chosen, spec), _neighbours(chosen, trusted, mean, spec))
+  here = image_of(np.broadcast_to(trusted[..., None], chosen.shape), spec)
+  return np.where(here > 0, image_of(chosen, spec), _neighbours(chosen, trusted, mean, spec))
 
 
 def _place(plain: np.ndarray, cipher: np.ndarray, spec: Mapping[str, Any]) -> np.ndarray:
@@ -280,7 +196,7 @@ def _place(plain: np.ndarray, cipher: np.ndarray, spec: Mapping[str, Any]) -> np
     moved = cipher[np.argsort(places)]
     joint, counts = np.unique(plain * kinds + moved, return_counts=True)
     best = np.lexsort((-counts, joint // kinds))
-    best = joint[best[_changes(joint[best] // kinds)]]
+    best = joint[best[changes(joint[best] // kinds)]]
     expected = (best % kinds)[plain]  # every plain unit has an entry, and entries are in its order
     score = np.stack([(row == cipher).mean(-1) for row in expected])
     before, places = places, _assign(score)
@@ -304,22 +220,6 @@ def _assign(score: np.ndarray) -> np.ndarray:
   return np.argsort(optimize.linear_sum_assignment(score, maximize=True)[1])
 
 
-def _commonest(names: np.ndarray, spec: Mapping[str, Any]) -> np.ndarray:
-  """Returns the most frequent name, of all or of each position: broadcasts against ``[n, P, C, s]``."""
-  axes = range(names.shape[1]) if spec["position_keys"] else [slice(None)]
-  winners = []
-  for position in axes:
-    values, counts = np.unique(names[:, position], return_counts=True)
-    winners.append(values[np.argmax(counts)])
-  return np.asarray(winners, np.uint64)[:, None, None]
-
-
-def _place_shares(seen: np.ndarray, flat: np.ndarray) -> np.ndarray:
-  """Returns for each disguised position the original one with the most similar shares of flat units."""
-  shares, others = (a.mean(0).reshape(a.shape[1], -1) for a in (seen, flat))
-  return _assign(-distance.cdist(shares, others, "sqeuclidean"))
-
-
 def _originals(known: Known, settings: Settings) -> np.ndarray:
   """Returns all originals at hand, float32 ``[m, H, W, C]``, or a grey one."""
   grey = np.full((1, *known.spec["image_shape"]), 127.5, np.float32)
@@ -336,8 +236,8 @@ def _learn(
   Returns:
     A function from maps ``[t, P, C, s]`` to float32 images, and the code of the commonest unit, or of each position's.
   """
-  codes = _codes(units_of(originals, spec))
-  common = _commonest(codes, spec)
+  codes = codes_of(units_of(originals, spec))
+  common = commonest(codes, spec)
   maps = (codes == common).reshape(len(codes), -1)
   centre, mean = maps.mean(0), originals.mean(0)
   x = maps - centre
@@ -352,30 +252,9 @@ def _learn(
   return silhouette, common
 
 
-def _slices(images: np.ndarray, spec: Mapping[str, Any]) -> np.ndarray:
-  """Slices like ``units_of``, dtype unchanged."""
-  layout = _layout(spec)
-  whole = layout.units(blockwise.pad_to_blocks(images, block_size=layout.block_size))
-  u = spec["unit_pixels"]
-  slices = layout.block_size**2 // u
-  return whole.reshape(len(images), layout.positions, layout.channels, slices, u)
-
-
-def _image_of(units: np.ndarray, spec: Mapping[str, Any]) -> np.ndarray:
-  """Puts units ``[n, P, C, s, u]`` back into float32 images of the original size."""
-  layout = _layout(spec)
-  whole = layout.images(units.reshape(len(units), *layout.shape).astype(np.float32))
-  return whole[:, : spec["image_shape"][0], : spec["image_shape"][1]]
-
-
-def _layout(spec: Mapping[str, Any]) -> Layout:
-  """Returns the layout of blocks that are cut into channels, and these into rows."""
-  return statistics.layout_of(spec)._replace(groups="channel")
-
-
 def _far(plain: np.ndarray, mean: np.ndarray, spec: Mapping[str, Any]) -> float:
   """Returns the squared distance from their neighbours that nearly all units of the known originals keep."""
-  near = _slices(_neighbours(plain, np.ones(plain.shape[:-1], bool), mean, spec), spec)
+  near = slices(_neighbours(plain, np.ones(plain.shape[:-1], bool), mean, spec), spec)
   return float(np.quantile(((plain - near) ** 2).mean(-1), _USUAL))
 
 
@@ -385,6 +264,6 @@ def _neighbours(
   """Returns for each pixel the weighted mean of the trusted ones around it and of the mean image."""
   mask = np.broadcast_to(trusted[..., None], units.shape)
   sigma = (0, _SIGMA, _SIGMA, 0)
-  weight = ndimage.gaussian_filter(_image_of(mask, spec), sigma)
-  near = ndimage.gaussian_filter(_image_of(units * mask, spec), sigma)
+  weight = ndimage.gaussian_filter(image_of(mask, spec), sigma)
+  near = ndimage.gaussian_filter(image_of(units * mask, spec), sigma)
   return (near + _PRIOR * mean) / (weight + _PRIOR)

@@ -7,7 +7,7 @@ SciPy's ``quadratic_assignment`` knows one layer only.
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-__all__ = ["agreement", "best_match", "climb"]
+__all__ = ["agreement", "best_match", "climb", "exchange"]
 
 _STEPS = 60
 
@@ -61,3 +61,35 @@ def climb(
     bend = float(((a @ step @ transposed).sum(0) * step).sum())
     at = at + (1.0 if bend >= 0 else min(1.0, -gain / (2 * bend))) * step
   return linear_sum_assignment(at, maximize=True)[1]
+
+
+def exchange(a: np.ndarray, b: np.ndarray, perm: np.ndarray, least: float) -> np.ndarray:
+  """Exchanges two positions, the best two first, until no exchange raises the score by more than ``least``.
+
+  Let ``B`` be ``b`` as ``perm`` places it. An exchange of ``p`` and ``q`` makes it ``X B X`` with ``X = I - u u'``
+  and ``u = e_p - e_q``, so the score ``sum(A * B)`` rises by ``(u' A u) (u' B u) - u' (A B' + A' B) u``.
+  ``climb`` follows the slope, which is the second term alone, but between neighbours, where ``A`` and ``B``
+  are large, the first decides.
+
+  Args:
+    a: ``[L, P, P]``.
+    b: ``[L, P, P]``.
+    perm: int ``[P]``, to begin with, as for ``agreement``.
+    least: gain of an exchange.
+  """
+  spread = _spread(a)
+  while True:
+    placed = b[:, perm][:, :, perm]
+    slope = a @ placed.swapaxes(1, 2) + a.swapaxes(1, 2) @ placed
+    gain = (spread * _spread(placed)).sum(0) - _spread(slope.sum(0))
+    p, q = np.unravel_index(np.argmax(gain), gain.shape)
+    if not gain[p, q] > least:
+      return perm
+    perm = perm.copy()
+    perm[[p, q]] = perm[[q, p]]
+
+
+def _spread(m: np.ndarray) -> np.ndarray:
+  """Returns ``u' M u`` with ``u = e_p - e_q`` for all ``p`` and ``q``, of matrices ``[..., P, P]``."""
+  own = np.diagonal(m, axis1=-2, axis2=-1)
+  return own[..., :, None] + own[..., None, :] - m - m.swapaxes(-1, -2)

@@ -15,14 +15,12 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from djax import schemes
 from djax.attacks.base import Attack, Estimate, Known, Progress
-from djax.attacks.common import fitting, linear
+from djax.attacks.common import learned
 from djax.ops import metrics
 from djax.schemes import Trait
 
@@ -30,10 +28,6 @@ __all__ = ["ATTACK", "Settings", "attack", "disguise", "learn"]
 
 _HELD = 200
 _TENTH = 10
-_RIDGES = 10.0 ** np.arange(-4, 3)  # of the mean energy of a feature
-_EVERY = 100  # steps between two calls of ``progress``
-_GREY, _SPREAD = 127.5, 64.0
-_CHUNK = 512
 _MARGIN = 0.5  # dB above the mean image that count as something that carries over
 _BEST = 100.0  # dB; exact estimates would be infinite
 
@@ -44,12 +38,7 @@ class Settings:
 
   keys: int = 64  # of the inverse that is to hold for any key
   images: int = 6000  # public ones seen, with several keys each under one of them
-  hidden: int = 512  # width of the network
-  steps: int = 1200  # of its training, at most
-  pixels: int = 1 << 27  # seen in training at most, which bounds its time
-  batch: int = 64  # images of a step
-  rate: float = 1e-3  # of learning, at the start
-  decay: float = 1e-2  # of the weights
+  network: learned.Settings = learned.USUAL
 
 
 _SETTINGS = Settings()
@@ -134,14 +123,20 @@ def learn(
     late = key >= len(parts) - max(1, len(parts) // _TENTH)
     rows, out = rows & ~late, out & late
   features = _Features(spec, y)
-  base = _linear(features.flat(y), x, rows, out)
-  progress(0.3, "training the network")
-  correct = _train(features, y, x, base, rows, out, seed, progress, settings)
+  predict = learned.learn(
+    features.flat(y),
+    features.energy(y),
+    x,
+    rows,
+    out,
+    seed=seed,
+    progress=lambda fraction, step: progress(0.3 + 0.7 * fraction, step),
+    settings=settings.network,
+  )
 
   def inverse(disguised):
-    parts = [correct(disguised[i : i + _CHUNK]) for i in range(0, len(disguised), _CHUNK)]
-    flat = np.concatenate(parts) if parts else np.zeros((0, x.shape[1]), np.float32)
-    return np.clip(flat, 0, 255).reshape(-1, *public.shape[1:]).astype(np.float32)
+    flat = predict(features.flat(disguised), features.energy(disguised))
+    return flat.reshape(-1, *public.shape[1:])
 
   return inverse
 
@@ -221,19 +216,6 @@ ATTACK = Attack(
 )
 
 
-class _Network(nn.Module):
-  """Corrects estimates by dense layers on the whole image."""
-
-  hidden: int
-  outputs: int
-
-  @nn.compact
-  def __call__(self, features: jax.Array) -> jax.Array:
-    x = nn.gelu(nn.Dense(self.hidden)(features))
-    x = x + nn.gelu(nn.Dense(self.hidden)(nn.LayerNorm()(x)))
-    return nn.Dense(self.outputs, kernel_init=nn.initializers.zeros)(x)
-
-
 class _Features:
   """Turns disguised images into rows of numbers of about unit size: pixels, and with them the energy of rows."""
 
@@ -247,77 +229,15 @@ class _Features:
     """Returns pixels, float32 ``[n, H' * W' * C]``."""
     return ((y - self._middle) / self._spread).reshape(len(y), -1).astype(np.float32)
 
-  def all(self, y: np.ndarray) -> np.ndarray:
-    """Returns pixels and energies, float32 ``[n, F]``."""
-    return np.concatenate([self.flat(y), (self._energy(y) - self._low) / self._high], 1)
+  def energy(self, y: np.ndarray) -> np.ndarray:
+    """Returns the energy of each row of each block, float32 ``[n, F]``."""
+    return ((self._energy(y) - self._low) / self._high).astype(np.float32)
 
   def _energy(self, y):
     count, height, width, channels = y.shape
     cut = y.astype(np.float32).reshape(count, height, width // self._block, self._block, channels)
     # An orthogonal matrix keeps the norm of each row of a block: [n, H' * W' / b * C].
     return np.sqrt(np.square(cut).mean(3)).reshape(count, -1)
-
-
-def _linear(
-  seen: np.ndarray, wanted: np.ndarray, rows: np.ndarray, out: np.ndarray
-) -> Callable[[np.ndarray], np.ndarray]:
-  """Returns the ridge regression that does best on held-out rows."""
-  maps = linear.Ridge(seen[rows], wanted[rows])
-
-  def error(ridge):
-    return float(np.square(maps.predict(seen[out], ridge) - wanted[out]).mean())
-
-  weights = maps.weights(min(_RIDGES, key=error)).astype(np.float32)
-  middle, mean = seen[rows].mean(0), wanted[rows].mean(0)
-  return lambda new: (new - middle) @ weights + mean
-
-
-def _train(
-  features: _Features,
-  y: np.ndarray,
-  x: np.ndarray,
-  base: Callable[[np.ndarray], np.ndarray],
-  rows: np.ndarray,
-  out: np.ndarray,
-  seed: int,
-  progress: Progress,
-  settings: Settings,
-) -> Callable[[np.ndarray], np.ndarray]:
-  """Returns ``disguised -> flat estimates``: with the network, or without where that does better on held-out rows."""
-
-  def inputs(disguised):
-    shown = base(features.flat(disguised))
-    return np.concatenate([features.all(disguised), (shown - _GREY) / _SPREAD], 1), shown
-
-  seen, shown = inputs(y)
-  network = _Network(settings.hidden, x.shape[1])
-  steps = max(50, min(settings.steps, settings.pixels // (settings.batch * x.shape[1])))
-  rounds = fitting.fit(
-    network,
-    [seen[rows]],
-    ((x - shown) / _SPREAD)[rows],
-    steps=steps,
-    every=_EVERY,
-    batch=settings.batch,
-    rate=settings.rate,
-    decay=settings.decay,
-    seed=seed,
-  )
-  for number, trained in enumerate(rounds):
-    variables = trained
-    progress(min(1, 0.3 + 0.7 * number * _EVERY / steps), "training the network")
-  forward = jax.jit(network.apply)
-
-  def corrected(disguised):
-    batch, shown = inputs(disguised)
-    return shown + np.asarray(forward(variables, batch)) * _SPREAD
-
-  def error(estimates):
-    return float(np.square(np.clip(estimates, 0, 255) - x[out]).mean())
-
-  if error(corrected(y[out])) < error(shown[out]):
-    return corrected
-  return lambda disguised: base(features.flat(disguised))
 
 
 def _score(originals: np.ndarray, estimates: np.ndarray) -> dict[str, float]:

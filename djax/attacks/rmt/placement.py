@@ -202,7 +202,7 @@ def _climb(
   least = _SAME * float(np.linalg.norm(disguised) * np.linalg.norm(model))
 
   def climb(at: np.ndarray) -> np.ndarray:
-    return _exchange(disguised, model, assignment.climb(disguised, model, at), least)
+    return assignment.exchange(disguised, model, assignment.climb(disguised, model, at), least)
 
   def score_of(perm: np.ndarray) -> float:
     return assignment.agreement(disguised, model, perm)
@@ -229,34 +229,6 @@ def _climb(
     if reached == settings.agreeing:
       break
   return best, reached
-
-
-def _exchange(
-  disguised: np.ndarray, model: np.ndarray, perm: np.ndarray, least: float
-) -> np.ndarray:
-  """Exchanges two positions, the best two first, until no exchange raises the score by more than ``least``.
-
-  Let ``B`` be the model as ``perm`` places it. An exchange of ``p`` and ``q`` makes it ``X B X`` with ``X = I - u u'``
-  and ``u = e_p - e_q``, so the score ``sum(A * B)`` rises by ``(u' A u) (u' B u) - u' (A B' + A' B) u``.
-  ``assignment.climb`` follows the slope, which is the second term alone, but between neighbours, where ``A`` and ``B``
-  are large, the first decides.
-  """
-  spread = _spread(disguised)
-  while True:
-    placed = model[:, perm][:, :, perm]
-    slope = disguised @ placed.swapaxes(1, 2) + disguised.swapaxes(1, 2) @ placed
-    gain = (spread * _spread(placed)).sum(0) - _spread(slope.sum(0))
-    p, q = np.unravel_index(np.argmax(gain), gain.shape)
-    if not gain[p, q] > least:
-      return perm
-    perm = perm.copy()
-    perm[[p, q]] = perm[[q, p]]
-
-
-def _spread(m: np.ndarray) -> np.ndarray:
-  """Returns ``u' M u`` with ``u = e_p - e_q`` for all ``p`` and ``q``, of matrices ``[..., P, P]``."""
-  own = np.diagonal(m, axis1=-2, axis2=-1)
-  return own[..., :, None] + own[..., None, :] - m - m.swapaxes(-1, -2)
 
 
 def _moves(layout: statistics.Layout) -> list[np.ndarray]:

@@ -1,0 +1,120 @@
+"""Several views of one image: how each of them lies on the first, found out from estimates of them.
+
+View 0 is the original; others are shifted by whole pixels, mirrored beyond the edge, and mirrored left to right or not
+(``djax.ops.augment.view``). Options are public, what was drawn is not.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+
+__all__ = ["Moves", "bring_back", "moves", "register"]
+
+_ROUNDS = 2
+_CHUNK = 64  # images at a time
+
+
+class Moves(NamedTuple):
+  """The ways in which a view may lie; the first one is that of view 0.
+
+  Attributes:
+    shown: int ``[S, H * W]``: the pixel of the original that each pixel of the view shows.
+    seen: int ``[S, H * W]``: a pixel of the view that shows each pixel of the original, or -1.
+    shift: int ``[S]``: which of the shifts it is; a shift and its mirror image have the same number.
+  """
+
+  shown: np.ndarray
+  seen: np.ndarray
+  shift: np.ndarray
+
+
+def moves(shape: tuple[int, ...], options: Mapping[str, Any]) -> Moves:
+  """Lists the shifts, and their mirror images if views are mirrored.
+
+  Args:
+    shape: of an image, ``(H, W, C)``.
+    options: of ``djax.ops.augment.view``; warps are left out.
+  """
+  height, width = shape[:2]
+  crop = options.get("crop", 0)
+  steps = sorted(range(-crop, crop + 1), key=abs)
+  shown, shift = [], []
+  for number, (down, across) in enumerate((d, a) for d in steps for a in steps):
+    rows, columns = _mirrored(np.arange(height) + down), _mirrored(np.arange(width) + across)
+    for mirror in (False, True) if options.get("flip") else (False,):
+      order = columns[::-1] if mirror else columns
+      shown.append((rows[:, None] * width + order).ravel())
+      shift.append(number)
+  every = np.stack(shown)
+  seen = np.full_like(every, -1)
+  np.put_along_axis(seen, every, np.broadcast_to(np.arange(height * width), every.shape), 1)
+  return Moves(every, seen, np.array(shift))
+
+
+def _mirrored(places: np.ndarray) -> np.ndarray:
+  """Folds places beyond the edge back, the edge itself not repeated."""
+  size = len(places)
+  places = np.abs(places)
+  return np.where(places >= size, 2 * (size - 1) - places, places)
+
+
+def register(estimates: np.ndarray, ways: Moves, *, distinct: bool) -> np.ndarray:
+  """Finds how each view lies: by least squares on the first, then on the mean of all as they were found to lie.
+
+  Args:
+    estimates: float32 ``[t, K, H, W, C]``, of what each view shows; the first is that of the original.
+    ways: in which a view may lie.
+    distinct: whether no shift comes twice before all came, as ``djax.ops.augment.view`` draws them. Then the views of
+      an image are assigned to different shifts, where there are enough.
+
+  Returns:
+    int ``[t, K]``, numbers of ways; 0 for the first.
+  """
+  shape = estimates.shape
+  chosen = np.zeros(shape[:2], int)
+  others = ways.shift.max()  # besides no shift
+  apart = distinct and 1 < shape[1] <= others + 1
+  for start in range(0, len(estimates), _CHUNK):
+    flat = estimates[start : start + _CHUNK].reshape(-1, shape[1], shape[2] * shape[3], shape[4])
+    mean = flat[:, 0]
+    for _ in range(_ROUNDS):
+      looks = mean[:, ways.shown].reshape(len(flat), len(ways.shown), -1)  # [n, S, D]
+      views = flat[:, 1:].reshape(len(flat), shape[1] - 1, -1)
+      # |v - l|^2 less |v|^2, which is the same for all ways.
+      errors = np.square(looks).sum(-1)[:, None] - 2 * views @ looks.swapaxes(1, 2)
+      for image, error in enumerate(errors):
+        chosen[start + image, 1:] = _assigned(error, ways) if apart else error.argmin(1)
+      mean = bring_back(flat, chosen[start : start + _CHUNK], ways)
+  return chosen
+
+
+def bring_back(views: np.ndarray, chosen: np.ndarray, ways: Moves) -> np.ndarray:
+  """Returns the mean of views, each laid on the original: where none shows a pixel, 0.
+
+  Args:
+    views: float32 ``[t, K, H * W, C]``.
+    chosen: int ``[t, K]``, as ``register`` returns it.
+    ways: of them.
+
+  Returns:
+    float32 ``[t, H * W, C]``.
+  """
+  total = np.zeros((len(views), *views.shape[2:]), np.float32)
+  count = np.zeros((len(views), views.shape[2], 1), np.float32)
+  rows = np.arange(len(views))[:, None]
+  for view in range(views.shape[1]):
+    at = ways.seen[chosen[:, view]]  # [t, H * W]
+    there = (at >= 0)[..., None]
+    total += views[rows, view, np.maximum(at, 0)] * there
+    count += there
+  return total / np.maximum(count, 1)
+
+
+def _assigned(errors: np.ndarray, ways: Moves) -> np.ndarray:
+  """Returns the ways of least error ``[k, S]`` in all that have different shifts, none of them no shift."""
+  shifts = np.arange(1, ways.shift.max() + 1)
+  by_shift = np.stack([errors[:, ways.shift == shift].min(1) for shift in shifts], 1)
+  shift = shifts[linear_sum_assignment(by_shift)[1]]
+  return np.where(ways.shift == shift[:, None], errors, np.inf).argmin(1)
