@@ -15,9 +15,14 @@ from train import config as config_lib
 
 __all__ = ["of", "scenario_of"]
 
+_VIEWS = ("crop", "flip", "rotate", "scale", "shear")
+
 
 def of(config: ConfigDict) -> dict[str, Any]:
   """Returns what is attacked: ``source``, ``image_size``, ``scale`` unless 0, ``split`` and ``disguise``.
+
+  Where the run shows several views of an image, also ``views``, the greater of those of a training and of a test image,
+  and ``options``, those of ``djax.ops.augment.view`` that are not 0.
 
   The whole split is drawn from, however few images the run trains on: a disguise is as strong on some as on all.
 
@@ -30,7 +35,18 @@ def of(config: ConfigDict) -> dict[str, Any]:
     **({"scale": config.data.scale} if config.data.scale else {}),
     "split": config.data.train_split.partition("[")[0],
     "disguise": config_lib.disguise_of(config),
+    **_views_of(config),
   }
+
+
+def _views_of(config: ConfigDict) -> dict[str, Any]:
+  """Returns the views that a run shows of an image; a scheme that mixes images has encodings instead."""
+  count = max(config.augment.views, config.augment.test_views)
+  traits = config_lib.traits_of(config)
+  one_by_one = Trait.BLOCKS in traits and not traits & {Trait.MIXED_IMAGES, Trait.TOKENS}
+  if count == 1 or not one_by_one:
+    return {}
+  return {"views": count, "options": {n: config.augment[n] for n in _VIEWS if config.augment[n]}}
 
 
 def scenario_of(
@@ -77,5 +93,7 @@ def scenario_of(
       **{name: value for name, value in vars(reading).items() if value},
     ),
     split=parts["split"],
+    views=parts.get("views", 1),
+    options=parts.get("options"),
     progress=progress,
   )

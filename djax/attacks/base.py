@@ -29,10 +29,13 @@ class Views(NamedTuple):
   Attributes:
     disguised: ``[t, k, H', W', C]``, views 1..k; view 0, the original itself, is the target.
     options: of ``djax.ops.augment.view``: ``crop``, ``flip``, ``rotate``, ``scale``, ``shear``, which are public.
+    distinct: whether the views of an image have all shifts before any comes twice, as ``djax.ops.augment.view`` makes
+      them; else every shift is drawn by itself, as ``disguise`` does.
   """
 
   disguised: np.ndarray
   options: Mapping[str, Any]
+  distinct: bool = True
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)

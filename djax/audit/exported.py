@@ -1,11 +1,13 @@
 """A scenario of what was exported: a disguised directory, the originals it was made from, and its key."""
 
 import contextlib
+import dataclasses
 from collections.abc import Mapping
 
 import numpy as np
 
 from djax import sources
+from djax.attacks.base import Views
 from djax.audit.scenario import CHUNK, Progress, Scenario, Sizes, assemble, divide, draw_rows, read
 from djax.disguised import directory
 from djax.disguised.manifest import Manifest
@@ -17,6 +19,10 @@ from djax.owner.disguiser import Disguiser
 __all__ = ["from_directory"]
 
 _PAIRS = 16
+_LINKED = (
+  "views of an image do not lie side by side; the scores are those of an attacker who knows which of them belong "
+  "together"
+)
 
 
 def from_directory(
@@ -34,7 +40,8 @@ def from_directory(
 
   The key says which record shows which original, and does nothing else: no attack gets it. Some of the originals play
   the public images; their disguised twins are left out of what the attacker gets. Of several views of an image the
-  first is taken.
+  first is among the disguised ones; all views of the targets are given, as those that belong together: where they do
+  not lie side by side, the cloud would have to link them first, and the scores are those of one that has.
 
   Args:
     path: what ``disguise`` wrote.
@@ -72,26 +79,40 @@ def from_directory(
     classes = len(records.class_names)
     count = counts.private
     progress(0.5, "reading disguised images")
-    stored, ids = _read_split(data.splits[split], _places(drawn, manifest, split)[rows[:count]])
+    places = _places(drawn, manifest, split)
+    stored, ids = _read_split(data.splits[split], places[rows[:count], 0])
+    further = _read_split(data.splits[split], places[rows[: counts.targets], 1:].reshape(-1))[0]
     labels_and_ids = {split: (labels[:count], ids)}
     for name, others in opened.items():
       if name != split:
         some = draw_rows(len(others), CHUNK, np.random.default_rng(seed))
-        held = _read_split(data.splits[name], _places(drawn, manifest, name)[some])[1]
+        held = _read_split(data.splits[name], _places(drawn, manifest, name)[some, 0])[1]
         labels_and_ids[name] = read(others, some, progress)[1], held
   _check_labels(labels_and_ids, classes)
   _check_pairs(images[:_PAIRS], stored[:_PAIRS], split, rows[:_PAIRS].tolist(), manifest, drawn)
   origin = {"kind": "data", "source": manifest.source["name"], "key": manifest.key_fingerprint}
   origin["stored"] = manifest.dtype
   disguised = restore.values(stored, manifest)
-  return assemble(origin, manifest.spec, classes, images, labels, disguised, counts, sizes)
+  found = assemble(origin, manifest.spec, classes, images, labels, disguised, counts, sizes)
+  views = manifest.splits[split].views
+  if views == 1:
+    return found
+  shown = restore.values(further, manifest)
+  options = {name: manifest.views[name] for name in ("crop", "flip")}
+  seen = Views(shown.reshape(counts.targets, views - 1, *shown.shape[1:]), options, distinct=False)
+  warnings = list(found.facts["warnings"])
+  if not manifest.views["together"]:
+    warnings.append(_LINKED)
+  return dataclasses.replace(
+    found, facts={**found.facts, "views": views, "warnings": warnings}, views=seen
+  )
 
 
 def _places(drawn: record_noise.RecordStreams, manifest: Manifest, split: str) -> np.ndarray:
-  """Returns, for each original of a split, the place of its view 0."""
+  """Returns, for each original of a split, the places of its views: int ``[n, K]``."""
   views = manifest.splits[split].views
   order = drawn.order(split, manifest.splits[split].records // views, views)
-  return np.argsort(order, kind="stable")[::views]
+  return np.argsort(order, kind="stable").reshape(-1, views)
 
 
 def _read_split(split: directory.Split, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -59,6 +59,9 @@ def page(outcome: Outcome) -> str:
   pairs = " or ".join(map(str, sizes["pairs"]))
   if pairs:
     pairs = f"; at level 2 also {pairs} known pairs of an original and its disguised image"
+  views = ""
+  if setting.get("views", 1) > 1:
+    views = f"; of each target {setting['views']} views that belong together"
   warnings = "".join(f"<li>{text(warning)}</li>" for warning in setting["warnings"])
   plots = ""
   if shown := _curves(facts):
@@ -79,7 +82,7 @@ gives, 1 the originals themselves.</p>
 {"".join(_strip(caption, images, facts) for caption, images in outcome.pictures.items())}
 <h2>What was tried</h2>
 <p>The attacker had {sizes["private"]} disguised images and {sizes["public"]} public images of the same
-kind{pairs}. None of these originals is a target.</p>
+kind{pairs}{views}. None of these originals is a target.</p>
 <ul>{warnings}</ul>
 <h2>How verdicts are made</h2>
 <dl>{"".join(_threshold(name) for name in facts["thresholds"])}

@@ -165,6 +165,11 @@ def from_source(
     records.check()
     spec = _spec(disguise, records.image_shape, len(records.class_names))
     scheme = schemes.from_spec(spec)
+    if views > 1 and (scheme.encode is not None or Trait.TOKENS in schemes.traits(spec)):
+      raise ConfigError(
+        f"audit: views are attacked where images are disguised one by one in blocks, {spec['scheme']} does not. "
+        "Leave them out."
+      )
     if scheme.encode is not None:
       sizes = dataclasses.replace(sizes, private=min(_MIXED, sizes.private // encodings), pairs=())
     counts = divide(len(records), sizes)
@@ -206,7 +211,10 @@ def _views(images: np.ndarray, count: int, options: Mapping[str, Any], seed: int
   every = jax.jit(jax.vmap(jax.vmap(make, (None, None, 0)), (0, 0, None)))
   # Not the draws of an attack with the same seed.
   rngs = jax.random.split(jax.random.fold_in(jax.random.key(seed), _VIEWS), len(images))
-  return np.asarray(every(images, rngs, np.arange(1, count)))
+  try:
+    return np.asarray(every(images, rngs, np.arange(1, count)))
+  except ValueError as error:  # a shift that does not fit the image
+    raise ConfigError(f"audit: {error}") from error
 
 
 def assemble(

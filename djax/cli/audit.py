@@ -57,6 +57,9 @@ _USED: dict[str, tuple[str, ...]] = {
   "background": _IMAGES,
   "scheme": _SCHEME,
   "block_size": ("--source",),
+  "views": ("--source",),
+  "crop": ("--source",),
+  "flip": ("--source",),
   "block_sizes": ("--sweep",),
   "noise_levels": ("--sweep",),
   "fast": _IMAGES,
@@ -71,7 +74,9 @@ _ONE_SIZE = ("block_size", "--sweep")
 _DEFAULTS: dict[str, Any] = {
   **dict.fromkeys(("source", "config", "data", "originals", "key", "passphrase_file"), None),
   **dict.fromkeys(("scheme", "data_dir", "attacks", "out", "block_sizes", "noise_levels"), ""),
-  **dict.fromkeys(("full", "json"), False),
+  **dict.fromkeys(("full", "json", "flip"), False),
+  "views": 1,
+  "crop": 0,
   "image_size": 0,
   "scale": 0,
   "split_seed": 0,
@@ -200,7 +205,15 @@ def _setting(args: argparse.Namespace, tell: Callable[[float, str], None]) -> Sc
     disguise = scheme_of(args)
     if not disguise or "block_size" not in disguise:
       raise ConfigError("audit: --source needs --scheme and --block-size.")
-    return scenario.from_source(args.source, disguise, split=args.train_split, **options)
+    if (args.views > 1) != bool(args.crop or args.flip):
+      raise ConfigError(
+        "audit: --views above 1 needs --crop or --flip, and these need it; got "
+        f"--views {args.views}, --crop {args.crop}{', --flip' if args.flip else ''}."
+      )
+    moved = {"crop": args.crop, "flip": args.flip}
+    return scenario.from_source(
+      args.source, disguise, split=args.train_split, views=args.views, options=moved, **options
+    )
   if args.config:
     return training.verbs("audit --config").scenario_of(args.config, **options)
   if not args.key:

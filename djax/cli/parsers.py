@@ -274,6 +274,10 @@ def _add_audit(verbs: Any, *, schemes: bool) -> None:
   )
   if schemes:
     _add_scheme(parser, required=False)
+  views = parser.add_argument_group("views of each target, made before the disguise; with --source")
+  views.add_argument("--views", metavar="K", type=_positive, help="the original and K - 1 others")
+  views.add_argument("--crop", metavar="C", type=_whole, help="shift by up to C pixels")
+  views.add_argument("--flip", action="store_true", help="mirror half of them")
   work = parser.add_argument_group("how")
   extent = work.add_mutually_exclusive_group()
   extent.add_argument("--fast", action="store_true", help="some minutes (default)")

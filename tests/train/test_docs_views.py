@@ -12,7 +12,7 @@ from helpers.fresh import ROOT
 from djax.attacks.rmt import placement
 from djax.audit import scenario
 from djax.ops import augment, metrics
-from train.experiments import multi_view, views
+from train.experiments import views
 
 pytestmark = pytest.mark.slow  # they attack sets of views
 
@@ -51,7 +51,7 @@ def noisy(images, number, seed=1):
 def flat_prior(deviation=1e4):
   """Knows nothing: every image is as likely, so that nothing is smoothed."""
   size = SIDE * SIDE * 2
-  return multi_view.Prior(
+  return several_views.Prior(
     np.full(size, 128, np.float32),
     np.full(size, deviation, np.float32),
     np.eye(size, dtype=np.float32),
@@ -66,8 +66,8 @@ def db(images, estimates):
 def test_aligned_copies_gain_what_statistics_says(number):
   images = smooth_images(60)
   copies = noisy(images, number)
-  one = multi_view.combine(copies[:, :1], still(60, 1), flat_prior(), NOISE**2)
-  all_ = multi_view.combine(copies, still(60, number), flat_prior(), NOISE**2)
+  one = several_views.combine(copies[:, :1], still(60, 1), flat_prior(), NOISE**2)
+  all_ = several_views.combine(copies, still(60, number), flat_prior(), NOISE**2)
   assert db(images, one) == pytest.approx(20 * np.log10(255 / NOISE), abs=0.3)
   assert db(images, all_) - db(images, one) == pytest.approx(10 * np.log10(number), abs=0.3)
   np.testing.assert_allclose(all_, np.clip(copies.mean(1), 0, 255), atol=0.05)
@@ -76,23 +76,23 @@ def test_aligned_copies_gain_what_statistics_says(number):
 def test_views_of_different_images_gain_nothing():
   images = smooth_images(60)
   copies = noisy(images, 4)
-  kind = multi_view.prior(smooth_images(500, seed=2))
-  one = multi_view.combine(copies[:, :1], still(60, 1), kind, NOISE**2)
+  kind = several_views.prior(smooth_images(500, seed=2))
+  one = several_views.combine(copies[:, :1], still(60, 1), kind, NOISE**2)
   strangers = np.concatenate([copies[:, :1], np.roll(copies, 7, axis=0)[:, 1:]], axis=1)
-  found = multi_view.register(strangers[:, 0], strangers[:, 1:], {"crop": 1, "flip": True})
+  found = several_views.register(strangers[:, 0], strangers[:, 1:], {"crop": 1, "flip": True})
   places = np.concatenate([still(60, 1), found], axis=1)
-  mixed = multi_view.combine(strangers, places, kind, NOISE**2)
+  mixed = several_views.combine(strangers, places, kind, NOISE**2)
   assert db(images, mixed) < db(images, one) - 1
-  own = multi_view.combine(copies, still(60, 4), kind, NOISE**2)
+  own = several_views.combine(copies, still(60, 4), kind, NOISE**2)
   assert db(images, own) > db(images, one) + 2
 
 
 def test_register_finds_shifts_mirrors_and_warps():
   images = smooth_images(20)
   moves = [(-1, 1, False), (2, 0, True), (0, -2, True), (1, 1, False)]
-  maps = np.stack([multi_view._moved(SIDE, SIDE, *move) for move in moves])
+  maps = np.stack([several_views._moved(SIDE, SIDE, *move) for move in moves])
   shifted = np.stack([images[:, m[..., 0], m[..., 1]] for m in maps], axis=1)
-  found = multi_view.register(images, shifted, {"crop": 2, "flip": True})
+  found = several_views.register(images, shifted, {"crop": 2, "flip": True})
   again = np.stack(
     [
       [image[p[..., 0].astype(int), p[..., 1].astype(int)] for p in places]
@@ -101,7 +101,7 @@ def test_register_finds_shifts_mirrors_and_warps():
   )
   np.testing.assert_array_equal(again, shifted)
   assert (found == maps).mean() > 0.95
-  assert (multi_view.register(images, shifted, {"crop": 1}) == maps).mean() < 0.9
+  assert (several_views.register(images, shifted, {"crop": 1}) == maps).mean() < 0.9
 
 
 def test_of_one_view_it_is_the_attack_itself_and_more_views_help():
@@ -133,9 +133,9 @@ def test_register_finds_warps_that_no_shift_makes():
     seen = others[..., 0] > 20  # what lies in the dark cannot be placed
     return np.linalg.norm(found - truth, axis=-1)[seen].mean()
 
-  fitted = missed(multi_view.register(images, others, options))
+  fitted = missed(several_views.register(images, others, options))
   assert fitted < 0.1
-  assert missed(multi_view.register(images, others, {"crop": 1})) > 5 * fitted
+  assert missed(several_views.register(images, others, {"crop": 1})) > 5 * fitted
 
 
 def made_up(title, seed, count, psnr):

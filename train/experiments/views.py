@@ -25,10 +25,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from djax import keys, schemes
+from djax.attacks.base import Known
+from djax.attacks.common import statistics
+from djax.attacks.rmt import moments, placement, several_views
 from djax.audit import scenario
+from djax.host import blockwise
 from djax.io import pages
 from djax.ops import augment, metrics
-from train.experiments import DOCS, multi_view
+from train.experiments import DOCS
 
 __all__ = ["FULL", "SETTINGS", "Plan", "Setting", "measure", "page"]
 
@@ -160,17 +164,17 @@ def _rows(
   """Yields the scores of each number of views."""
   originals = attacked.private[: attacked.targets]
   disguised, truth = _disguised_views(attacked, setting, seed, counts[-1])
-  raw = multi_view.attack(attacked.known(0), seed)(disguised)
+  raw = _undo(attacked.known(0), seed)(disguised)
   variance = attacked.spec["noise_level"] ** 2 / 12
-  kind = multi_view.prior(attacked.public)
+  kind = several_views.prior(attacked.public)
   alone = raw.reshape(-1, 1, *originals.shape[1:])
   still = np.repeat(truth[:, :1], counts[-1], 0)
-  clear = multi_view.combine(alone, still, kind, variance).reshape(raw.shape)
-  others = multi_view.register(clear[:, 0], clear[:, 1:], setting.options)
+  clear = several_views.combine(alone, still, kind, variance).reshape(raw.shape)
+  others = several_views.register(clear[:, 0], clear[:, 1:], setting.options)
   places = np.concatenate([truth[:, :1], others], 1)
   close = np.linalg.norm(places - truth, axis=-1).mean((2, 3)) < _CLOSE
   for count in counts:
-    estimates = multi_view.combine(raw[:, :count], places[:, :count], kind, variance)
+    estimates = several_views.combine(raw[:, :count], places[:, :count], kind, variance)
     x, y = jnp.asarray(originals, jnp.float32), jnp.asarray(estimates)
     yield {
       "views": count,
@@ -199,6 +203,36 @@ def _disguised_views(
   disguised = np.array(jax.jit(scheme.disguise)(key, images, labels, rng=for_noise)[0])
   disguised[:, 0] = attacked.disguised[: attacked.targets]
   return disguised, truth
+
+
+def _undo(known: Known, seed: int) -> Any:
+  """Estimates the inverse of a disguise from single disguised images.
+
+  Args:
+    known: what the attacker has; rmt with orthogonal matrices and noise before them, blocks that fill the image.
+    seed: of the search for the permutation.
+
+  Returns:
+    ``disguised [..., H, W, C] -> float32 estimates`` of the same shape, noise included, less its mean.
+  """
+  b, shape = known.spec["block_size"], known.spec["image_shape"]
+  back = np.arange((shape[0] // b) * (shape[1] // b))
+  if known.spec["permute"]:
+    back = np.argsort(placement.estimate_permutation(known, seed)[0])
+    known = dataclasses.replace(
+      known,
+      spec={**known.spec, "permute": False},
+      disguised=blockwise.permute(back, known.disguised, block_size=b),
+    )
+  layout = statistics.layout_of(known.spec)
+  inverse = moments.estimate_matrices(known)[0].swapaxes(-1, -2)
+
+  def undo(disguised: np.ndarray) -> np.ndarray:
+    flat = blockwise.permute(back, disguised.reshape(-1, *shape), block_size=b)
+    x = layout.units(flat) @ inverse - known.spec["noise_level"] / 2
+    return layout.images(x.astype(np.float32)).reshape(disguised.shape)
+
+  return undo
 
 
 def main(argv: list[str]) -> None:

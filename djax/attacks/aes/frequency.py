@@ -22,10 +22,12 @@ from scipy.spatial import distance
 
 from djax import schemes
 from djax.attacks.aes.units import commonest, image_of, names_of, units_of
-from djax.attacks.base import Attack, Estimate, Known, Progress
-from djax.attacks.common import assignment, learned, views
+from djax.attacks.base import Attack, Estimate, Known, Progress, Views
+from djax.attacks.common import assignment, learned
+from djax.attacks.common import views as registered
 from djax.attacks.generic import unpaired
-from djax.ops import augment
+from djax.host import augment
+from djax.ops import augment as device_augment
 from djax.schemes import Trait
 
 __all__ = ["ATTACK", "Settings", "frequency"]
@@ -122,17 +124,17 @@ def frequency(
     inverse = rest(shown(public), public, progress=_part(progress, 0.1, 1.0))
     return Estimate(inverse(facts), diagnostics)
   # Of each public image as many views are made, so that what is learnt from is what will be given.
-  further, options = known.views
+  further, options, distinct = known.views
   count = 1 + further.shape[1]
   diagnostics["views"] = count
   few = public[: max(_TENTH, settings.views // (count * public[0].size))]
-  make = functools.partial(_views, count=count, options=options, seed=seed)
+  make = functools.partial(_views, count=count, views=known.views, seed=seed)
   one = np.arange(len(few)) % count  # of each image a view, for the map from one of them
   progress(0.1, "making views of public images")
   picked = np.concatenate([made[np.arange(len(made)), one[part]] for part, made in make(few)])
   single = rest(shown(picked), picked, progress=_part(progress, 0.2, 0.5))
-  ways = views.moves(spec["image_shape"], options)
-  lay = functools.partial(_laid, inverse=single, ways=ways, spec=spec)
+  ways = registered.moves(spec["image_shape"], options)
+  lay = functools.partial(_laid, inverse=single, ways=ways, distinct=distinct, spec=spec)
   progress(0.5, "laying views on each other")
   own_layers = []
   for _, made in make(few):
@@ -208,15 +210,22 @@ def _layers(facts: np.ndarray) -> np.ndarray:
 
 
 def _views(
-  images: np.ndarray, *, count: int, options: Mapping[str, Any], seed: int
+  images: np.ndarray, *, count: int, views: Views, seed: int
 ) -> Iterator[tuple[slice, np.ndarray]]:
   """Makes views of images as their owner does, some images at a time: yields which, and ``[n, K, H, W, C]``."""
-  make = functools.partial(augment.view, **options)
+  make = functools.partial(device_augment.view, **views.options)
   every = jax.jit(jax.vmap(jax.vmap(make, (None, None, 0)), (0, 0, None)))
-  rngs = jax.random.split(jax.random.key(seed), len(images))
+  rngs, draw = jax.random.split(jax.random.key(seed), len(images)), np.random.default_rng(seed)
   for start in range(0, len(images), _CHUNK):
     part = slice(start, start + _CHUNK)
-    yield part, np.asarray(every(images[part], rngs[part], jnp.arange(count)))
+    some = images[part]
+    if views.distinct:
+      yield part, np.asarray(every(some, rngs[part], jnp.arange(count)))
+      continue
+    uniforms = draw.random((len(some) * (count - 1), augment.DRAWS), np.float32)
+    others = augment.augment(some.repeat(count - 1, 0), uniforms, **views.options)
+    others = others.reshape(len(some), count - 1, *some.shape[1:])
+    yield part, np.concatenate([some[:, None], others], 1)
 
 
 def _learn(
@@ -246,7 +255,8 @@ def _laid(
   facts: np.ndarray,
   *,
   inverse: Callable[[np.ndarray], np.ndarray],
-  ways: views.Moves,
+  ways: registered.Moves,
+  distinct: bool,
   spec: Mapping[str, Any],
 ) -> np.ndarray:
   """Lays what all views show on the first one: float32 ``[n, H * W, C, 4]``.
@@ -257,11 +267,11 @@ def _laid(
   estimates = inverse(facts.reshape(-1, *facts.shape[2:]))
   height, width, channels = estimates.shape[1:]
   estimates = estimates.reshape(-1, count, height, width, channels)
-  chosen = views.register(estimates, ways, distinct=True)
+  chosen = registered.register(estimates, ways, distinct=distinct)
   scaled = (estimates - learned.GREY) / learned.SPREAD
   pixels = [_pixels(facts[..., number], spec) for number in range(facts.shape[-1])]
   layers = [
-    views.bring_back(layer.reshape(-1, count, height * width, channels), chosen, ways)
+    registered.bring_back(layer.reshape(-1, count, height * width, channels), chosen, ways)
     for layer in (scaled, *pixels)
   ]
   layers.append((layers[1] > -1).astype(np.float32))

@@ -18,6 +18,7 @@ from djax import schemes
 from djax.attacks.base import Attack, Estimate, Known, Progress
 from djax.attacks.common import linear, statistics
 from djax.attacks.common.statistics import Layout, Moments
+from djax.attacks.rmt import several_views
 from djax.schemes import Trait
 
 __all__ = [
@@ -98,7 +99,7 @@ def estimate(
   progress: Progress,
   settings: Settings,
 ) -> Estimate:
-  """Undoes every window of the image by the inverse matrices found for it.
+  """Undoes every window of the image by the inverse matrices found for it; of several views, undoes and combines all.
 
   Args:
     known: what the attacker has.
@@ -110,17 +111,33 @@ def estimate(
   layout = statistics.layout_of(known.spec)
   height, width, _ = known.spec["image_shape"]
   level, before = known.spec["noise_level"], known.spec["noise_place"] == "before"
-  result = np.empty(known.targets.shape, np.float32)
+  targets = known.targets
+  # Without noise one view shows all that the matrices found can show.
+  several = known.views if level and settings.smooth and known.public is not None else None
+  if several is not None:
+    targets = np.concatenate([targets[:, None], several.disguised], 1)
+    targets = targets.reshape(-1, *targets.shape[2:])
+  raw = np.empty(targets.shape, np.float32)
+  result = raw.copy() if level and settings.smooth else raw
   windows, solved = layout.windows(settings.window), []
   for index, (down, across, part) in enumerate(windows):
     progress(index / len(windows), f"window {index + 1} of {len(windows)}")
     inverse, originals, diagnostics = solve(known, part, (down, across), settings)
     solved.append(diagnostics)
-    disguised = part.units(known.targets[:, down, across]).astype(np.float64)  # [t, G, V, n]
+    disguised = part.units(targets[:, down, across]).astype(np.float64)  # [t, G, V, n]
     x = disguised @ inverse - level / 2 if before else (disguised - level / 2) @ inverse
+    raw[:, down, across] = part.images(x.astype(np.float32))
     if level and settings.smooth:
       x = _smooth(x, originals, np.eye(x.shape[-1]) if before else inverse, level**2 / 12)
-    result[:, down, across] = part.images(x.astype(np.float32))
+      result[:, down, across] = part.images(x.astype(np.float32))
+  raw, result = raw[:, :height, :width], result[:, :height, :width]
+  if several is not None:
+    assert known.public is not None
+    progress(0.9, "combining views")
+    shape = (len(known.targets), -1, *raw.shape[1:])
+    result = several_views.estimate(
+      raw.reshape(shape), result.reshape(shape), known.public, several.options, level
+    )
   progress(1.0, "done")
   warnings = warnings_of(known)
   worst = max(window["residual"] for window in solved)
@@ -132,10 +149,11 @@ def estimate(
     "windows": solved,
     "smoothed": bool(level and settings.smooth),
     "statistics": "image model" if known.public is None else "public images",
+    "views": len(targets) // max(1, len(known.targets)),
     "warnings": warnings,
     "seconds": round(time.perf_counter() - start, 2),
   }
-  return Estimate(result[:, :height, :width], diagnostics)
+  return Estimate(result, diagnostics)
 
 
 def warnings_of(known: Known) -> list[str]:

@@ -83,8 +83,17 @@ def attack(
     height, width, _ = known.spec["image_shape"]
     images = targets[:, :height, :width].astype(np.float32)
     return Estimate(images, {"placement": placement, "warnings": placement["warnings"]})
+  views = known.views
+  if views is not None:
+    flat = views.disguised.reshape(-1, *targets.shape[1:])
+    flat = blockwise.permute(inverse, flat, block_size=b)
+    views = views._replace(disguised=flat.reshape(views.disguised.shape))
   back = dataclasses.replace(
-    known, spec={**known.spec, "permute": False}, disguised=disguised, targets=targets
+    known,
+    spec={**known.spec, "permute": False},
+    disguised=disguised,
+    targets=targets,
+    views=views,
   )
   then = moments.attack if known.spec["matrix"] == "orthogonal" else ica.attack
   images, diagnostics = then(

@@ -1,6 +1,8 @@
-"""The attack on several views of one image: undo each, place it on the first, solve for the image that all show."""
+"""Several views of one image, once the matrices are undone: place each on the first, solve for what all show.
 
-import dataclasses
+Each view has noise of its own, so K of them leave about the noise of level ``N / sqrt(K)``.
+"""
+
 import functools
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -12,12 +14,7 @@ from jax.scipy.ndimage import map_coordinates
 from scipy import sparse
 from scipy.sparse import linalg
 
-from djax.attacks.base import Known
-from djax.attacks.common import statistics
-from djax.attacks.rmt import moments, placement
-from djax.host import blockwise
-
-__all__ = ["Prior", "attack", "combine", "prior", "register"]
+__all__ = ["Prior", "combine", "estimate", "prior", "register"]
 
 _FITS = 20
 _STEPS, _SETTLED = 200, 1e-4
@@ -38,34 +35,26 @@ class Prior(NamedTuple):
   vectors: np.ndarray
 
 
-def attack(known: Known, seed: int) -> Any:
-  """Estimates the inverse of a disguise from single disguised images.
+def estimate(
+  raw: np.ndarray, smooth: np.ndarray, public: np.ndarray, options: Mapping[str, Any], level: float
+) -> np.ndarray:
+  """Estimates originals from single estimates of all their views.
 
   Args:
-    known: what the attacker has; rmt with orthogonal matrices and noise before them, blocks that fill the image.
-    seed: of the search for the permutation.
+    raw: float32 ``[t, K, H, W, C]``, views with their noise less its mean; the first lies as the original.
+    smooth: float32 ``[t, K, H, W, C]``, the same without noise as far as one view shows it.
+    public: ``[m, H, W, C]``, images of the same kind.
+    options: of ``djax.ops.augment.view``.
+    level: of the noise, N: uniform on ``[0, N)``.
 
   Returns:
-    ``disguised [..., H, W, C] -> float32 estimates`` of the same shape, noise included, less its mean.
+    float32 ``[t, H, W, C]``.
   """
-  b, shape = known.spec["block_size"], known.spec["image_shape"]
-  back = np.arange((shape[0] // b) * (shape[1] // b))
-  if known.spec["permute"]:
-    back = np.argsort(placement.estimate_permutation(known, seed)[0])
-    known = dataclasses.replace(
-      known,
-      spec={**known.spec, "permute": False},
-      disguised=blockwise.permute(back, known.disguised, block_size=b),
-    )
-  layout = statistics.layout_of(known.spec)
-  inverse = moments.estimate_matrices(known)[0].swapaxes(-1, -2)
-
-  def undo(disguised: np.ndarray) -> np.ndarray:
-    flat = blockwise.permute(back, disguised.reshape(-1, *shape), block_size=b)
-    x = layout.units(flat) @ inverse - known.spec["noise_level"] / 2
-    return layout.images(x.astype(np.float32)).reshape(disguised.shape)
-
-  return undo
+  height, width = raw.shape[2:4]
+  still = np.moveaxis(np.indices((height, width)), 0, -1).astype(np.float32)
+  still = np.broadcast_to(still, (len(raw), 1, *still.shape))
+  others = register(smooth[:, 0], smooth[:, 1:], options)
+  return combine(raw, np.concatenate([still, others], 1), prior(public), level**2 / 12)
 
 
 def register(first: np.ndarray, others: np.ndarray, options: Mapping[str, Any]) -> np.ndarray:
@@ -80,7 +69,8 @@ def register(first: np.ndarray, others: np.ndarray, options: Mapping[str, Any]) 
     float32 ``[t, k, H, W, 2]``: row and column of the first view that each pixel of another shows.
   """
   height, width = first.shape[1:3]
-  crop, warped = options["crop"], {"rotate", "scale", "shear"} & options.keys()
+  crop = options.get("crop", 0)
+  warped = any(options.get(name) for name in ("rotate", "scale", "shear"))
   side = range(-crop, crop + 1)
   mirrors = (False, True) if options.get("flip") else (False,)
   moves = [(down, across, mirror) for down in side for across in side for mirror in mirrors]
