@@ -22,6 +22,7 @@ from helpers.audits import (
 
 from djax import keys, schemes, sources
 from djax.attacks import ATTACKS, base
+from djax.attacks.common import views
 from djax.audit import evaluator, runner, scenario, verdicts
 from djax.audit.scenario import Sizes
 from djax.errors import ConfigError, DataError, UnsafeError
@@ -80,6 +81,37 @@ def test_what_is_attacked_is_what_disguise_exports(digits):
   for place in (0, 61, 599):
     one = tool.images(train.images[rows[place]][None], "train", [rows[place]])
     assert np.array_equal(one[0], digits.disguised[place])
+
+
+def test_several_views_of_targets_are_disguised_as_the_first_is():
+  options = {"crop": 1, "flip": True}
+  quiet = {**RMT, "noise_level": 0.0}
+  made = scenario.from_source("digits", quiet, seed=SEED, sizes=SIZES, views=4, options=options)
+  shown, given, distinct = made.known(0).views
+  assert (shown.shape, given, distinct) == ((60, 3, 8, 8, 1), options, True)
+  assert made.facts["views"] == 4
+  ways = views.moves((8, 8, 1), options)
+  tool = Disguiser(made.spec, record_noise.Old(made.spec, keys.experiment(SEED)))
+  for target, further in zip(made.private[:60], shown, strict=True):
+    looks = target.reshape(-1, 1)[ways.shown].reshape(-1, 8, 8, 1)
+    expected = tool.images(looks, "train", list(range(len(looks))))
+    apart = np.abs(further[:, None] - expected).max((2, 3, 4))
+    assert (apart.min(1) < 1e-3).all()
+
+
+def test_each_view_has_noise_of_its_own():
+  options = {"crop": 0, "flip": True}
+  made = scenario.from_source("digits", RMT, seed=SEED, sizes=SIZES, views=6, options=options)
+  apart = np.abs(made.views.disguised[:, :, None] - made.views.disguised[:, None]).max((3, 4, 5))
+  assert (apart[:, ~np.eye(5, dtype=bool)] > 1).all()
+
+
+def test_views_go_with_images_that_are_disguised_one_by_one():
+  for disguise in ({"scheme": "instahide"}, {"scheme": "neuracrypt", "patch": 4}):
+    with pytest.raises(ConfigError, match="one by one"):
+      scenario.from_source("digits", disguise, seed=0, sizes=SIZES, views=2)
+  with pytest.raises(ConfigError, match="crop"):
+    scenario.from_source("digits", RMT, seed=0, sizes=SIZES, views=2, options={"crop": 8})
 
 
 @pytest.mark.slow

@@ -239,6 +239,22 @@ def test_view_0_of_each_original_is_taken(directory):
   place = np.flatnonzero(order == 2 * row)
   stored, _ = directory_lib.open(directory).splits["train"].read(place)
   assert np.array_equal(restore.values(stored, facts)[0], made.disguised[7])
+  # The attacker gets the other view as well, and is told what nobody says: that it is one.
+  place = np.flatnonzero(order == 2 * row + 1)
+  stored, _ = directory_lib.open(directory).splits["train"].read(place)
+  further, options, distinct = made.views
+  assert further.shape[:2] == (37, 1) and options == {"crop": 1, "flip": False} and not distinct
+  assert np.array_equal(restore.values(stored, facts)[0], further[7, 0])
+  assert made.facts["views"] == 2
+  assert any("do not lie side by side" in warning for warning in made.facts["warnings"])
+
+
+def test_views_and_their_changes_go_together(tmp_path, call, fakes):
+  start = ("audit", "--source", "digits", *RMT, "--out", tmp_path / "o")
+  refused(call(*start, "--views", "3"), 2, "--views above 1 needs --crop or --flip.*got --views 3")
+  refused(call(*start, "--flip"), 2, "got --views 1, --crop 0, --flip")
+  refused(call(*start, "--views", "3", "--crop", "8"), 2, "crop must be a whole number from 0 to 7")
+  assert not (tmp_path / "o").exists()
 
 
 def mixed(folder, *splits):
@@ -385,6 +401,9 @@ FLAGS = {
   "--split-seed": (("1",), "--data"),
   "--scheme": (("permutation",), SCHEMES),
   "--block-size": (("4",), "--source"),
+  "--views": (("3", "--crop", "1"), "--source"),
+  "--crop": (("1", "--views", "3"), "--source"),
+  "--flip": (("--views", "3"), "--source"),
   "--no-permute": ((), SCHEMES),
   "--matrix": (("projection",), SCHEMES),
   "--mix": (("block",), SCHEMES),

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from helpers.fresh import ROOT
 
-from djax.attacks.rmt import placement
+from djax.attacks.rmt import placement, several_views
 from djax.audit import scenario
 from djax.ops import augment, metrics
 from train.experiments import views

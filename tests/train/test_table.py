@@ -20,8 +20,8 @@ from djax import schemes, sources
 from djax.attacks import ATTACKS
 from djax.errors import ConfigError, DjaxError
 from djax.models import MODELS, STEMS
+from train import audited, run_dir, terminal
 from train import config as config_lib
-from train import run_dir, terminal
 from train.loop import Stopped
 from train.table import rows, runner
 from train.table.rows import Row
@@ -281,6 +281,25 @@ def test_what_changes_no_result_changes_no_hash():
   noisier = rows.config_of(TABLE[0], 0, ["disguise.noise_level=26"])
   assert rows.audited(config) == rows.audited(more) != rows.audited(noisier)
   assert rows.audited(config)["split"] == "train"
+
+
+def test_an_audit_sees_the_views_that_a_run_shows():
+  seen = {row.name: rows.audited(rows.config_of(row, row.seeds[0])) for row in rows.ROWS}
+  assert (seen["mnist_aes"]["views"], seen["mnist_aes"]["options"]) == (25, {"crop": 2})
+  assert seen["mnist_rmt"]["views"] == 8 and seen["mnist_rmt"]["options"]["rotate"] == 10
+  assert seen["cifar10_rmt"]["options"] == {"crop": 4, "flip": True}
+  assert "views" not in seen["digits_rmt"]
+  more = rows.config_of(TABLE[0], 0, ["augment.test_views=3", "augment.crop=1"])
+  assert rows.audited(more)["views"] == 3
+  assert rows.audited(more)["hash"] != rows.audited(rows.config_of(TABLE[0], 0))["hash"]
+
+
+def test_the_audit_of_a_row_is_given_its_views(monkeypatch):
+  given = {}
+  monkeypatch.setattr("train.audited.scenario.from_source", lambda *a, **named: given.update(named))
+  config = rows.config_of(TABLE[0], 0, ["augment.views=4", "augment.flip=true"])
+  audited.scenario_of(config, seed=0, sizes=None, progress=None)
+  assert (given["views"], given["options"]) == (4, {"flip": True})
 
 
 def test_a_field_of_a_later_version_changes_no_hash():
