@@ -47,8 +47,9 @@ has found the matrices from the disguised images alone (`moments`, with `placeme
 view, finds out by trial how each lies on the first, and solves for the one image that all of them show. One view is the
 attack as it was; the gain is what the others add. RMT, orthogonal matrices; medians over {targets} targets, then over
 {keys} keys; {private} disguised images and {public} public ones. That views belong together is given, as with
-`--views-together` and in sets of format 1, where they are neighbours; in others the cloud has to link them first, which
-nobody has measured here, so do not count on it. How each lies on the first is not given.
+`--views-together` and in sets of format 1, where they are neighbours, and wherever a network answers over several
+views; in others the cloud has to link them first, which nobody has measured here, so do not count on it. How each lies
+on the first is not given.
 
 | setting | views | PSNR, dB | gain, dB | SSIM | placed to half a pixel |
 |---|---|---|---|---|---|
@@ -59,8 +60,10 @@ nobody has measured here, so do not count on it. How each lies on the first is n
 - Warped views are harder to place, and gain less here; that is not safety.
 - It is one attack, linear, with given statistics; a better one may gain more.
 - Without noise there is none to average: one view already comes back as well as the matrices are known (not measured).
-- AES has no noise to average either, but every view is encrypted under the same key, so K views show the cloud up to K
-  times as many units of the same image to count, compare and look up (not measured here).
+- AES has no noise to average, but the grid of its units lies differently on each view: `frequency` lays all views on
+  each other and draws outlines at pixel resolution. [Results](results.md) has what that gives.
+- `python -m djax audit --views K --crop C --flip`, `--config` and `--data` attack all views of each target; so do the
+  scores of [results](results.md).
 """
 
 
