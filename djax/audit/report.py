@@ -84,6 +84,8 @@ gives, 1 the originals themselves.</p>
 <p>The attacker had {sizes["private"]} disguised images and {sizes["public"]} public images of the same
 kind{pairs}{views}. None of these originals is a target.</p>
 <ul>{warnings}</ul>
+<h2>What the noise alone proves</h2>
+<p>Whatever an attacker does: {text(facts["noise_alone"]["words"])}.</p>
 <h2>How verdicts are made</h2>
 <dl>{"".join(_threshold(name) for name in facts["thresholds"])}
 <dt>{text(verdicts.VERDICTS[2])}</dt><dd>neither of the two. It is a statement about these attacks, not about the

@@ -12,7 +12,7 @@ import numpy as np
 import djax
 from djax.attacks import base
 from djax.attacks.base import Attack
-from djax.audit import evaluator, verdicts
+from djax.audit import bounds, evaluator, verdicts
 from djax.audit.scenario import Progress, Scenario
 from djax.errors import ConfigError, nearest
 
@@ -102,6 +102,12 @@ def audit(
     },
     "seed": seed,
     "seconds": time.perf_counter() - start,
+    "noise_alone": bounds.noise_alone(
+      setting.spec,
+      setting.private[: setting.targets],
+      np.concatenate([setting.private[setting.targets :], setting.public]),
+      views=setting.facts.get("views", 1),
+    ),
     "levels": {str(number): verdicts.level(rows, number) for number in (1, 2)},
     "attacks": rows,
     "thresholds": {name: value for name, (value, _) in verdicts.THRESHOLDS.items()},

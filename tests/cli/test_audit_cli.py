@@ -88,6 +88,7 @@ def test_the_files_hold_everything(done):
   assert facts["setting"]["sizes"]["targets"] == 60
   assert set(facts["versions"]) == {"python", "jax", "numpy", "scipy"}
   assert facts["thresholds"]["broken"] == verdicts.BROKEN
+  assert "with an advantage of" in facts["noise_alone"]["words"]
   assert [row["name"] for row in facts["attacks"]] == [attack.name for attack in FAKES]
   taken = [run["seconds"] for row in facts["attacks"] for run in row["runs"]]
   assert min(taken) > 0 and sum(taken) < facts["seconds"]
@@ -104,6 +105,7 @@ def test_the_table_on_stdout_says_what_came_of_each(done):
   assert "refused: not rmt" in lines["refusing"]
   assert lines["report"].endswith(str(folder / "audit.html"))
   assert "level 1: broken. " in out and "level 2: broken. " in out
+  assert "noise alone: who has the key tells an image" in out
 
 
 def test_the_page_is_whole_and_asks_for_nothing(done):
@@ -149,8 +151,9 @@ def test_names_are_escaped():
   made = {"spec": spec, "sizes": dict.fromkeys(("private", "public", "targets"), 1)}
   made |= {"source": "a&b", "key": '"', "warnings": ["<script>"]}
   made["sizes"]["pairs"] = [5]
+  facts["noise_alone"] = {"words": "<i>"}
   page = report.page(runner.Outcome({**facts, "setting": made}, {}))
-  assert "<b>" not in page and "<script>" not in page
+  assert "<b>" not in page and "<script>" not in page and "<i>" not in page
   assert "&lt;b&gt; on a&amp;b" in page and "&lt;script&gt;" in page
 
 
@@ -441,7 +444,8 @@ def felt(call, fakes, monkeypatch, tmp_path):
 
     return hear
 
-  outcome = runner.Outcome({"attacks": [], "levels": {}, "setting": {"warnings": []}}, {})
+  facts = {"attacks": [], "levels": {}, "noise_alone": {"words": "w"}}
+  outcome = runner.Outcome({**facts, "setting": {"warnings": []}}, {})
   for module, name, gives in (
     (scenario, "from_source", "made"),
     (exported, "from_directory", "made"),

@@ -344,6 +344,7 @@ def outcome(text):
   setting["sizes"] = {"private": 1, "public": 1, "targets": 1, "pairs": [5]}
   levels = {"1": {"verdict": "leaks", "words": text}}
   facts = {"setting": setting, "attacks": rows, "levels": levels, "thresholds": {}}
+  facts["noise_alone"] = {"words": "nothing"}
   return runner.Outcome({**facts, "seed": text, "seconds": 1.0, "djax": text}, {})
 
 
