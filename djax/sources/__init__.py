@@ -4,6 +4,7 @@ Images are ``[N, H, W, C]`` on the 0..255 scale, labels int32 class numbers. Not
 network, TensorFlow or JAX; a source that is missing or unfit is refused with one line naming it.
 """
 
+from pathlib import Path
 from typing import Any
 
 from djax.errors import ConfigError

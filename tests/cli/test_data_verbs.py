@@ -207,12 +207,26 @@ def test_options_of_another_scheme_are_refused_by_name(place, call, scheme, opti
       "is for folders of images only",
     ),
     (["--scheme", "aes", "--block-size", "4", "--source", "./nowhere"], 4, "no such folder"),
-    (["--scheme", "aes", "--block-size", "4", "--key", "/nowhere/key"], 3, "does not exist"),
+    (
+      ["--scheme", "aes", "--block-size", "4", "--key", "/nowhere/key"],
+      3,
+      "does not exist.*keygen",
+    ),
   ],
 )
 def test_disguise_refusals(place, call, options, code, message):
   refused(call(*disguise(place, "no", *options)), code, message)
   assert not (place / "no").exists()
+
+
+def test_padding_is_said_before_the_work(place, tmp_path, call):
+  shutil.copy2(place / "key", tmp_path / "key")
+  told = "djax: images are padded from 8x8 to 9x9, as blocks of 3x3 do not divide them"
+  for size, padded in ((3, True), (4, False)):
+    code, _, err = call(
+      *disguise(tmp_path, f"by{size}", "--scheme", "permutation", "--block-size", size)
+    )
+    assert code == 0 and (told in err) is padded
 
 
 def test_disguise_does_not_write_over_anything(place, call):

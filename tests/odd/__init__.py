@@ -254,7 +254,11 @@ ODD = [
     folder(lambda root: (root / "cat/a.png").symlink_to("none")),
     "link to a file that does not exist",
   ),
-  Odd("a folder in a class", folder(picture("cat/more/a.png")), "cat/more: is a folder among image files. Move it out of cat"),
+  Odd(
+    "a folder in a class",
+    folder(picture("cat/more/a.png")),
+    "cat/more: is a folder among image files. Move it out of cat",
+  ),
   Odd(
     "alpha",
     folder(picture("cat/a.png", "RGBA"), picture("cat/b.png", "LA")),

@@ -1,4 +1,4 @@
-"""The bytes that leave the owner do not depend on the processor: not on its vector instructions, nor on BLAS and XLA."""
+"""The bytes that leave the owner do not depend on the processor: on its instructions, nor on BLAS and XLA."""
 
 import os
 import subprocess
