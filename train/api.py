@@ -12,9 +12,8 @@ from djax.errors import ConfigError
 from djax.io import foreign
 from djax.models import checksums
 from train import config as config_lib
-from train import loop, terminal
+from train import loop
 from train.data import outsourced, owned
-from train.data.inputs import Inputs
 
 if TYPE_CHECKING:
   from djax.keys import Master
@@ -37,20 +36,12 @@ def run(config: ConfigDict, workdir: str | Path | None, master: "Master | None")
   with enable_x64(False):
     if config.data.disguised_dir:
       given = outsourced.inputs(config)
-      _say_data(config.data.disguised_dir, given)
     else:
       given = owned.inputs(config, master, dataset_id=_begun_id(workdir))
     try:
       return {**loop.fit(config, workdir, given), "workdir": str(workdir)}
     finally:
       given.close()
-
-
-def _say_data(folder: str, given: Inputs) -> None:
-  """Says what is trained on: a directory has a default name, so that the wrong one may lie there."""
-  sides = "x".join(map(str, given.disguised_shape))
-  counts = f"{len(given.train.records)} training and {len(given.test.records)} test images"
-  terminal.say(f"disguised images: {folder}, {counts} of {sides}")
 
 
 def _begun_id(workdir: Path) -> str | None:
