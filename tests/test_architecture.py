@@ -4,6 +4,7 @@ import pytest
 from helpers import imports as graph
 
 TEXTS = graph.sources()
+assert {"djax.keys.master", "train.loop", "configs.base"} <= set(TEXTS), "rules over nothing hold"
 IMPORTS = graph.imports(TEXTS)
 MOST_INSIDE = 20
 

@@ -3,7 +3,7 @@
 import ast
 
 import pytest
-from helpers.fresh import ROOT
+from helpers.fresh import SOURCE
 
 MODULES = (
   "djax/disguised/array_records.py",
@@ -131,7 +131,7 @@ def openings(text):
 
 @pytest.mark.parametrize("module", MODULES)
 def test_files_are_opened_through_the_door_alone(module):
-  found = {(module, *opening) for opening in openings((ROOT / module).read_text())}
+  found = {(module, *opening) for opening in openings((SOURCE / module).read_text())}
   assert found == {place for place in ALLOWED if place[0] == module}
 
 
@@ -159,7 +159,7 @@ def test_files_are_opened_through_the_door_alone(module):
 )
 @pytest.mark.parametrize("module", ["djax/disguised/manifest.py", "train/answer.py"])
 def test_a_planted_opening_is_found(module, line, name):
-  text = (ROOT / module).read_text()
+  text = (SOURCE / module).read_text()
   planted = f"{text}\n\ndef planted(folder):\n  def inner():\n    {line}\n  return inner\n"
   before, after = (sorted(openings(t), key=str) for t in (text, planted))
   assert ("planted", name) in after
@@ -179,4 +179,4 @@ def test_what_goes_through_the_door_is_not_found():
 
 def test_every_listed_place_is_there():
   assert {place[0] for place in ALLOWED} <= set(MODULES)
-  assert all((ROOT / module).is_file() for module in MODULES)
+  assert all((SOURCE / module).is_file() for module in MODULES)

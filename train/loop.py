@@ -147,6 +147,10 @@ def _fit(
     _say_extended(run_dir.extend(workdir, config, record), config)
   run_dir.note_environment(workdir)
   terminal.say(f"run directory: {workdir}")
+  if config.data.disguised_dir:  # it has a default name, so that the wrong one may lie there
+    sides = "x".join(map(str, inputs.disguised_shape))
+    counts = f"{len(inputs.train.records)} training and {len(inputs.test.records)} test images"
+    terminal.say(f"disguised images: {config.data.disguised_dir}, {counts} of {sides}")
   if not config.disguise.acknowledge and (known := audit.lookup(inputs.spec)):
     terminal.say(f"warning: {known}")
   pictures = _preview(workdir, inputs, test)

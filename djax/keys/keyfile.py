@@ -245,7 +245,8 @@ def _parse(path: str, place: _Path) -> _Parsed:
   """Reads a key file and checks all that needs no passphrase."""
   name = f"key file {path}"
   # Whoever moved the file through a system with other line ends has lost nothing: the checksum is over these.
-  content = read_private(place, name).replace(b"\r\n", b"\n")
+  missing = " Correct the path, or take a copy. For a new key: python -m djax keygen OUT"
+  content = read_private(place, name, missing).replace(b"\r\n", b"\n")
   if not content:
     raise KeyFileError(f"{name}: is empty.")
   if not content.startswith(_MAGIC):

@@ -132,12 +132,13 @@ def _prompt(new: bool) -> str:
   return passphrase
 
 
-def read_private(path: _Path, name: str) -> bytes:
+def read_private(path: _Path, name: str, missing: str = " Correct the path.") -> bytes:
   """Returns the bytes of a small regular file that nobody else may read.
 
   Args:
     path: the file; its owner named it, so a symbolic link is followed.
     name: what messages call it.
+    missing: what to do where it does not exist.
 
   Raises:
     KeyFileError: if it is missing, no regular file, open to others, larger than 64 KiB, or cannot be read.
@@ -155,7 +156,7 @@ def read_private(path: _Path, name: str) -> bytes:
         )
       content = file.read(_MAX_BYTES + 1)
   except FileNotFoundError:
-    raise KeyFileError(f"{name}: does not exist.") from None
+    raise KeyFileError(f"{name}: does not exist.{missing}") from None
   except IsADirectoryError:
     raise KeyFileError(f"{name}: is not a regular file.") from None
   except OSError as error:

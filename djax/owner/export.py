@@ -55,7 +55,8 @@ def disguise(
     master: the owner's key.
     ledger: the owner's list of data sets, in which this one is entered; None for none.
     workers: processes; 0: as many as the size of the work and the machine call for.
-    say: called, before the work, with each line that the ledger has on the same source.
+    say: called, before the work, with each line that the ledger has on the same source, and with one if images are
+      padded.
     look: called, before the work, with what is in the source, and about how many bytes will be written.
     progress: called with how many records are done, and of how many.
 
@@ -84,6 +85,12 @@ def disguise(
     if begun is None:
       for line in ledger.warnings(entry):
         say(line)
+  if manifest.disguised_shape != (shape := tuple(manifest.spec["image_shape"])):
+    (height, width, _), (rows, columns, _) = shape, manifest.disguised_shape
+    block = manifest.spec["block_size"]
+    say(
+      f"images are padded from {height}x{width} to {rows}x{columns}, as blocks of {block}x{block} do not divide them"
+    )
   look(found, _size(manifest, sum(split.records for split in manifest.splits.values())))
   if whole is None:
     with files.named(folder), _unfinished(job):

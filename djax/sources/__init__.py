@@ -4,6 +4,7 @@ Images are ``[N, H, W, C]`` on the 0..255 scale, labels int32 class numbers. Not
 network, TensorFlow or JAX; a source that is missing or unfit is refused with one line naming it.
 """
 
+from pathlib import Path
 from typing import Any
 
 from djax.errors import ConfigError
@@ -78,8 +79,10 @@ def open(source: str, split: str, **reading: Any) -> Records:
   if not kind.is_folder:
     for name in ("image_size", "group_by", "split_seed", "background"):
       if value := getattr(how, name):
+        # A name without a slash is one of TFDS, also where a folder of that name lies beside.
+        meant = f", or name the folder as ./{source}" if Path(source).is_dir() else ""
         raise ConfigError(
-          f"{name}={value} is for folders of images only: leave it out with {source!r}"
+          f"{name}={value} is for folders of images only: leave it out with {source!r}{meant}"
         )
   records = kind.open(source, split, how)
   records.scale = how.scale

@@ -54,7 +54,7 @@ class FolderRecords(Records):
     if others and not image_size:
       path, header = next(x for x in zip(paths, headers, strict=True) if x[1].size != usual)
       raise DataError(
-        "images must have one size: {} are {}x{}, but {} not, as {} is {}x{}. ".format(
+        "images must have one size: {} are {}x{}, {} of another size, such as {} with {}x{}. ".format(
           count, *usual, len(headers) - count, path, *header.size
         )
         + "Set --config.data.image_size=N (djax: --image-size N)"
@@ -128,7 +128,9 @@ def _order(root: pathlib.Path, names: Iterable[str]) -> list[str]:
 def _list_splits(root: pathlib.Path, asked: str, reading: Reading) -> _Listing:
   """Finds the image files of train, test and the split that is asked for."""
   if not root.is_dir():
-    raise DataError(f"{root}: no such folder of images")
+    if root.exists():
+      raise DataError(f"{root}: must be a folder of images, is a file. Correct the path.")
+    raise DataError(f"{root}: no such folder of images. Correct the path.")
   group_of = groups.grouping(root, reading.group_by) if reading.group_by else None
   folders = [entry for entry in _entries(root) if entry.is_dir()]
   halves: dict[str, pathlib.Path] = {}
@@ -179,6 +181,11 @@ def _list_splits(root: pathlib.Path, asked: str, reading: Reading) -> _Listing:
     chosen = set()
     for paths in every.values():
       chosen |= groups.every_fifth([name_of[path] for path in paths], seed)
+    if asked == "test" and not chosen:
+      raise DataError(
+        f"{root}: without a test folder every fifth image of a class is test, so one class must have 5; the largest "
+        f"has {max(map(len, every.values()))}. Add images, or make folders train and test."
+      )
   else:
     name_of = {path: group_of(path) for paths in every.values() for path in paths}
     found = set(name_of.values())
@@ -242,6 +249,10 @@ def _sorted_out(
       skipped.append(path)
     elif path.is_symlink() and not path.exists():
       problems.append(f"{path}: is a link to a file that does not exist.")
+    elif path.is_dir():
+      problems.append(
+        f"{path}: is a folder among image files. Move it out of {folder.name}, or give a folder of images alone."
+      )
     elif path.suffix.lower() not in _SUFFIXES or not path.is_file():
       problems.append(f"{path}: not a .png, .jpg or .jpeg file. Move it out of {folder.name}.")
     else:

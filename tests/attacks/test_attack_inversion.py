@@ -49,7 +49,8 @@ def test_the_whole_image_is_one_map_if_blocks_do_not_help(monkeypatch):
 def test_the_embedded_digits_come_back():
   images = sources.load("digits", "train").images
   known, originals, _ = world(images[:500], 300, block_size=2, noise_level=25.0)
-  wins(known, originals, chance(known, originals) + 8, LINEAR)
+  floor = chance(known, originals) + 8
+  assert quality(wins(known, originals, floor, LINEAR).images, originals) > floor
 
 
 def shapes():
@@ -74,7 +75,8 @@ def test_encrypted_flat_blocks_are_learnt():
   level = np.random.default_rng(0).integers(0, 3, (300, 2, 3))  # three units of the code book
   images = (level * 85).repeat(4, 1).repeat(4, 2)[..., None].astype(np.uint8)
   known, originals, _ = world(images, 200, scheme="aes")
-  wins(known, originals, chance(known, originals) + 20, LINEAR)
+  floor = chance(known, originals) + 20
+  assert quality(wins(known, originals, floor, LINEAR).images, originals) > floor
 
 
 def test_validation_says_what_targets_will_show():
@@ -93,7 +95,8 @@ def test_validation_says_what_targets_will_show():
 @pytest.mark.slow
 def test_pairs_of_another_key_do_not_beat_chance(pairs):
   known, originals, _ = world(pictures(pairs + 60), pairs, other=1)
-  loses(known, originals, SHORT)
+  result = loses(known, originals, SHORT)
+  assert quality(result.images, originals) < chance(known, originals) + 0.5
 
 
 def test_originals_of_other_images_do_not_beat_chance():
@@ -107,7 +110,8 @@ def test_originals_of_other_images_do_not_beat_chance():
 def test_noise_instead_of_disguised_images_does_not_beat_chance():
   known, originals, _ = world(pictures(180), 120)
   noise = np.random.default_rng(0).normal(0, 150, known.targets.shape).astype(np.float32)
-  loses(base.Known(known.spec, noise, noise, None, known.pairs), originals, LINEAR)
+  result = loses(base.Known(known.spec, noise, noise, None, known.pairs), originals, LINEAR)
+  assert quality(result.images, originals) < chance(known, originals) + 0.5
 
 
 @pytest.mark.slow

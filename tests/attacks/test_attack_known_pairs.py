@@ -78,14 +78,16 @@ def test_one_pair_is_enough_for_procrustes_not_for_regression(place):
 @pytest.mark.parametrize("attack", [REGRESSION, PROCRUSTES])
 def test_pairs_of_another_key_do_not_beat_chance(attack):
   known, originals, _ = world(pictures(60, (16, 16, 3)), 20, other=1, noise_level=25.0)
-  loses(attack, known, originals)
+  result = loses(attack, known, originals)
+  assert quality(result.images, originals) < chance(known, originals) + 0.5
 
 
 @pytest.mark.parametrize("attack", [REGRESSION, PROCRUSTES])
 def test_noise_instead_of_disguised_images_does_not_beat_chance(attack):
   known, originals, _ = world(pictures(60, (16, 16, 3)), 20, permute=False)
   noise = np.random.default_rng(0).normal(0, 150, known.targets.shape).astype(np.float32)
-  loses(attack, base.Known(known.spec, noise, noise, None, known.pairs), originals)
+  result = loses(attack, base.Known(known.spec, noise, noise, None, known.pairs), originals)
+  assert quality(result.images, originals) < chance(known, originals) + 0.5
 
 
 @pytest.mark.parametrize("attack", [REGRESSION, PROCRUSTES])
@@ -96,7 +98,8 @@ def test_encrypted_units_passed_off_as_projected_do_not_beat_chance(attack):
   known, originals, _ = world(images, 20)
   pairs = (images[:20], encrypted[:20].astype(np.float32))
   targets = encrypted[20:].astype(np.float32)
-  loses(attack, base.Known(known.spec, targets, targets, None, pairs), originals)
+  result = loses(attack, base.Known(known.spec, targets, targets, None, pairs), originals)
+  assert quality(result.images, originals) < chance(known, originals) + 0.5
 
 
 # The same assertions must fail for attacks that were broken on purpose.

@@ -180,6 +180,7 @@ def test_a_config_that_mixes_in_images_of_another_source_is_refused(tmp_path, ca
   (tmp_path / "mixed.py").write_text("\n".join([*lines, "  return config"]))
   given = ("audit", "--config", tmp_path / "mixed.py", "--out", tmp_path / "o")
   refused(call(*given), 2, "public_source must be 'digits', got 'mnist'")
+  assert not (tmp_path / "o").exists()
 
 
 # A directory and its originals.

@@ -207,7 +207,11 @@ def test_options_of_another_scheme_are_refused_by_name(place, call, scheme, opti
       "is for folders of images only",
     ),
     (["--scheme", "aes", "--block-size", "4", "--source", "./nowhere"], 4, "no such folder"),
-    (["--scheme", "aes", "--block-size", "4", "--key", "/nowhere/key"], 3, "does not exist"),
+    (
+      ["--scheme", "aes", "--block-size", "4", "--key", "/nowhere/key"],
+      3,
+      "does not exist.*keygen",
+    ),
   ],
 )
 def test_disguise_refusals(place, call, options, code, message):
@@ -215,12 +219,24 @@ def test_disguise_refusals(place, call, options, code, message):
   assert not (place / "no").exists()
 
 
+def test_padding_is_said_before_the_work(place, tmp_path, call):
+  shutil.copy2(place / "key", tmp_path / "key")
+  told = "djax: images are padded from 8x8 to 9x9, as blocks of 3x3 do not divide them"
+  for size, padded in ((3, True), (4, False)):
+    code, _, err = call(
+      *disguise(tmp_path, f"by{size}", "--scheme", "permutation", "--block-size", size)
+    )
+    assert code == 0 and (told in err) is padded
+
+
 def test_disguise_does_not_write_over_anything(place, call):
+  before = {path: path.read_bytes() for path in (place / "exact").iterdir()}
   refused(
     call(*disguise(place, "exact", "--scheme", "permutation", "--block-size", "4")),
     5,
     r"made otherwise \(.*spec.*Nothing is overwritten",
   )
+  assert {path: path.read_bytes() for path in (place / "exact").iterdir()} == before
 
 
 def test_a_passphrase_is_asked_for(place, tmp_path, call, monkeypatch):
@@ -241,7 +257,8 @@ def test_an_interrupt_says_how_to_go_on(place, call, monkeypatch):
 
   monkeypatch.setattr(export, "disguise", stop)
   answer = call(*disguise(place, "no", "--scheme", "aes", "--block-size", "4"))
-  refused(answer, 130, "interrupted. Re-run the command to resume")
+  line = refused(answer, 130, "interrupted. Re-run the command to resume")
+  assert line.endswith("it writes the same bytes.")
 
 
 @pytest.mark.slow
@@ -407,7 +424,8 @@ def test_the_grid_overwrites_nothing(place, tmp_path, call):
 
 
 def test_inspect_of_what_is_no_data_set(place, tmp_path, call):
-  refused(call("inspect", tmp_path), 4, r"MANIFEST\.json must exist, it does not")
+  line = refused(call("inspect", tmp_path), 4, r"MANIFEST\.json must exist, it does not")
+  assert "unfinished" not in line
   (tmp_path / manifest.UNFINISHED).mkdir()
   refused(call("inspect", tmp_path), 4, "It is unfinished: re-run the `djax disguise` command")
 
@@ -760,5 +778,6 @@ def test_every_verb_has_help(verb, capsys):
 
 
 def test_a_mistyped_verb_finds_its_name():
-  failed(run("disguse"), 2, r"Did you mean 'disguise'\?")
-  failed(run("restor", "x"), 2, r"Did you mean 'restore'\?")
+  for typed, meant in (("disguse", "disguise"), ("restor", "restore")):
+    line = failed(run(typed, "x"), 2, "invalid choice")
+    assert f"Did you mean '{meant}'?" in line

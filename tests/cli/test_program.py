@@ -2,16 +2,13 @@
 
 import json
 import os
-import pathlib
 import subprocess
 import sys
 import tomllib
 
 import pytest
+from helpers.fresh import ROOT, SOURCE
 
-import djax
-
-ROOT = pathlib.Path(djax.__file__).resolve().parents[1]
 SCRIPTS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
 THEIRS = "raise SystemExit('theirs: ' + __file__)\n"
 # What an installer writes for an entry point.
@@ -37,7 +34,7 @@ def folder(tmp_path):
   return theirs
 
 
-def called(folder, *words, path=str(ROOT)):
+def called(folder, *words, path=str(SOURCE)):
   """Runs ``djax ...``, ``djax-train ...`` or ``python -m ...`` in a folder."""
   program, *arguments = map(str, words)
   start = [] if program == "python" else [folder.parent / "bin" / program]
@@ -91,7 +88,7 @@ def test_djax_train_lists_the_fields_of_djax_own_configs(folder):
 
 def test_an_empty_entry_of_the_search_path_is_not_searched_first(folder):
   """``PYTHONPATH=$UNSET:DIR`` begins with one, and it means the current folder."""
-  done = called(folder, "djax", "audit", "--config", "no_such", "--out", "audit", path=f":{ROOT}")
+  done = called(folder, "djax", "audit", "--config", "no_such", "--out", "audit", path=f":{SOURCE}")
   assert done.returncode == 2 and "theirs" not in done.stderr, done.stderr
 
 
@@ -136,7 +133,7 @@ with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
 """
   done = called(folder, "python", "-c", code)
   assert done.returncode == 0, done.stderr
-  assert done.stdout.splitlines() == [str(ROOT / "train" / "__init__.py"), str(folder)]
+  assert done.stdout.splitlines() == [str(SOURCE / "train" / "__init__.py"), str(folder)]
 
 
 def test_in_djax_own_checkout_the_search_path_stays(folder):
@@ -148,7 +145,7 @@ from djax.cli import program
 program.own_modules_first()
 print(json.dumps([before, sys.path]))
 """
-  for place, kept in ((ROOT, True), (folder, False)):
+  for place, kept in ((SOURCE, True), (folder, False)):
     done = called(place, "python", "-c", code)
     assert done.returncode == 0, done.stderr
     before, after = json.loads(done.stdout)

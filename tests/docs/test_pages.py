@@ -8,7 +8,7 @@ from importlib.util import find_spec
 
 import pytest
 from helpers import documents
-from helpers.fresh import ROOT
+from helpers.fresh import ROOT, SOURCE
 
 DOCS = ROOT / "docs"
 MADE = ("_build", "tutorials")  # folders that the build makes
@@ -86,7 +86,7 @@ def test_every_module_of_the_api_pages_exists_and_each_public_package_has_one():
   text = "".join(path.read_text() for path in (DOCS / "api").glob("*.md"))
   modules = re.findall(r"automodule:: ([\w.]+)", text)
   assert len(modules) > 60 and [name for name in modules if find_spec(name) is None] == []
-  packages = {f"djax.{path.parent.name}" for path in (ROOT / "djax").glob("*/__init__.py")}
+  packages = {f"djax.{path.parent.name}" for path in (SOURCE / "djax").glob("*/__init__.py")}
   shown = {".".join(name.split(".")[:2]) for name in modules}
   # The command line has its own help, the benchmark its page.
   assert packages - shown == {"djax.cli", "djax.bench"}

@@ -5,7 +5,12 @@ import subprocess
 import sys
 import textwrap
 
-ROOT = pathlib.Path(__file__).parents[2]
+import djax
+
+ROOT = pathlib.Path(__file__).parents[2]  # tests, docs, README
+SOURCE = (
+  pathlib.Path(djax.__file__).resolve().parents[1]
+)  # djax, train, configs: elsewhere when a wheel is tested
 
 HEAVY = {"jax", "flax", "tensorflow_datasets", "tensorflow", "djax.keys", "cryptography"}
 

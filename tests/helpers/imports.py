@@ -10,7 +10,10 @@ import pathlib
 import re
 from typing import NamedTuple
 
+import djax
+
 ROOT = pathlib.Path(__file__).parents[2]
+SOURCE = pathlib.Path(djax.__file__).resolve().parents[1]  # elsewhere when a wheel is tested
 PAGE = ROOT / "docs" / "architecture.md"
 OURS = ("djax", "train", "configs")
 # From the ground up: a package imports what stands before it, and never what stands in its own row or after it.
@@ -47,7 +50,7 @@ class Import(NamedTuple):
   reason: bool
 
 
-def sources(root=ROOT):
+def sources(root=SOURCE):
   """Returns the text of every module by its dotted name; a package's own text is that of its __init__."""
   found = {}
   for top in OURS:

@@ -30,11 +30,12 @@ def run(*arguments, cwd=None, python=("-W", "error", "-m", "djax"), **env):
 
 
 def failed(done, code, message):
-  """Asserts one line on stderr, nothing on stdout, and the exit code."""
+  """Asserts one line on stderr, nothing on stdout, and the exit code; returns the line."""
   assert done.stdout == ""
   assert re.fullmatch(r"djax: error: .*\n", done.stderr), done.stderr
   assert re.search(message, done.stderr), done.stderr
   assert done.returncode == code
+  return done.stderr
 
 
 def caller(capsys):
@@ -50,8 +51,9 @@ def caller(capsys):
 
 
 def refused(answer, code, message):
-  """Asserts one line on stderr, nothing on stdout, and the exit code."""
+  """Asserts one line on stderr, nothing on stdout, and the exit code; returns the line."""
   assert answer[0] == code
   assert answer[1] == ""
   assert len(answer[2]) == 1
   assert re.match(f"djax: error: .*{message}", answer[2][0]), answer[2]
+  return answer[2][0]

@@ -254,7 +254,11 @@ ODD = [
     folder(lambda root: (root / "cat/a.png").symlink_to("none")),
     "link to a file that does not exist",
   ),
-  Odd("a folder in a class", folder(picture("cat/more/a.png")), "cat/more: not a .png"),
+  Odd(
+    "a folder in a class",
+    folder(picture("cat/more/a.png")),
+    "cat/more: is a folder among image files. Move it out of cat",
+  ),
   Odd(
     "alpha",
     folder(picture("cat/a.png", "RGBA"), picture("cat/b.png", "LA")),
@@ -278,7 +282,7 @@ ODD = [
   Odd(
     "another size",
     folder(picture("cat/a.png", size=(9, 9))),
-    "one size: 12 are 6x4, but 1 not, as .*a.png is 9x9",
+    "one size: 12 are 6x4, 1 of another size, such as .*a.png with 9x9",
   ),
   Odd("turned by XMP", folder(turned("xmp")), says="turned upright, as their files ask for: 12"),
   Odd("turned by zTXt", folder(turned("zTXt")), says="turned upright, as their files ask for: 12"),

@@ -172,6 +172,18 @@ def test_a_seed_is_refused_where_the_folder_is_divided(tmp_path):
     sources.open("digits", "train", split_seed=3)
 
 
+def test_a_folder_without_a_slash_is_named_as_it_must_be_written(tmp_path, monkeypatch):
+  """Such a name is one of TFDS."""
+  monkeypatch.chdir(tmp_path)
+  draw(tmp_path / "pets" / "cat" / "a.png")
+  with pytest.raises(
+    ConfigError, match=r"leave it out with 'pets', or name the folder as \./pets$"
+  ):
+    sources.open("pets", "train", image_size=8)
+  with pytest.raises(ConfigError, match=r"leave it out with 'digits'$"):
+    sources.open("digits", "train", image_size=8)
+
+
 def test_seed_and_table_belong_to_the_data_set(tmp_path):
   """Resumed with others, or restored, a directory is that of its own seed and table."""
   path = table(tmp_path / "groups.csv", patients(tmp_path / "set"))

@@ -262,7 +262,7 @@ def test_a_folder_of_questions_is_listed_as_a_source_is(tmp_path):
   assert len(query.read([tmp_path], facts).names) == 2
   Image.new("L", (5, 4)).save(tmp_path / "c.webp")
   (tmp_path / "more").mkdir()
-  with pytest.raises(DataError, match=r"2 files cannot be taken.*c\.webp.*more: not a \.png"):
+  with pytest.raises(DataError, match=r"2 files cannot be taken.*c\.webp.*more: is a folder"):
     query.read([tmp_path], facts)
 
 

@@ -340,7 +340,7 @@ def test_folder_orientation_behind_the_pixels_is_refused_where_it_changes_the_si
 def test_folder_resized(folder):
   draw(folder / "cat" / "zz.png", seed=5, mode="L", size=(40, 20))
   message = refused(r"must have one size.*--config\.data\.image_size=N", folder)
-  assert "17 are 6x4, but 1 not" in message and "zz.png is 40x20" in message
+  assert "17 are 6x4, 1 of another size" in message and "zz.png with 40x20" in message
   got = sources.load(str(folder), "train", image_size=5)
   assert got.images.shape == (15, 5, 5, 1)
   image = Image.fromarray(grey(5, (40, 20))).resize((5, 5), Image.Resampling.BILINEAR)
@@ -452,7 +452,7 @@ def test_folders_that_do_not_fit(folder, tmp_path):
   refused(r"list\.doc: not a \.png, \.jpg or \.jpeg file", folder)
   (folder / "cat" / "list.doc").unlink()
   (folder / "cat" / "more.png").mkdir()
-  refused(r"more\.png: not a \.png, \.jpg or \.jpeg file", folder)
+  refused(r"more\.png: is a folder among image files\. Move it out of cat", folder)
   (folder / "cat" / "more.png").rmdir()
   assert len(sources.load(str(folder), "train").labels) == 14
 
@@ -460,7 +460,10 @@ def test_folders_that_do_not_fit(folder, tmp_path):
 def test_folder_split_without_files(tmp_path):
   for name in ("a", "b"):
     draw(tmp_path / name / "x.png")
-  refused("must name records that exist: test has 0", tmp_path, "test", ConfigError)
+    draw(tmp_path / name / "y.png")
+  told = "without a test folder every fifth .* must have 5; the largest has 2. Add images, or make"
+  refused(told, tmp_path, "test")
+  assert len(sources.load(str(tmp_path), "train").labels) == 4
 
 
 # ------------------------------------------------------------------------------------------ TFDS

@@ -220,6 +220,18 @@ def test_a_label_outside_the_classes_is_refused(tmp_path, folder, gb):
     train.run(config_for(tmp_path / "set", f"data.memory_gb={gb}"), tmp_path / "run")
 
 
+def test_a_run_says_what_it_is_trained_on(tmp_path, capsys, folder):
+  """The config has a default, so that another directory than the one meant may lie there."""
+  train.run(config_for(folder), tmp_path / "run")
+  with directory.open(folder) as data:
+    train_count, test_count = (len(data.splits[name]) for name in ("train", "test"))
+  sides = "x".join(map(str, manifest.read(folder).disguised_shape))
+  told = (
+    f"disguised images: {folder}, {train_count} training and {test_count} test images of {sides}"
+  )
+  assert told in capsys.readouterr().err.splitlines()
+
+
 def test_a_directory_that_is_none_exits_4(tmp_path, capsys):
   (tmp_path / "empty").mkdir()
   for name in ("missing", "empty"):
