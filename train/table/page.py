@@ -34,7 +34,8 @@ _LEGEND = f"""## How to read it
   the attack with the highest median SSIM stands there, with its PSNR; verdicts ({_BAD}, {_WEAK}, or not) are those of
   `python -m djax audit`, and that of Level 2 includes Level 1. Each audit draws on the whole training split, with the
   sizes of `--fast` and seed 0. Where a run shows several views of an image, in training or in asking, the attacks get
-  as many of every target, and know that they belong together, but not how each lies. A stem that aligns blocks does what `moments` and `placement` do; these columns are
+  as many of every target, and know that they belong together, but not how each lies. A stem that aligns blocks does
+  what `moments` and `placement` do; these columns are
   empty where the attack does not apply."""
 _CAPTION = (
   "Accuracy on disguised test images against the SSIM of the best reconstruction that an attack gets back; hollow: "
