@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 from helpers.fields import (
@@ -17,9 +19,10 @@ from helpers.fields import (
 )
 
 from djax import errors
-from djax.attacks.base import Known
+from djax.attacks.base import Known, Views
 from djax.attacks.common import statistics
 from djax.attacks.rmt import moments
+from djax.host import augment
 from djax.ops import blocks
 
 ROUGH, NO_SWEEPS = moments.Settings(smooth=False), moments.Settings(sweeps=0)
@@ -65,6 +68,35 @@ def test_noise_is_the_only_limit_and_smoothing_helps(place):
   floor = psnr(TARGETS, np.asarray(scheme.restore(key, known.targets)))
   assert psnr(TARGETS, run(known).images) > floor + 1
   assert floor - 2 < psnr(TARGETS, run(known, settings=ROUGH).images) < floor + 0.2
+
+
+def several(count):
+  """Noisy targets with further views: each a shift and perhaps a mirror image, with noise of its own."""
+  scheme, key = scheme_and_key(permute=False, noise_level=60.0)
+  known = known_of(scheme, key, PRIVATE, TARGETS, PUBLIC)
+  options = {"crop": 1, "flip": True}
+  draw = np.random.default_rng(9)
+  images = np.rint(TARGETS).astype(np.uint8)
+  drawn = draw.random((len(images) * count, augment.DRAWS), np.float32)
+  others = augment.augment(images.repeat(count, 0), drawn, **options)
+  shown = disguise(scheme, key, others, 7).reshape(len(images), count, *known.targets.shape[1:])
+  return dataclasses.replace(known, views=Views(shown, options, distinct=False))
+
+
+def test_further_views_lower_the_noise():
+  known = several(5)
+  one = psnr(TARGETS, run(dataclasses.replace(known, views=None)).images)
+  result = run(known)
+  assert result.diagnostics["views"] == 6
+  assert psnr(TARGETS, result.images) > one + 2
+  others = known.views._replace(disguised=np.roll(known.views.disguised, 1, 0))
+  assert psnr(TARGETS, run(dataclasses.replace(known, views=others)).images) < one
+
+
+def test_views_without_noise_change_nothing(plain_case):
+  still = np.repeat(plain_case.targets[:, None], 2, 1)
+  known = dataclasses.replace(plain_case, views=Views(still, {"crop": 1}))
+  np.testing.assert_array_equal(run(known).images, run(plain_case).images)
 
 
 def test_gives_nothing_on_random_pixels():
