@@ -56,6 +56,9 @@ def pytest_addoption(parser):
 
 
 def pytest_collection_modifyitems(config, items):
+  for item in items:
+    if "tfds_dir" in item.fixturenames:
+      item.add_marker("prepared")
   if config.getoption("--slow"):
     return
   for item in items:
