@@ -23,11 +23,10 @@ if [int(part) for part in importlib.metadata.version("jaxlib").split(".")[:2]] >
 
 # Compiling takes most of the time: what one test compiled serves all workers and all processes that tests start.
 # With a limit of size, JAX locks the folder, so that no process reads what another is still writing.
-_MOST = 2 << 30  # a hundred times of what they take
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
   os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="djax-compiled-")
   atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
-  os.environ["JAX_COMPILATION_CACHE_MAX_SIZE"] = str(_MOST)
+  os.environ["JAX_COMPILATION_CACHE_MAX_SIZE"] = str(2 << 30)
   os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.05"
   os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
@@ -73,7 +72,8 @@ def unlimited_cache():
 
   There were two thousand: a tenth of a second each time, while all others wait for the lock.
   """
-  if os.environ.get("JAX_COMPILATION_CACHE_MAX_SIZE") == str(_MOST):
+  # The limit of above and of .ci/run: a hundred times of what all programs take.
+  if os.environ.get("JAX_COMPILATION_CACHE_MAX_SIZE") == str(2 << 30):
     with contextlib.suppress(ImportError):
       from jax._src import lru_cache
 
