@@ -2,6 +2,7 @@
 
 import atexit
 import contextlib
+import ctypes
 import gc
 import importlib.metadata
 import os
@@ -55,11 +56,28 @@ def pytest_addoption(parser):
 
 
 def pytest_collection_modifyitems(config, items):
+  for item in items:
+    if "tfds_dir" in item.fixturenames:
+      item.add_marker("prepared")
   if config.getoption("--slow"):
     return
   for item in items:
     if "slow" in item.keywords:
       item.add_marker(pytest.mark.skip(reason="takes minutes; give --slow to run it"))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def unlimited_cache():
+  """Keeps JAX from reading a file of every program that is kept before it keeps another.
+
+  There were two thousand: a tenth of a second each time, while all others wait for the lock.
+  """
+  # The limit of above and of .ci/run: a hundred times of what all programs take.
+  if os.environ.get("JAX_COMPILATION_CACHE_MAX_SIZE") == str(2 << 30):
+    with contextlib.suppress(ImportError):
+      from jax._src import lru_cache
+
+      lru_cache.LRUCache._evict_if_needed = lambda self, **size: None
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -85,6 +103,9 @@ def forget_compiled():
 
     jax.clear_caches()
     gc.collect()
+    # What is free goes back to the system: else a worker stays as large as its largest module made it.
+    with contextlib.suppress(AttributeError):
+      ctypes.CDLL(None).malloc_trim(0)
 
 
 @pytest.fixture(scope="session")

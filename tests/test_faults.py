@@ -35,8 +35,18 @@ def sample(folder, command, count):
   return done.returncode, [json.loads(line) for line in results.read_text().splitlines()]
 
 
-def check(folder, command, count):
-  code, results = sample(folder, command, count)
+# The commands of one process share what they import and compile.
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  ("commands", "count"),
+  [
+    (("keygen", "disguise", "restore to .npz", "restore to a folder"), 5),
+    (("train: new run", "train: checkpoint"), 4),
+  ],
+  ids=["owner", "train"],
+)
+def test_faults_are_recovered(tmp_path, commands, count):
+  code, results = sample(tmp_path, ";".join(commands), count)
   wrong = [
     f"{result['key']} at {result['text']}: {'; '.join(result['problems'])}"
     for result in results
@@ -44,22 +54,9 @@ def check(folder, command, count):
   ]
   assert not wrong, "\n".join(wrong)
   assert code == 0
-  done = [result for result in results if result["outcome"] != "missed"]
-  assert len(done) > count // 2  # else it would show nothing
-
-
-@pytest.mark.parametrize("command", ["keygen", "disguise"])
-@pytest.mark.slow
-def test_a_fault_is_recovered(tmp_path, command):
-  check(tmp_path, command, 5)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-  "command", ["restore to .npz", "restore to a folder", "train: new run", "train: checkpoint"]
-)
-def test_faults_are_recovered(tmp_path, command):
-  check(tmp_path, command, 5)
+  for command in commands:
+    found = [r for r in results if r["command"] == command and r["outcome"] != "missed"]
+    assert len(found) > count // 2, command  # else it would show nothing
 
 
 def test_what_is_not_recovered_is_found(tmp_path):

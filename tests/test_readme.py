@@ -64,7 +64,7 @@ def outsourcing():
 
 
 @pytest.mark.slow
-def test_outsourcing_works_as_the_readme_shows_it(tmp_path):
+def test_outsourcing_works_as_the_readme_shows_it(tmp_path, monkeypatch, capsys):
   """On the digits, with a smaller network: check, disguise, train, query, request, answer, inspect, verify, restore."""
   digits = sources.load("digits", "test[:6]")
   (tmp_path / "photos").mkdir()
@@ -78,10 +78,13 @@ def test_outsourcing_works_as_the_readme_shows_it(tmp_path):
   commands[2] = commands[2].replace("--noise-level 100", "--noise-level 25")
   commands[3] += " --config.train.epochs=15 --config.train.batch_size=64 --config.model.width=128"
   prose = [f"python -m djax {x}" if x.startswith("query") else x for x in prose]
+  monkeypatch.chdir(tmp_path)
   said = []
   for command in [*commands[:5], *prose, *commands[5:]]:
     assert command.startswith("python -m ")
-    said.append(documents.run(command, tmp_path))
+    capsys.readouterr()
+    documents.call(command)
+    said.append(capsys.readouterr().out)
   assert said[0].startswith("images: train 1438") and (tmp_path / "sheet.png").exists()
   seen = [line.split()[1] for line in said[4].splitlines()]
   assert sum(s == str(label) for s, label in zip(seen, digits.labels, strict=True)) >= 5

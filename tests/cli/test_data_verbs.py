@@ -636,7 +636,12 @@ def test_restore_refusals(place, tmp_path, call):
 def trained(place):
   """A run directory of a small network on the set ``stepped``."""
   words = (f"--workdir={place / 'run'}", f"--config.data.disguised_dir={place / 'stepped'}")
-  small = ("--config.model.width=2", "--config.train.epochs=1", "--config.train.batch_size=20")
+  small = (
+    "--config.model.name=mlp",
+    "--config.model.width=2",
+    "--config.train.epochs=1",
+    "--config.train.batch_size=20",
+  )
   assert train_main(["--config=outsourced", *words, *small]) == 0
   return place / "run"
 

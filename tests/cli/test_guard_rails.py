@@ -16,6 +16,7 @@ def tiny(*overrides):
     "data.train_split=train[:64]",
     "data.test_split=test[:20]",
     "train.epochs=1",
+    "model.name=mlp",
     "model.width=1",
   ]
   config_lib.override(config, [*few, *overrides])

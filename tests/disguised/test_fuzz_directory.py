@@ -208,7 +208,7 @@ def forged(bases, live, name, content):
 
 NAMES = st.sampled_from(["data", "data", "request", "aes", "rmt-uint8-projection"])
 SLOW = hypothesis.settings(max_examples=1500)
-QUICK = hypothesis.settings(max_examples=400)
+QUICK = hypothesis.settings(max_examples=200)
 
 
 def manifests(bases, live, name, mutations):

@@ -283,6 +283,7 @@ _TRAIN = {
   "config.data.train_split": "train[:64]",
   "config.data.test_split": "test[:20]",
   "config.train.batch_size": 64 // _STEPS,
+  "config.model.name": "mlp",
   "config.model.width": 1,
   "config.optimizer.warmup_epochs": 0.0,
 }

@@ -171,7 +171,9 @@ class Stage:
   def _main(self) -> int | None:
     os.environ["TMPDIR"] = str(self._work / "tmp")
     if "jax" in sys.modules:  # to compile would take longer than all else
-      sys.modules["jax"].config.update("jax_compilation_cache_dir", str(self._root / "compiled"))
+      sys.modules["jax"].config.update(
+        "jax_compilation_cache_dir", str(self._root.parent / "compiled")
+      )
     return self._command.main(self._work)
 
   def _must(self, command: Callable[[], int | None], what: str) -> None:

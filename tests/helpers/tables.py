@@ -11,6 +11,7 @@ from train.table.rows import Row
 TINY = (
   "data.train_split=train[:128]",
   "data.test_split=test[:50]",
+  "model.name=mlp",
   "model.width=2",
   "train.epochs=1",
   "train.batch_size=32",

@@ -8,6 +8,10 @@ import orbax.checkpoint as ocp
 
 from train import config as config_lib
 
+# Its programs take a second to compile; those of the usual network take ten.
+SMALL = ("model.name=mlp", "model.depth=1", "model.width=4")
+USUAL = ("model.name=cnn", "model.width=2")
+
 
 def tiny(*overrides):
   config = config_lib.load("digits_rmt")
@@ -16,7 +20,7 @@ def tiny(*overrides):
     [
       "data.train_split=train[:128]",
       "data.test_split=test[:50]",
-      "model.width=2",
+      *SMALL,
       "train.epochs=2",
       "train.batch_size=32",
       "train.checkpoint_every_steps=3",

@@ -32,8 +32,8 @@ jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 jax.config.update("jax_log_compiles", True)
 jax.config.update("jax_dump_ir_to", sys.argv[1] + "/ir")
 c = config.load("digits_rmt")
-config.override(c, ["data.train_split=train[:64]", "data.test_split=test[:20]", "model.width=1", "train.epochs=1",
-                    "train.batch_size=32", f"disguise.experiment_seed={sys.argv[2]}"])
+config.override(c, ["data.train_split=train[:64]", "data.test_split=test[:20]", "model.name=mlp", "model.width=1",
+                    "train.epochs=1", "train.batch_size=32", f"disguise.experiment_seed={sys.argv[2]}"])
 if "resident" in sys.argv[3]:
   from train import device_loop
   device_loop.fits = lambda pipeline: True

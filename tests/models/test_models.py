@@ -1,5 +1,7 @@
 """The networks for images: sizes, modes of training and evaluation, and what each may look at."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -53,6 +55,13 @@ def filled(model, images, seed=1):
   return jax.tree_util.tree_map_with_path(fill, shapes(model, images.shape[1:]))
 
 
+# Whole: each operation alone would be a program of its own, and hundreds of them take minutes and gigabytes.
+@functools.partial(jax.jit, static_argnums=0)
+def evaluated(model, variables, images):
+  return model.apply(variables, images, train=False)
+
+
+@functools.partial(jax.jit, static_argnums=0)
 def training(model, variables, images, rng=1):
   """One forward pass as in training: logits, and the collections that changed."""
   return model.apply(
@@ -68,14 +77,14 @@ def count(model, shape):
 @pytest.mark.parametrize("shape", [(8, 8, 3), (12, 16, 1)])
 @pytest.mark.slow
 def test_logits_and_parameters_are_float32_in_both_dtypes(network, shape):
-  images = random_images(3, shape)
+  images = random_images(8, shape)
   logits = {}
   for dtype in (jnp.float32, jnp.bfloat16):
     model = tiny(network, dtype=dtype)
     variables = filled(model, images)
     assert {x.dtype for x in jax.tree.leaves(variables)} == {jnp.dtype(jnp.float32)}
-    logits[dtype] = model.apply(variables, images, train=False)
-    assert (logits[dtype].shape, logits[dtype].dtype) == ((3, 4), jnp.float32)
+    logits[dtype] = evaluated(model, variables, images)
+    assert (logits[dtype].shape, logits[dtype].dtype) == ((8, 4), jnp.float32)
     assert np.isfinite(logits[dtype]).all()
   # Equal only if the layers ignored the dtype.
   apart = np.abs(logits[jnp.float32] - logits[jnp.bfloat16]).max()
@@ -148,11 +157,11 @@ def test_heads_have_32_channels(width, heads):
 @every_network
 @pytest.mark.slow
 def test_dropout_is_on_in_training_and_off_in_evaluation(network):
-  images = random_images(3)
+  images = random_images(8)  # as many as in other tests: what these compiled serves
   without, model = tiny(network), tiny(network, dropout=0.5)
   variables = filled(model, images)
   np.testing.assert_array_equal(
-    model.apply(variables, images, train=False), without.apply(variables, images, train=False)
+    evaluated(model, variables, images), evaluated(without, variables, images)
   )
   one, same, other = (training(model, variables, images, rng)[0] for rng in (1, 1, 2))
   np.testing.assert_array_equal(one, same)
@@ -171,9 +180,10 @@ def test_statistics_move_in_training_only(network):
   if network in TOKENS:
     # Without statistics an image cannot depend on the others of its batch.
     logits = training(model, variables, images)[0]
-    np.testing.assert_allclose(logits, model.apply(variables, images, train=False), atol=1e-5)
+    np.testing.assert_allclose(logits, evaluated(model, variables, images), atol=1e-5)
     return
-  _, updated = model.apply(variables, images, train=False, mutable=["batch_stats"])
+  evaluate = jax.jit(lambda v, x: model.apply(v, x, train=False, mutable=["batch_stats"])[1])
+  updated = evaluate(variables, images)
   jax.tree.map(np.testing.assert_array_equal, updated["batch_stats"], variables["batch_stats"])
   _, updated = training(model, variables, images)
   for path, new in jax.tree.leaves_with_path(updated["batch_stats"]):
@@ -219,7 +229,7 @@ def test_overfits_32_images_and_not_their_absence(network):
     data = images if shown == "images" else jnp.zeros_like(images)
     for _ in range(60):
       variables, opt_state = step(variables, opt_state, data)
-    logits = model.apply(variables, data, train=False)
+    logits = jnp.concatenate([evaluated(model, variables, part) for part in jnp.split(data, 4)])
     accuracy[shown] = float((logits.argmax(axis=-1) == labels).mean())
   most = np.bincount(labels).max() / 32
   assert accuracy["images"] == 1
@@ -262,7 +272,7 @@ def test_vgg_equals_loops(shape):
   images = random_images(2, shape)
   model = tiny(Vgg16, width=2)
   variables = filled(model, images)
-  got = model.apply(variables, images, train=False)
+  got = evaluated(model, variables, images)
   np.testing.assert_allclose(got, slow_vgg(variables, images), rtol=1e-4, atol=1e-4)
 
 
@@ -331,11 +341,11 @@ def test_tokens_may_change_places_with_their_positions(network):
   images = random_images(3)
   model = network(classes=5, **TINY[network])
   variables = filled(model, images)
-  want = model.apply(variables, images, train=False)
+  want = evaluated(model, variables, images)
   moved = {"params": reordered(network, variables["params"])}
-  np.testing.assert_allclose(model.apply(moved, swapped(images), train=False), want, atol=1e-4)
-  assert np.abs(model.apply(variables, swapped(images), train=False) - want).max() > 1e-3
-  assert np.abs(model.apply(moved, images, train=False) - want).max() > 1e-3
+  np.testing.assert_allclose(evaluated(model, moved, swapped(images)), want, atol=1e-4)
+  assert np.abs(evaluated(model, variables, swapped(images)) - want).max() > 1e-3
+  assert np.abs(evaluated(model, moved, images) - want).max() > 1e-3
 
 
 @pytest.mark.parametrize("network", TOKENS)
@@ -361,9 +371,9 @@ def test_blocks_that_add_nothing_leave_the_tokens_alone(network):
   normed = centred / jnp.sqrt(centred.var(axis=-1, keepdims=True) + 1e-6)
   normed = normed * norm["scale"] + norm["bias"]
   want = normed.mean(axis=1) @ head["kernel"] + head["bias"]
-  got = model.apply({"params": silent}, images, train=False)
+  got = evaluated(model, {"params": silent}, images)
   np.testing.assert_allclose(got, want, atol=1e-4)
-  assert np.abs(model.apply({"params": params}, images, train=False) - want).max() > 1e-2
+  assert np.abs(evaluated(model, {"params": params}, images) - want).max() > 1e-2
 
 
 @pytest.mark.parametrize("network", TOKENS)

@@ -214,7 +214,7 @@ def small(module, *assignments):
 
 @pytest.mark.slow
 def test_instahide_trains_and_ends_alike_when_resumed(tmp_path):
-  config = small(mnist_instahide, "augment.views=2", "augment.test_views=2")
+  config = small(mnist_instahide, "model.name=mlp", "augment.views=2", "augment.test_views=2")
   result = train.run(config, tmp_path / "run")
   assert result["test_views"] == 2 and result["test_images"] == 64
   assert result["other_key_accuracy"] is not None

@@ -57,7 +57,7 @@ def said(capsys, *words):
 )
 def test_what_it_says_is_what_the_run_measured(place, tmp_path, capsys, overrides):
   """Without noise an image is disguised as in the test of the run: as many answers are right."""
-  result = train.run(tiny("train.epochs=10", "model.width=4", *overrides), tmp_path / "run")
+  result = train.run(tiny("train.epochs=10", "model.width=32", *overrides), tmp_path / "run")
   names = sources.load("digits", "test").class_names
   labels = sources.load("digits", f"test[:{COUNT}]").labels
   for asked in ("pictures", "images.npy"):

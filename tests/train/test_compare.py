@@ -17,7 +17,7 @@ TABLE = tuple(
   for name, fields in {
     "rmt": (*_TINY, "disguise.block_size=4", "model.width=16"),
     "aes": (*_TINY, "model.width=16"),
-    "instahide": (*_TINY, "model.width=2"),
+    "instahide": (*_TINY, "model.name=mlp", "model.width=2"),
     "neuracrypt": (*_TINY[:2], "disguise.patch=4", "model.width=8"),
   }.items()
 )

@@ -47,7 +47,7 @@ def test_it_says_where_the_result_is_not_that_of_one_run(tmp_path, capsys):
   ("overrides", "message"),
   [
     (["train.epochs=1"], "train.epochs was 2, now 1"),
-    (["train.epochs=4", "model.width=3"], "model.width was 2, now 3; train.epochs was 2, now 4"),
+    (["train.epochs=4", "model.width=3"], "model.width was 4, now 3; train.epochs was 2, now 4"),
     (["train.epochs=4", "seed=1"], "seed was 0, now 1"),
   ],
 )

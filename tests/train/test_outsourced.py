@@ -280,7 +280,7 @@ LOADED = """
 import json, sys, train
 from train import config
 c = config.load("digits_rmt")
-config.override(c, ["data.train_split=train[:32]", "data.test_split=test[:10]", "model.width=1",
+config.override(c, ["data.train_split=train[:32]", "data.test_split=test[:10]", "model.name=mlp", "model.width=1",
                     "train.epochs=1", "train.batch_size=32", *json.loads(sys.argv[1])])
 train.run(c, sys.argv[2])
 if len(sys.argv) > 3:

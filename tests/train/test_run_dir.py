@@ -74,7 +74,7 @@ def test_a_run_keeps_the_name_of_the_network_that_was_chosen(tmp_path, capsys):
   assert "network: mlp, width 1024, as the disguise asks for" in capsys.readouterr().err
   assert json.loads((tmp_path / "config.json").read_text())["model"]["name"] == "mlp"
   assert train.run(config, tmp_path)["test_loss"] == first["test_loss"]
-  named = tiny("model.name=mlp", "model.width=1024", "train.epochs=1")
+  named = tiny("model.name=mlp", "model.width=1024", "model.depth=2", "train.epochs=1")
   assert train.run(named, tmp_path)["test_loss"] == first["test_loss"]
 
 

@@ -39,7 +39,6 @@ SCHEMES = {"rmt": ("--noise-level", "25"), "aes": ()}
 VERBS = ("disguise rmt", "disguise aes", "verify", "epoch")
 LEAST_R2, MOST_MEMORY, LEAST_RATE = 0.99, 1.15, 0.5
 _TEST_IMAGES = 256
-_VERIFIES = 3  # a round: the hashing is short beside the start
 # Its own process, as a child's peak starts at that of the process which starts it.
 _WATCH = """
 import os, sys, time
@@ -61,6 +60,7 @@ class Plan(NamedTuple):
     sides: of images, at a constant number of pixels.
     blocks: block sizes at 32x32x3; AES leaves out those below 4.
     rounds: over everything.
+    verifies: of each directory, a round: the hashing is short beside the start.
   """
 
   images: int
@@ -68,10 +68,11 @@ class Plan(NamedTuple):
   sides: tuple[int, ...]
   blocks: tuple[int, ...]
   rounds: int
+  verifies: int
 
 
-FULL = Plan(10_000, (1, 2, 4, 8, 16), (32, 64, 128, 224), (2, 4, 8, 16), 3)
-SMALL = Plan(256, (1, 8, 16), (32, 64), (4, 8), 1)
+FULL = Plan(10_000, (1, 2, 4, 8, 16), (32, 64, 128, 224), (2, 4, 8, 16), 3, 3)
+SMALL = Plan(256, (1, 8, 16), (32, 64), (4, 8), 1, 1)
 
 
 class Case(NamedTuple):
@@ -281,7 +282,7 @@ def _commands(plan: Plan, folder: Path) -> Iterator[tuple[Case, Callable[[], tup
     yield case, functools.partial(_disguise, folder, scheme, case)
     if scheme == "rmt":
       verify = ("djax", "verify", str(out), "--key", str(folder / "key.djaxkey"))
-      for _ in range(_VERIFIES):
+      for _ in range(plan.verifies):
         yield case._replace(verb="verify"), functools.partial(_run, *verify)
       yield case._replace(verb="epoch"), functools.partial(_epoch, out, folder / "run")
     shutil.rmtree(out)
