@@ -11,7 +11,6 @@ from train.table.rows import Row
 TINY = (
   "data.train_split=train[:128]",
   "data.test_split=test[:50]",
-  "model.name=mlp",
   "model.width=2",
   "train.epochs=1",
   "train.batch_size=32",
