@@ -77,7 +77,7 @@ def test_an_answer_is_what_the_network_says_image_by_image(tmp_path, capsys, mon
   assert set(found) == {"format", "version", "request", "run", "probabilities"}
   assert found["format"] == "djax-answers" and found["version"] == 1
   assert found["request"] == manifest.read(place / "request").sha256
-  assert found["run"]["model"]["name"] == "cnn" and found["run"]["step"] == 8
+  assert found["run"]["model"]["name"] == "mlp" and found["run"]["step"] == 8
   assert found["run"]["key_fingerprint"] == MASTER.fingerprint
   images, _ = directory.open(place / "request").splits["query"].read(np.arange(13))
   want = by_hand(place / "run", images)
