@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from helpers.fresh import ROOT
 
+from djax.attacks.common import views as registered
 from djax.attacks.rmt import placement, several_views
 from djax.audit import scenario
 from djax.ops import augment, metrics
@@ -90,7 +91,9 @@ def test_views_of_different_images_gain_nothing():
 def test_register_finds_shifts_mirrors_and_warps():
   images = smooth_images(20)
   moves = [(-1, 1, False), (2, 0, True), (0, -2, True), (1, 1, False)]
-  maps = np.stack([several_views._moved(SIDE, SIDE, *move) for move in moves])
+  ways = registered.moves((SIDE, SIDE, 2), {"crop": 2, "flip": True})
+  which = [np.flatnonzero((ways.by == (d, a)).all(1))[int(mirror)] for d, a, mirror in moves]
+  maps = np.stack(np.divmod(ways.shown[which], SIDE), -1).reshape(-1, SIDE, SIDE, 2)
   shifted = np.stack([images[:, m[..., 0], m[..., 1]] for m in maps], axis=1)
   found = several_views.register(images, shifted, {"crop": 2, "flip": True})
   again = np.stack(

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-__all__ = ["Moves", "bring_back", "moves", "register"]
+__all__ = ["Moves", "bring_back", "misfits", "moves", "register"]
 
 _ROUNDS = 2
 _CHUNK = 64  # images at a time
@@ -23,11 +23,13 @@ class Moves(NamedTuple):
     shown: int ``[S, H * W]``: the pixel of the original that each pixel of the view shows.
     seen: int ``[S, H * W]``: a pixel of the view that shows each pixel of the original, or -1.
     shift: int ``[S]``: which of the shifts it is; a shift and its mirror image have the same number.
+    by: int ``[S, 2]``: the shift, rows and columns.
   """
 
   shown: np.ndarray
   seen: np.ndarray
   shift: np.ndarray
+  by: np.ndarray
 
 
 def moves(shape: tuple[int, ...], options: Mapping[str, Any]) -> Moves:
@@ -40,17 +42,18 @@ def moves(shape: tuple[int, ...], options: Mapping[str, Any]) -> Moves:
   height, width = shape[:2]
   crop = options.get("crop", 0)
   steps = sorted(range(-crop, crop + 1), key=abs)
-  shown, shift = [], []
+  shown, shift, by = [], [], []
   for number, (down, across) in enumerate((d, a) for d in steps for a in steps):
     rows, columns = _mirrored(np.arange(height) + down), _mirrored(np.arange(width) + across)
     for mirror in (False, True) if options.get("flip") else (False,):
       order = columns[::-1] if mirror else columns
       shown.append((rows[:, None] * width + order).ravel())
       shift.append(number)
+      by.append((down, across))
   every = np.stack(shown)
   seen = np.full_like(every, -1)
   np.put_along_axis(seen, every, np.broadcast_to(np.arange(height * width), every.shape), 1)
-  return Moves(every, seen, np.array(shift))
+  return Moves(every, seen, np.array(shift), np.array(by))
 
 
 def _mirrored(places: np.ndarray) -> np.ndarray:
@@ -80,14 +83,28 @@ def register(estimates: np.ndarray, ways: Moves, *, distinct: bool) -> np.ndarra
     flat = estimates[start : start + _CHUNK].reshape(-1, shape[1], shape[2] * shape[3], shape[4])
     mean = flat[:, 0]
     for _ in range(_ROUNDS):
-      looks = mean[:, ways.shown].reshape(len(flat), len(ways.shown), -1)  # [n, S, D]
-      views = flat[:, 1:].reshape(len(flat), shape[1] - 1, -1)
-      # |v - l|^2 less |v|^2, which is the same for all ways.
-      errors = np.square(looks).sum(-1)[:, None] - 2 * views @ looks.swapaxes(1, 2)
+      errors = misfits(mean, flat[:, 1:], ways)
       for image, error in enumerate(errors):
         chosen[start + image, 1:] = _assigned(error, ways) if apart else error.argmin(1)
       mean = bring_back(flat, chosen[start : start + _CHUNK], ways)
   return chosen
+
+
+def misfits(images: np.ndarray, views: np.ndarray, ways: Moves) -> np.ndarray:
+  """Returns how far each view is from the image in each way: squares, less a number for each view.
+
+  Args:
+    images: float32 ``[t, H * W, C]``.
+    views: float32 ``[t, k, H * W, C]``.
+    ways: in which a view may lie.
+
+  Returns:
+    float32 ``[t, k, S]``.
+  """
+  looks = images[:, ways.shown].reshape(len(images), len(ways.shown), -1)  # [t, S, D]
+  # |v - l|^2 less |v|^2, which is the same for all ways.
+  flat = views.reshape(*views.shape[:2], -1)
+  return np.square(looks).sum(-1)[:, None] - 2 * flat @ looks.swapaxes(1, 2)
 
 
 def bring_back(views: np.ndarray, chosen: np.ndarray, ways: Moves) -> np.ndarray:

@@ -14,6 +14,8 @@ from jax.scipy.ndimage import map_coordinates
 from scipy import sparse
 from scipy.sparse import linalg
 
+from djax.attacks.common import views
+
 __all__ = ["Prior", "combine", "estimate", "prior", "register"]
 
 _FITS = 20
@@ -69,20 +71,16 @@ def register(first: np.ndarray, others: np.ndarray, options: Mapping[str, Any]) 
     float32 ``[t, k, H, W, 2]``: row and column of the first view that each pixel of another shows.
   """
   height, width = first.shape[1:3]
-  crop = options.get("crop", 0)
-  warped = any(options.get(name) for name in ("rotate", "scale", "shear"))
-  side = range(-crop, crop + 1)
-  mirrors = (False, True) if options.get("flip") else (False,)
-  moves = [(down, across, mirror) for down in side for across in side for mirror in mirrors]
-  maps = np.stack([_moved(height, width, *move) for move in moves])
-  errors = []
-  for places in maps:
-    moved = first[:, places[..., 0], places[..., 1]]
-    errors.append(np.square(moved[:, None] - others).sum((2, 3, 4)))
-  best = np.argmin(errors, axis=0)
-  if not warped:
-    return maps[best].astype(np.float32)
-  start = np.array(moves, np.float32)[best, :2]
+  ways = views.moves(first.shape[1:], options)
+  best = []
+  for image, further in zip(first, others, strict=True):
+    flat = further.reshape(1, len(further), height * width, -1)
+    best.append(views.misfits(image.reshape(1, height * width, -1), flat, ways)[0].argmin(1))
+  chosen = np.stack(best)
+  if not any(options.get(name) for name in ("rotate", "scale", "shear")):
+    maps = np.stack(np.divmod(ways.shown, width), -1).reshape(-1, height, width, 2)
+    return maps[chosen].astype(np.float32)
+  start = ways.by[chosen].astype(np.float32)
   return np.clip(_refined(first, others, start), 0, np.array([height - 1, width - 1], np.float32))
 
 
@@ -150,16 +148,6 @@ def _looks(places: np.ndarray) -> sparse.csr_matrix:
   rows = np.tile(np.arange(count * number * height * width), 4)
   entries = (np.concatenate(weights), (rows, np.concatenate(columns)))
   return sparse.csr_matrix(entries, (count * number * height * width, count * height * width))
-
-
-def _moved(height: int, width: int, down: int, across: int, mirror: bool) -> np.ndarray:
-  """Returns the places that a shifted and mirrored view shows, int64 ``[H, W, 2]``."""
-  rows, columns = (
-    np.pad(np.arange(size), abs(shift), mode="reflect")[abs(shift) + shift :][:size]
-    for size, shift in ((height, down), (width, across))
-  )
-  columns = columns[::-1] if mirror else columns
-  return np.stack(np.meshgrid(rows, columns, indexing="ij"), -1)
 
 
 @jax.jit
