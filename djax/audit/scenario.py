@@ -47,6 +47,7 @@ CHUNK = 500  # images disguised at once
 _RUN = 100  # records read in a row: few enough that sorted sources are met everywhere
 _LEAST_TARGETS = 20
 _TARGETS_SHARE = 8
+_TWIN = 4.0
 _PUBLIC_SHARE = 3
 _SPLIT = "train"
 _VIEWS = 1  # of the random streams
@@ -258,6 +259,11 @@ def assemble(
     warnings.append(
       f"{flat.sum()} of the {len(flat)} targets are of one colour: their SSIM says little"
     )
+  if twins := _twins(images[: counts.targets], images[count:]):
+    warnings.append(
+      f"{twins} of the {len(flat)} targets have nearly the same image among the public ones: attacks that learn from "
+      "these look stronger than they are"
+    )
   for part in ("private", "public"):
     given, wanted = getattr(counts, part), getattr(sizes, part)
     if given < wanted:
@@ -284,6 +290,16 @@ def assemble(
     pairs=counts.pairs,
     encodings=encodings,
   )
+
+
+def _twins(targets: np.ndarray, public: np.ndarray) -> int:
+  """Returns how many targets have a public image within ``_TWIN`` grey values, root mean square; flat ones aside."""
+  x, y = (images.reshape(len(images), -1).astype(np.float32) for images in (targets, public))
+  x = x[np.ptp(x, axis=1) > 0]
+  if not len(x) or not len(y):
+    return 0
+  apart = np.square(x).sum(1)[:, None] + np.square(y).sum(1) - 2 * x @ y.T
+  return int((apart.min(1) < _TWIN**2 * x.shape[1]).sum())
 
 
 def divide(given: int, sizes: Sizes) -> Sizes:

@@ -193,6 +193,21 @@ def test_targets_of_one_colour_are_counted(tmp_path):
   assert made.facts["warnings"][0].startswith(f"{flat} of the 30 targets are of one colour")
 
 
+def test_targets_that_are_public_too_are_counted(tmp_path):
+  rng = np.random.default_rng(0)
+  images = rng.integers(0, 250, (200, 8, 8, 1)).astype(np.uint8)
+  images[100:] = images[:100] + rng.integers(0, 4, images[100:].shape, np.uint8)  # twins, nearly
+  save = {f"{split}_labels": np.arange(200) % 2 for split in ("train", "test")}
+  np.savez(tmp_path / "a.npz", train_images=images, test_images=images, **save)
+  made = scenario.from_source(str(tmp_path / "a.npz"), RMT, seed=0, sizes=SIZES)
+  apart = np.abs(made.private[: made.targets, None].astype(int) - made.public[None]).max((2, 3, 4))
+  count = int((apart.min(1) <= 3).sum())
+  assert 0 < count < made.targets
+  assert any(
+    f"{count} of the {made.targets} targets have nearly" in w for w in made.facts["warnings"]
+  )
+
+
 def test_disguises_that_cannot_work_are_refused(tmp_path):
   with pytest.raises(UnsafeError, match="plain disguises nothing"):
     scenario.from_source("digits", {"scheme": "plain"}, seed=0, sizes=SIZES)
