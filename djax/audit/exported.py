@@ -81,7 +81,10 @@ def from_directory(
     progress(0.5, "reading disguised images")
     places = _places(drawn, manifest, split)
     stored, ids = _read_split(data.splits[split], places[rows[:count], 0])
-    further = _read_split(data.splits[split], places[rows[: counts.targets], 1:].reshape(-1))[0]
+    views = manifest.splits[split].views
+    if views > 1:
+      others_of = places[rows[: counts.targets], 1:].reshape(-1)
+      further = _read_split(data.splits[split], others_of)[0]
     labels_and_ids = {split: (labels[:count], ids)}
     for name, others in opened.items():
       if name != split:
@@ -94,7 +97,6 @@ def from_directory(
   origin["stored"] = manifest.dtype
   disguised = restore.values(stored, manifest)
   found = assemble(origin, manifest.spec, classes, images, labels, disguised, counts, sizes)
-  views = manifest.splits[split].views
   if views == 1:
     return found
   shown = restore.values(further, manifest)

@@ -274,7 +274,7 @@ def _add_audit(verbs: Any, *, schemes: bool) -> None:
   )
   if schemes:
     _add_scheme(parser, required=False)
-  views = parser.add_argument_group("views of each target, made before the disguise; with --source")
+  views = parser.add_argument_group("views of each target, with --source")
   views.add_argument("--views", metavar="K", type=_positive, help="the original and K - 1 others")
   views.add_argument("--crop", metavar="C", type=_whole, help="shift by up to C pixels")
   views.add_argument("--flip", action="store_true", help="mirror half of them")
