@@ -248,7 +248,8 @@ def _learn(
     progress=progress,
     settings=settings.network,
   )
-  return lambda facts: predict(facts.reshape(len(facts), -1)).reshape(-1, *images.shape[1:])
+  size = facts[0].size
+  return lambda facts: predict(facts.reshape(-1, size)).reshape(-1, *images.shape[1:])
 
 
 def _laid(

@@ -135,6 +135,8 @@ def learn(
   )
 
   def inverse(disguised):
+    if not len(disguised):
+      return np.zeros((0, *public.shape[1:]), np.float32)
     flat = predict(features.flat(disguised), features.energy(disguised))
     return flat.reshape(-1, *public.shape[1:])
 
