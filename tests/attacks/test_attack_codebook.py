@@ -232,4 +232,5 @@ def test_mnist_shows_with_fifty_pairs(tfds_dir):
   images = sources.load("mnist", "test[:3000]", data_dir=str(tfds_dir)).images
   for unit, permute in ((16, False), (16, True), (2, True)):
     known, originals, _ = world(images[:350], 50, unit_pixels=unit, permute=permute)
-    wins(CODEBOOK, known, originals, 1 if unit == 16 else 4)
+    result = wins(CODEBOOK, known, originals, 1 if unit == 16 else 4)
+    assert result.diagnostics["pairs"] == 50

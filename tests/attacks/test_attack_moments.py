@@ -93,6 +93,16 @@ def test_further_views_lower_the_noise():
   assert psnr(TARGETS, run(dataclasses.replace(known, views=others)).images) < one
 
 
+def test_views_of_large_images_are_not_combined(monkeypatch):
+  known = several(2)
+  monkeypatch.setattr(moments, "_MOST", 255)
+  result = run(known)
+  assert result.diagnostics["views"] == 1
+  assert any("at most 255 values, these have 256" in w for w in result.diagnostics["warnings"])
+  one = run(dataclasses.replace(known, views=None))
+  np.testing.assert_array_equal(result.images, one.images)
+
+
 def test_views_without_noise_change_nothing(plain_case):
   still = np.repeat(plain_case.targets[:, None], 2, 1)
   known = dataclasses.replace(plain_case, views=Views(still, {"crop": 1}))

@@ -35,6 +35,7 @@ __all__ = [
 _SETTLED = 1e-4
 _TRUST = 3.0  # of the eigenvectors of a position against its covariances with all others
 _RIDGE = 1e-3
+_MOST = 4096  # values of an image whose covariance, as a whole, weighs its views
 _POOR = 0.7  # share of covariances unexplained
 
 
@@ -112,8 +113,18 @@ def estimate(
   height, width, _ = known.spec["image_shape"]
   level, before = known.spec["noise_level"], known.spec["noise_place"] == "before"
   targets = known.targets
-  # Without noise one view shows all that the matrices found can show.
-  several = known.views if level and settings.smooth and known.public is not None else None
+  several, warnings = None, warnings_of(known)
+  # Without noise one view shows all that the matrices found can show. Noise is white once undone, unless it came after
+  # matrices that are not orthogonal; then views would be combined by wrong weights.
+  white = before or known.spec["matrix"] == "orthogonal"
+  if known.views is not None and level and settings.smooth and white and known.public is not None:
+    if known.public[0].size <= _MOST:
+      several = known.views
+    else:
+      warnings.append(
+        f"views are combined in images of at most {_MOST} values, these have {known.public[0].size}: the first alone "
+        "is used"
+      )
   if several is not None:
     targets = np.concatenate([targets[:, None], several.disguised], 1)
     targets = targets.reshape(-1, *targets.shape[2:])
@@ -139,7 +150,6 @@ def estimate(
       raw.reshape(shape), result.reshape(shape), known.public, several.options, level
     )
   progress(1.0, "done")
-  warnings = warnings_of(known)
   worst = max(window["residual"] for window in solved)
   if worst > _POOR:
     warnings.append(
