@@ -21,6 +21,11 @@ if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", "")
 if [int(part) for part in importlib.metadata.version("jaxlib").split(".")[:2]] >= [0, 10]:
   os.environ["XLA_FLAGS"] += " --xla_cpu_collective_call_terminate_timeout_seconds=600"
 
+# One thread a worker of pytest-xdist: threads that wait for a core turn round, and took half of the time.
+if "PYTEST_XDIST_WORKER" in os.environ:
+  for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
+    os.environ.setdefault(name, "1")
+
 # Compiling takes most of the time: what one test compiled serves all workers and all processes that tests start.
 # With a limit of size, JAX locks the folder, so that no process reads what another is still writing.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers.audits import nearest_mean
+from helpers.audits import nearest_mean, restored
 
 from configs import base
 from djax import models, schemes, sources
@@ -110,6 +110,7 @@ def quick(monkeypatch):
   test = sources.load("digits", "test")
   examiner = nearest_mean(test.images, test.labels)
   monkeypatch.setattr(runner, "train_examiner", lambda *_, **__: examiner)
+  monkeypatch.setattr(runner.ceiling, "estimate", restored)
 
 
 def test_a_scheme_is_on_the_command_line_and_in_configs(xor, call):

@@ -40,8 +40,8 @@ def sample(folder, command, count):
 @pytest.mark.parametrize(
   ("commands", "count"),
   [
-    (("keygen", "disguise", "restore to .npz", "restore to a folder"), 5),
-    (("train: new run", "train: checkpoint"), 4),
+    (("keygen", "disguise", "restore to .npz", "restore to a folder"), 4),
+    (("train: new run", "train: checkpoint"), 3),
   ],
   ids=["owner", "train"],
 )

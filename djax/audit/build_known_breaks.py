@@ -88,7 +88,7 @@ def write(
       if not left:
         continue
       examiner = examiner or runner.train_examiner(setting, seed=_SEED)
-      report = runner.audit(setting, left, seed=_SEED, examiner=examiner).facts
+      report = runner.audit(setting, left, seed=_SEED, examiner=examiner, with_key=False).facts
       levels = {
         number: {name: judged[name] for name in ("verdict", "by", "pairs", "failed")}
         for number, judged in report["levels"].items()

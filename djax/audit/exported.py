@@ -8,6 +8,8 @@ import numpy as np
 
 from djax import sources
 from djax.attacks.base import Views
+from djax.attacks.common import denoise
+from djax.audit import ceiling
 from djax.audit.scenario import CHUNK, Progress, Scenario, Sizes, assemble, divide, draw_rows, read
 from djax.disguised import directory
 from djax.disguised.manifest import Manifest
@@ -85,6 +87,8 @@ def from_directory(
     if views > 1:
       others_of = places[rows[: counts.targets], 1:].reshape(-1)
       further = _read_split(data.splits[split], others_of)[0]
+    others_too = slice(count, count + denoise.count(images[count:]))
+    public = _read_split(data.splits[split], places[rows[others_too], 0])[0]
     labels_and_ids = {split: (labels[:count], ids)}
     for name, others in opened.items():
       if name != split:
@@ -97,17 +101,19 @@ def from_directory(
   origin["stored"] = manifest.dtype
   disguised = restore.values(stored, manifest)
   found = assemble(origin, manifest.spec, classes, images, labels, disguised, counts, sizes)
-  if views == 1:
-    return found
-  shown = restore.values(further, manifest)
-  options = {name: manifest.views[name] for name in ("crop", "flip")}
-  seen = Views(shown.reshape(counts.targets, views - 1, *shown.shape[1:]), options, distinct=False)
-  warnings = list(found.facts["warnings"])
-  if not manifest.views["together"]:
-    warnings.append(_LINKED)
-  return dataclasses.replace(
-    found, facts={**found.facts, "views": views, "warnings": warnings}, views=seen
-  )
+  if views > 1:
+    shown = restore.values(further, manifest)
+    options = {name: manifest.views[name] for name in ("crop", "flip")}
+    shape = (counts.targets, views - 1, *shown.shape[1:])
+    seen = Views(shown.reshape(shape), options, distinct=False)
+    warnings = list(found.facts["warnings"])
+    if not manifest.views["together"]:
+      warnings.append(_LINKED)
+    facts = {**found.facts, "views": views, "warnings": warnings}
+    found = dataclasses.replace(found, facts=facts, views=seen)
+  back = Disguiser(manifest.spec, drawn).restored
+  given = ceiling.restored(back, found.known(0), lambda: restore.values(public, manifest))
+  return dataclasses.replace(found, opened=given)
 
 
 def _places(drawn: record_noise.RecordStreams, manifest: Manifest, split: str) -> np.ndarray:

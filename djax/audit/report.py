@@ -84,6 +84,8 @@ gives, 1 the originals themselves.</p>
 <p>The attacker had {sizes["private"]} disguised images and {sizes["public"]} public images of the same
 kind{pairs}{views}. None of these originals is a target.</p>
 <ul>{warnings}</ul>
+<h2>What the key gives back</h2>
+<p>With the key: {text(facts["ceiling"]["words"])}.</p>
 <h2>What the noise alone proves</h2>
 <p>Whatever an attacker does: {text(facts["noise_alone"]["words"])}.</p>
 <h2>How verdicts are made</h2>

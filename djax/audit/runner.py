@@ -12,7 +12,7 @@ import numpy as np
 import djax
 from djax.attacks import base
 from djax.attacks.base import Attack
-from djax.audit import bounds, evaluator, verdicts
+from djax.audit import bounds, ceiling, evaluator, verdicts
 from djax.audit.scenario import Progress, Scenario
 from djax.errors import ConfigError, nearest
 
@@ -58,6 +58,7 @@ def audit(
   *,
   seed: int,
   examiner: evaluator.Examiner | None = None,
+  with_key: bool = True,
   progress: Progress = lambda fraction, word: None,
 ) -> Outcome:
   """Attacks a setting and judges the results.
@@ -67,6 +68,7 @@ def audit(
     attacks: rows of ``attacks.ATTACKS``.
     seed: of the attacks and of the examiner.
     examiner: trained on originals that are no targets; trained here by default.
+    with_key: whether to measure what the key gives back.
     progress: told how far it is.
   """
   start = time.perf_counter()
@@ -88,6 +90,12 @@ def audit(
     rows.append(row)
     if images is not None and attack.name != "examiner":  # what it says is what is seen already
       pictures[attack.name] = images[first]
+  ceiling_facts = {}
+  if with_key:
+    found, images = _ceiling(setting, rows, seed, examiner, constant, progress)
+    ceiling_facts = {"ceiling": found}
+    if images is not None:
+      pictures["with the key"] = images[first]
   warnings = [*setting.facts["warnings"], *_warnings(rows)]
   facts = {
     "format": FORMAT,
@@ -108,6 +116,7 @@ def audit(
       np.concatenate([setting.private[setting.targets :], setting.public]),
       views=setting.facts.get("views", 1),
     ),
+    **ceiling_facts,
     "levels": {str(number): verdicts.level(rows, number) for number in (1, 2)},
     "attacks": rows,
     "thresholds": {name: value for name, (value, _) in verdicts.THRESHOLDS.items()},
@@ -181,6 +190,39 @@ def _attack(
   best = max(range(len(runs)), key=lambda i: runs[i]["scores"]["ssim"]["median"])
   row["shown"] = runs[best]["pairs"]
   return row, shown[best]
+
+
+def _ceiling(
+  setting: Scenario,
+  rows: Sequence[Mapping[str, Any]],
+  seed: int,
+  examiner: evaluator.Examiner,
+  constant: np.ndarray,
+  progress: Progress,
+) -> tuple[dict[str, Any], np.ndarray | None]:
+  """Returns what the key gives back, beside the best attack, and the images; None where it gives nothing back."""
+  if isinstance(setting.opened, str):
+    return {"words": f"not measured: {setting.opened}"}, None
+  start = time.perf_counter()
+  images, how = ceiling.estimate(
+    setting.opened,
+    setting.public,
+    setting.spec,
+    seed=seed,
+    progress=lambda done, word: progress(1.0, word),
+  )
+  targets = slice(setting.targets)
+  scores = verdicts.measure(
+    setting.private[targets], setting.labels[targets], images, constant, examiner
+  )
+  best = max((run["scores"]["ssim"]["median"] for row in rows for run in row["runs"]), default=None)
+  found = {
+    **how,
+    "scores": scores,
+    "seconds": time.perf_counter() - start,
+    "words": ceiling.words(scores, how, setting.facts.get("views", 1), best),
+  }
+  return found, images
 
 
 def _warnings(rows: Sequence[Mapping[str, Any]]) -> list[str]:

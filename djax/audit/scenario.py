@@ -18,6 +18,8 @@ import numpy as np
 
 from djax import keys, schemes, sources
 from djax.attacks.base import Known, Views
+from djax.attacks.common import denoise
+from djax.audit import ceiling
 from djax.errors import ConfigError, DataError, UnsafeError
 from djax.ops import augment
 from djax.owner import record_noise
@@ -92,6 +94,7 @@ class Scenario:
     pairs: numbers of known pairs, rising.
     encodings: how many of ``disguised`` show the same private image: 1, but for a scheme that mixes images.
     views: further ones of the targets, or None.
+    opened: what the key gives back, which no attack sees; or why it gives nothing back.
   """
 
   facts: Mapping[str, Any]
@@ -107,6 +110,7 @@ class Scenario:
   pairs: tuple[int, ...]
   encodings: int = 1
   views: Views | None = None
+  opened: ceiling.Opened | str = "the key was not at hand"
 
   def known(self, pairs: int) -> Known:
     """Returns what an attacker has.
@@ -195,15 +199,21 @@ def from_source(
     except ValueError as error:  # such as aes of floats
       raise ConfigError(str(error)) from error
   found = assemble(facts, spec, classes, images, labels, np.concatenate(parts), counts, sizes)
-  if views == 1:
-    return found
-  progress(1.0, "disguising views")
-  further = _views(images[: counts.targets], views, options or {}, seed)
-  numbers = len(records) * np.arange(1, views) + rows[: counts.targets, None]
-  flat = further.reshape(-1, *images.shape[1:])
-  shown = disguiser.images(flat, _SPLIT, numbers.reshape(-1).tolist())
-  seen = Views(shown.reshape(*further.shape[:2], *shown.shape[1:]), dict(options or {}))
-  return dataclasses.replace(found, facts={**found.facts, "views": views}, views=seen)
+  if views > 1:
+    progress(1.0, "disguising views")
+    further = _views(images[: counts.targets], views, options or {}, seed)
+    numbers = len(records) * np.arange(1, views) + rows[: counts.targets, None]
+    flat = further.reshape(-1, *images.shape[1:])
+    shown = disguiser.images(flat, _SPLIT, numbers.reshape(-1).tolist())
+    seen = Views(shown.reshape(*further.shape[:2], *shown.shape[1:]), dict(options or {}))
+    found = dataclasses.replace(found, facts={**found.facts, "views": views}, views=seen)
+  some = slice(count, count + denoise.count(images[count:]))
+
+  def public() -> np.ndarray:
+    return disguiser.images(images[some], _SPLIT, rows[some].tolist())
+
+  opened = ceiling.restored(disguiser.restored, found.known(0), public)
+  return dataclasses.replace(found, opened=opened)
 
 
 def _views(images: np.ndarray, count: int, options: Mapping[str, Any], seed: int) -> np.ndarray:
@@ -369,7 +379,7 @@ def _encoded(
   disguised, seen = (np.concatenate(parts)[order] for parts in zip(*mixed, strict=True))
   rows = np.concatenate([order % count, np.arange(count, len(images))])
   counts = dataclasses.replace(counts, private=len(order), targets=count)
-  return assemble(
+  found = assemble(
     {**facts, "encodings": encodings},
     scheme.spec.to_dict(),
     classes,
@@ -381,6 +391,12 @@ def _encoded(
     seen_labels=seen,
     encodings=encodings,
   )
+  opened = ceiling.restored(
+    lambda shown: np.asarray(scheme.restore(key, jax.numpy.asarray(shown))),
+    found.known(0),
+    lambda: images[count:],
+  )
+  return dataclasses.replace(found, opened=opened)
 
 
 def _tokens(

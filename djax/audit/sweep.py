@@ -179,7 +179,9 @@ def _cell(
     return {"refused": str(error), "utility": None, "attacks": [], "levels": {}}, examiner
   examiner = examiner or runner.train_examiner(attacked, seed=plan.seed, progress=progress)
   attacks = [table[name] for name in plan.attacks]
-  outcome = runner.audit(attacked, attacks, seed=plan.seed, examiner=examiner, progress=progress)
+  outcome = runner.audit(
+    attacked, attacks, seed=plan.seed, examiner=examiner, with_key=False, progress=progress
+  )
   utility = _utility(attacked, plan.seed, examiner, progress)
   audit = {name: outcome.facts[name] for name in ("attacks", "levels", "seconds")}
   return {"refused": "", "utility": utility, **audit}, examiner

@@ -268,6 +268,7 @@ def _lines(outcome: Outcome, out: Path) -> list[str]:
     f"level {number}: {level['verdict'] or verdicts.UNTRIED}. {level['words']}"
     for number, level in facts["levels"].items()
   ]
+  words.append(f"with the key: {facts['ceiling']['words']}")
   words.append(f"noise alone: {facts['noise_alone']['words']}")
   words += [f"warning: {warning}" for warning in facts["setting"]["warnings"]]
   for line in words:

@@ -2,6 +2,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+from helpers.encrypted import figures
 from helpers.fields import (
   PRIVATE,
   PUBLIC,
@@ -20,12 +21,13 @@ from helpers.fields import (
 
 from djax import errors
 from djax.attacks.base import Known, Views
-from djax.attacks.common import statistics
-from djax.attacks.rmt import moments
+from djax.attacks.common import denoise, statistics
+from djax.attacks.rmt import moments, several_views
 from djax.host import augment
 from djax.ops import blocks
 
 ROUGH, NO_SWEEPS = moments.Settings(smooth=False), moments.Settings(sweeps=0)
+QUICK = moments.Settings(network=dataclasses.replace(denoise.USUAL, steps=40))
 
 
 def case(noise_level=0.0, public=PUBLIC, **options):
@@ -66,8 +68,20 @@ def test_wins_without_public_images():
 def test_noise_is_the_only_limit_and_smoothing_helps(place):
   scheme, key, known = case(25.0, noise_place=place)
   floor = psnr(TARGETS, np.asarray(scheme.restore(key, known.targets)))
-  assert psnr(TARGETS, run(known).images) > floor + 1
+  assert psnr(TARGETS, run(known, settings=QUICK).images) > floor + 1
   assert floor - 2 < psnr(TARGETS, run(known, settings=ROUGH).images) < floor + 0.2
+
+
+def test_a_network_takes_more_noise_off_drawings_than_a_linear_filter():
+  private, targets, public = (
+    figures(n, seed=s).astype(np.uint8) for s, n in ((1, 2000), (2, 30), (3, 2000))
+  )
+  scheme, key = scheme_and_key(permute=False, noise_level=100.0)
+  result = run(known_of(scheme, key, private, targets, public))
+  how = result.diagnostics["denoised"]
+  assert how["method"] == "network" and how["validation"]["network"] > how["validation"]["linear"]
+  floor = psnr(targets, np.clip(scheme.restore(key, disguise(scheme, key, targets)), 0, 255))
+  assert psnr(targets, result.images) > floor + 3
 
 
 def several(count):
@@ -85,21 +99,21 @@ def several(count):
 
 def test_further_views_lower_the_noise():
   known = several(5)
-  one = psnr(TARGETS, run(dataclasses.replace(known, views=None)).images)
-  result = run(known)
+  one = psnr(TARGETS, run(dataclasses.replace(known, views=None), settings=QUICK).images)
+  result = run(known, settings=QUICK)
   assert result.diagnostics["views"] == 6
   assert psnr(TARGETS, result.images) > one + 2
   others = known.views._replace(disguised=np.roll(known.views.disguised, 1, 0))
-  assert psnr(TARGETS, run(dataclasses.replace(known, views=others)).images) < one
+  assert psnr(TARGETS, run(dataclasses.replace(known, views=others), settings=QUICK).images) < one
 
 
 def test_views_of_large_images_are_not_combined(monkeypatch):
   known = several(2)
-  monkeypatch.setattr(moments, "_MOST", 255)
-  result = run(known)
+  monkeypatch.setattr(several_views, "MOST", 255)
+  result = run(known, settings=QUICK)
   assert result.diagnostics["views"] == 1
   assert any("at most 255 values, these have 256" in w for w in result.diagnostics["warnings"])
-  one = run(dataclasses.replace(known, views=None))
+  one = run(dataclasses.replace(known, views=None), settings=QUICK)
   np.testing.assert_array_equal(result.images, one.images)
 
 

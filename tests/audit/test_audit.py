@@ -46,7 +46,7 @@ def examiner():
 
 
 def audited(made, attacks, examiner):
-  return runner.audit(made, attacks, seed=SEED, examiner=examiner)
+  return runner.audit(made, attacks, seed=SEED, examiner=examiner, with_key=False)
 
 
 # The setting.

@@ -106,6 +106,7 @@ def test_the_table_on_stdout_says_what_came_of_each(done):
   assert lines["report"].endswith(str(folder / "audit.html"))
   assert "level 1: broken. " in out and "level 2: broken. " in out
   assert "noise alone: who has the key tells an image" in out
+  assert "with the key: restoring gives a median SSIM of" in out
 
 
 def test_the_page_is_whole_and_asks_for_nothing(done):
@@ -121,7 +122,9 @@ def test_the_page_is_whole_and_asks_for_nothing(done):
   style = text[text.index("<style>") : text.index("</style>")]
   assert "url(" not in style and "@import" not in style and "@font-face" not in style
   assert "keep it on your machine" in page.text
-  assert page.tags.count("img") == len(("originals", "disguised", "perfect", "useless", "paired"))
+  assert page.tags.count("img") == len(
+    ("originals", "disguised", "perfect", "useless", "paired", "with the key")
+  )
   assert page.tags.count("svg") == 2  # both measures over known pairs
   for word in ("Level 1", "Level 2", "RuntimeError: out of luck", "not rmt", "mind"):
     assert word in page.text
@@ -152,8 +155,9 @@ def test_names_are_escaped():
   made |= {"source": "a&b", "key": '"', "warnings": ["<script>"]}
   made["sizes"]["pairs"] = [5]
   facts["noise_alone"] = {"words": "<i>"}
+  facts["ceiling"] = {"words": "<u>"}
   page = report.page(runner.Outcome({**facts, "setting": made}, {}))
-  assert "<b>" not in page and "<script>" not in page and "<i>" not in page
+  assert "<b>" not in page and "<script>" not in page and "<i>" not in page and "<u>" not in page
   assert "&lt;b&gt; on a&amp;b" in page and "&lt;script&gt;" in page
 
 
@@ -445,7 +449,7 @@ def felt(call, fakes, monkeypatch, tmp_path):
 
     return hear
 
-  facts = {"attacks": [], "levels": {}, "noise_alone": {"words": "w"}}
+  facts = {"attacks": [], "levels": {}, "noise_alone": {"words": "w"}, "ceiling": {"words": "w"}}
   outcome = runner.Outcome({**facts, "setting": {"warnings": []}}, {})
   for module, name, gives in (
     (scenario, "from_source", "made"),

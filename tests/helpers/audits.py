@@ -86,6 +86,12 @@ def quick(monkeypatch, attacks):
   monkeypatch.setattr(audit, "ATTACKS", {attack.name: attack for attack in attacks})
   monkeypatch.setattr(scenario, "FAST", SIZES)
   monkeypatch.setattr(runner, "train_examiner", lambda *_, **__: examiner)
+  monkeypatch.setattr(runner.ceiling, "estimate", restored)
+
+
+def restored(opened, *rest, **options):
+  """What ``ceiling.estimate`` gives, without taking noise off."""
+  return opened.targets[:, 0], {"method": "restored", "views": 1, "validation": {}}
 
 
 def refused(answer, code, message):

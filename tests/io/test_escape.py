@@ -345,6 +345,7 @@ def outcome(text):
   levels = {"1": {"verdict": "leaks", "words": text}}
   facts = {"setting": setting, "attacks": rows, "levels": levels, "thresholds": {}}
   facts["noise_alone"] = {"words": "nothing"}
+  facts["ceiling"] = {"words": "nothing"}
   return runner.Outcome({**facts, "seed": text, "seconds": 1.0, "djax": text}, {})
 
 

@@ -963,7 +963,11 @@ def test_without_fcntl_everything_is_imported():
   ids=["keygen", "disguise", "train"],
 )
 @pytest.mark.slow
-def test_without_fcntl_what_needs_a_lock_ends_in_a_line_and_writes_nothing(tmp_path, work):
+def test_without_fcntl_what_needs_a_lock_ends_in_a_line_and_writes_nothing(
+  tmp_path, work, monkeypatch
+):
+  # Without fcntl JAX waits for lock files of the other tests' cache, ten seconds a program.
+  monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
   keyfile.write(tmp_path / "key", keys.Master(bytes(32)), passphrase=None)
   done = run_code(
     NO_FCNTL

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from helpers import tables
-from helpers.audits import nearest_mean
+from helpers.audits import nearest_mean, restored
 from helpers.fresh import ROOT
 from helpers.tables import STEMMED, TABLE, TINY, fake_audit, fake_run
 
@@ -336,6 +336,7 @@ def test_an_audit_attacks_what_the_config_disguises(monkeypatch):
   digits = sources.load("digits", "test")
   examiner = nearest_mean(digits.images, digits.labels)
   monkeypatch.setattr("djax.audit.runner.train_examiner", lambda *_, **__: examiner)
+  monkeypatch.setattr("djax.audit.ceiling.estimate", restored)
   stages = []
   facts = runner.attack(rows.config_of(TABLE[0], 1), lambda _, word: stages.append(word))
   assert any(word.startswith("procrustes") for word in stages)

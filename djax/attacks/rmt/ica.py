@@ -40,13 +40,12 @@ def attack(
 ) -> Estimate:
   """Estimates the originals of the targets from disguised and public images.
 
-  Of ``known``, ``disguised`` and ``public`` are used. Nothing is drawn.
+  Of ``known``, ``disguised`` and ``public`` are used. The seed is that of the network against noise.
 
   Returns:
-    The estimates, smoothed where there is noise, as for ``moments``.
+    The estimates, smoothed and denoised where there is noise, as for ``moments``.
   """
-  del seed
-  return moments.estimate(known, solve=_solve, progress=progress, settings=settings)
+  return moments.estimate(known, solve=_solve, seed=seed, progress=progress, settings=settings)
 
 
 def _solve(

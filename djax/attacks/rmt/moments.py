@@ -16,9 +16,10 @@ from scipy.sparse.linalg import eigsh
 
 from djax import schemes
 from djax.attacks.base import Attack, Estimate, Known, Progress
-from djax.attacks.common import linear, statistics
+from djax.attacks.common import denoise, linear, statistics
 from djax.attacks.common.statistics import Layout, Moments
 from djax.attacks.rmt import several_views
+from djax.host import blockwise
 from djax.schemes import Trait
 
 __all__ = [
@@ -35,7 +36,6 @@ __all__ = [
 _SETTLED = 1e-4
 _TRUST = 3.0  # of the eigenvectors of a position against its covariances with all others
 _RIDGE = 1e-3
-_MOST = 4096  # values of an image whose covariance, as a whole, weighs its views
 _POOR = 0.7  # share of covariances unexplained
 
 
@@ -46,6 +46,7 @@ class Settings:
   sweeps: int = 40  # over all matrices, at most
   smooth: bool = True  # whether estimates with noise are smoothed
   window: int = statistics.WINDOW  # values of a piece of the image that is solved at once, at most
+  network: denoise.Settings = denoise.USUAL  # against noise
 
 
 _SETTINGS = Settings()
@@ -67,14 +68,14 @@ def attack(
 ) -> Estimate:
   """Estimates the originals of the targets from disguised images, and public ones where there are any.
 
-  Of ``known``, ``disguised`` is used, and ``public`` where given. Nothing is drawn.
+  Of ``known``, ``disguised`` is used, and ``public`` where given. The seed is that of the network.
 
   Returns:
     The estimates. With noise they are also smoothed by the linear filter that the same statistics give
-    (``diagnostics["smoothed"]``).
+    (``diagnostics["smoothed"]``), and by a network that learns from public images under noise of their own
+    (``diagnostics["denoised"]``).
   """
-  del seed
-  return estimate(known, solve=_solve, progress=progress, settings=settings)
+  return estimate(known, solve=_solve, seed=seed, progress=progress, settings=settings)
 
 
 def estimate_matrices(known: Known) -> tuple[np.ndarray, dict[str, Any]]:
@@ -97,6 +98,7 @@ def estimate(
   known: Known,
   *,
   solve: Callable[..., tuple[np.ndarray, Moments, dict[str, Any]]],
+  seed: int,
   progress: Progress,
   settings: Settings,
 ) -> Estimate:
@@ -105,6 +107,7 @@ def estimate(
   Args:
     known: what the attacker has.
     solve: ``(known, layout, window, settings) -> (inverse matrices [G, n, n], moments of originals, diagnostics)``.
+    seed: of the network against noise.
     progress: called with the fraction done and the current step.
     settings: of the solution.
   """
@@ -114,22 +117,30 @@ def estimate(
   level, before = known.spec["noise_level"], known.spec["noise_place"] == "before"
   targets = known.targets
   several, warnings = None, warnings_of(known)
-  # Without noise one view shows all that the matrices found can show. Noise is white once undone, unless it came after
-  # matrices that are not orthogonal; then views would be combined by wrong weights.
-  white = before or known.spec["matrix"] == "orthogonal"
-  if known.views is not None and level and settings.smooth and white and known.public is not None:
-    if known.public[0].size <= _MOST:
-      several = known.views
-    else:
-      warnings.append(
-        f"views are combined in images of at most {_MOST} values, these have {known.public[0].size}: the first alone "
-        "is used"
-      )
+  how: dict[str, Any] = {}
+  rehearsed = np.zeros((0, *targets.shape[1:]), np.float32)
+  # Without noise one view shows all that the matrices found can show. Where noise is not white once undone, views would
+  # be combined by wrong weights, and a network would learn from noise of another kind.
+  white = level and settings.smooth and several_views.has_white_noise(known.spec)
+  if white and known.public is not None:
+    if known.views is not None:
+      if known.public[0].size <= several_views.MOST:
+        several = known.views
+      else:
+        warnings.append(
+          f"views are combined in images of at most {several_views.MOST} values, these have {known.public[0].size}: "
+          "the first alone is used"
+        )
+    count = 1 if several is None else 1 + several.disguised.shape[1]
+    noisy = denoise.rehearse(known.public, level, count, seed)
+    if several is None:
+      rehearsed = blockwise.pad_to_blocks(noisy, block_size=known.spec["block_size"])
   if several is not None:
     targets = np.concatenate([targets[:, None], several.disguised], 1)
     targets = targets.reshape(-1, *targets.shape[2:])
   raw = np.empty(targets.shape, np.float32)
   result = raw.copy() if level and settings.smooth else raw
+  filtered = rehearsed.copy()
   windows, solved = layout.windows(settings.window), []
   for index, (down, across, part) in enumerate(windows):
     progress(index / len(windows), f"window {index + 1} of {len(windows)}")
@@ -141,13 +152,37 @@ def estimate(
     if level and settings.smooth:
       x = _smooth(x, originals, np.eye(x.shape[-1]) if before else inverse, level**2 / 12)
       result[:, down, across] = part.images(x.astype(np.float32))
+    if len(rehearsed):
+      x = part.units(rehearsed[:, down, across]).astype(np.float64)
+      x = _smooth(x, originals, np.eye(x.shape[-1]), level**2 / 12)
+      filtered[:, down, across] = part.images(x.astype(np.float32))
   raw, result = raw[:, :height, :width], result[:, :height, :width]
   if several is not None:
     assert known.public is not None
     progress(0.9, "combining views")
+    kind = several_views.prior(known.public)
     shape = (len(known.targets), -1, *raw.shape[1:])
     result = several_views.estimate(
-      raw.reshape(shape), result.reshape(shape), known.public, several.options, level
+      raw.reshape(shape), result.reshape(shape), kind, several.options, level
+    )
+    filtered = several_views.smooth(noisy, kind, level**2 / 12 / count)
+    result, how = denoise.improve(
+      {"linear": result},
+      {"linear": filtered},
+      known.public,
+      seed=seed,
+      progress=progress,
+      settings=settings.network,
+    )
+  elif len(rehearsed):
+    assert known.public is not None
+    result, how = denoise.improve(
+      {"raw": raw, "linear": result},
+      {"raw": noisy, "linear": filtered[:, :height, :width]},
+      known.public,
+      seed=seed,
+      progress=progress,
+      settings=settings.network,
     )
   progress(1.0, "done")
   worst = max(window["residual"] for window in solved)
@@ -158,6 +193,7 @@ def estimate(
   diagnostics = {
     "windows": solved,
     "smoothed": bool(level and settings.smooth),
+    "denoised": how,
     "statistics": "image model" if known.public is None else "public images",
     "views": len(targets) // max(1, len(known.targets)),
     "warnings": warnings,

@@ -14,13 +14,27 @@ from jax.scipy.ndimage import map_coordinates
 from scipy import sparse
 from scipy.sparse import linalg
 
+from djax import schemes
 from djax.attacks.common import views
+from djax.schemes import Trait
 
-__all__ = ["Prior", "combine", "estimate", "prior", "register"]
+__all__ = [
+  "MOST",
+  "Prior",
+  "combine",
+  "estimate",
+  "has_white_noise",
+  "prior",
+  "register",
+  "smooth",
+]
+
+MOST = 4096  # values of an image whose covariance is measured as a whole
 
 _FITS = 20
 _STEPS, _SETTLED = 200, 1e-4
 _DAMPING = 1e-2
+_CHUNK = 100
 
 
 class Prior(NamedTuple):
@@ -37,15 +51,46 @@ class Prior(NamedTuple):
   vectors: np.ndarray
 
 
+def has_white_noise(spec: Mapping[str, Any]) -> bool:
+  """Returns whether the noise is white once the matrices are undone: not where it came after projection matrices.
+
+  Args:
+    spec: ``SchemeSpec.to_dict()``.
+  """
+  if Trait.MATRICES not in schemes.traits(spec):
+    return False
+  return spec["noise_place"] == "before" or spec["matrix"] == "orthogonal"
+
+
+def smooth(images: np.ndarray, kind: Prior, variance: float) -> np.ndarray:
+  """Takes white noise off by the linear filter of least squared error.
+
+  Args:
+    images: float32 ``[n, H, W, C]``.
+    kind: of images.
+    variance: of the noise.
+
+  Returns:
+    float32 ``[n, H, W, C]``.
+  """
+  still = np.moveaxis(np.indices(images.shape[1:3]), 0, -1).astype(np.float32)
+  parts = []
+  for start in range(0, len(images), _CHUNK):
+    part = images[start : start + _CHUNK, None]
+    places = np.broadcast_to(still, (len(part), 1, *still.shape))  # each lies as itself
+    parts.append(combine(part, places, kind, variance))
+  return np.concatenate(parts)
+
+
 def estimate(
-  raw: np.ndarray, smooth: np.ndarray, public: np.ndarray, options: Mapping[str, Any], level: float
+  raw: np.ndarray, single: np.ndarray, kind: Prior, options: Mapping[str, Any], level: float
 ) -> np.ndarray:
   """Estimates originals from single estimates of all their views.
 
   Args:
     raw: float32 ``[t, K, H, W, C]``, views with their noise less its mean; the first lies as the original.
-    smooth: float32 ``[t, K, H, W, C]``, the same without noise as far as one view shows it.
-    public: ``[m, H, W, C]``, images of the same kind.
+    single: float32 ``[t, K, H, W, C]``, the same without noise as far as one view shows it.
+    kind: of images.
     options: of ``djax.ops.augment.view``.
     level: of the noise, N: uniform on ``[0, N)``.
 
@@ -55,8 +100,8 @@ def estimate(
   height, width = raw.shape[2:4]
   still = np.moveaxis(np.indices((height, width)), 0, -1).astype(np.float32)
   still = np.broadcast_to(still, (len(raw), 1, *still.shape))
-  others = register(smooth[:, 0], smooth[:, 1:], options)
-  return combine(raw, np.concatenate([still, others], 1), prior(public), level**2 / 12)
+  others = register(single[:, 0], single[:, 1:], options)
+  return combine(raw, np.concatenate([still, others], 1), kind, level**2 / 12)
 
 
 def register(first: np.ndarray, others: np.ndarray, options: Mapping[str, Any]) -> np.ndarray:
