@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from djax.attacks.base import Known, Progress
+from djax.attacks.base import Known, Progress, Views
 from djax.attacks.common import denoise
 from djax.attacks.rmt import several_views
 from djax.errors import NotInvertibleError
@@ -28,12 +28,12 @@ class Opened(NamedTuple):
   Attributes:
     targets: float32 ``[t, K, H, W, C]``, their views; the first lies as the original.
     public: float32 ``[m, H, W, C]``, public images that were disguised with the same key.
-    options: of ``djax.ops.augment.view``, for the other views.
+    views: how the other views of the targets were made, or None if there are none.
   """
 
   targets: np.ndarray
   public: np.ndarray
-  options: Mapping[str, Any]
+  views: Views | None
 
 
 def restored(
@@ -57,11 +57,11 @@ def restored(
   try:
     targets = back(known.targets)[:, None]
     if known.views is None:
-      return Opened(targets, back(disguised_public()), {})
+      return Opened(targets, back(disguised_public()), None)
     seen = known.views.disguised
     further = back(seen.reshape(-1, *seen.shape[2:])).reshape(*seen.shape[:2], *targets.shape[2:])
     targets = np.concatenate([targets, further], 1)
-    return Opened(targets, back(disguised_public()), known.views.options)
+    return Opened(targets, back(disguised_public()), known.views)
   except NotInvertibleError as error:
     return str(error)
 
@@ -91,12 +91,12 @@ def estimate(
     variance = level**2 / 12
     flat = opened.targets.reshape(-1, *opened.targets.shape[2:])
     smooth = several_views.smooth(flat, kind, variance).reshape(opened.targets.shape)
-    if views > 1:
+    if opened.views is not None:
       progress(0.1, "combining views")
-      noisy = denoise.rehearse(public[:count], level, views, seed)
-      combined = several_views.estimate(opened.targets, smooth, kind, opened.options, level)
-      estimates = {"linear": combined}
-      rehearsed = {"linear": several_views.smooth(noisy, kind, variance / views)}
+      seen = opened.views
+      combined = several_views.estimate(opened.targets, smooth, kind, seen.options, level)
+      shown = several_views.rehearse(public[:count], kind, seen, level, views, seed)
+      estimates, rehearsed = {"linear": combined}, {"linear": shown}
     else:
       estimates["linear"] = smooth[:, 0]
       rehearsed["linear"] = several_views.smooth(opened.public, kind, variance)

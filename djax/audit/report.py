@@ -90,7 +90,7 @@ kind{pairs}{views}. None of these originals is a target.</p>
 <p>Whatever an attacker does: {text(facts["noise_alone"]["words"])}.</p>
 <h2>How verdicts are made</h2>
 <dl>{"".join(_threshold(name) for name in facts["thresholds"])}
-<dt>{text(verdicts.VERDICTS[2])}</dt><dd>neither of the two. It is a statement about these attacks, not about the
+<dt>{text(verdicts.VERDICTS[-1])}</dt><dd>none of these. It is a statement about these attacks, not about the
 disguise.</dd></dl>
 <p>The examiner is a network trained on originals that are no targets; its accuracy is read between one guess for all
 images (0) and what it reaches on the originals (1). Estimates that are better when all of them are mirrored left to

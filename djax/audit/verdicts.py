@@ -1,4 +1,4 @@
-"""Verdicts, defined and not felt: from scores and their chance levels to *broken*, *leaks*, *not broken*.
+"""Verdicts by thresholds: from scores and their chance levels to *broken*, *leaks*, *too few to say*, *not broken*.
 
 Both measures are read between two marks, chance, 0, and the originals themselves, 1:
 
@@ -22,6 +22,7 @@ __all__ = [
   "EXAMINER_USABLE",
   "SSIM_LEAKS",
   "THRESHOLDS",
+  "UNSEEN",
   "UNTRIED",
   "VERDICTS",
   "level",
@@ -31,13 +32,14 @@ __all__ = [
 ]
 
 UNTRIED = "nothing tried"
-VERDICTS = ("broken", "leaks", "not broken by these attacks")
+VERDICTS = ("broken", "leaks", "too few to say", "not broken by these attacks")  # worst first
 
 BROKEN = 0.5
 SSIM_LEAKS = 0.05
 EXAMINER_LEAKS = 0.1
 EXAMINER_USABLE = 0.2
 CLEAR = 4.0
+UNSEEN = 0.1
 
 THRESHOLDS = {
   "broken": (
@@ -57,6 +59,11 @@ THRESHOLDS = {
   "clear": (
     CLEAR,
     "standard errors by which a difference must stand out to count at all: by chance once in 30 000 comparisons",
+  ),
+  "too few to say": (
+    UNSEEN,
+    "of SSIM by which estimates are nearer to their own originals would not stand out clearly: there are too few "
+    "targets for that, and the verdict is neither broken nor not",
   ),
   "examiner heard": (
     EXAMINER_USABLE,
@@ -87,8 +94,9 @@ def measure(
   Returns:
     As JSON types ``mse``, ``psnr`` (at most 100 dB) and ``ssim`` as ``median`` and ``quartiles``; ``ssim_constant`` and
     ``ssim_others``, medians of the two controls; ``ssim_above_chance``; ``lift``, by how much SSIM with the own
-    original exceeds that with another on average, and ``lift_errors``, in standard errors; ``accuracy``, ``success``,
-    ``above_chance`` of the examiner, its ``plain_accuracy``, ``chance`` and ``accuracy_errors``.
+    original exceeds that with another on average, ``lift_errors``, the same in standard errors, and ``lift_seen``,
+    what would have stood out clearly; ``accuracy``, ``success``, ``above_chance`` of the examiner, its
+    ``plain_accuracy``, ``chance`` and ``accuracy_errors``.
   """
   x, y = originals.astype(np.float32), estimates.astype(np.float32)
   scores = evaluator.score(x, labels, y, examiner)
@@ -108,6 +116,7 @@ def measure(
     "ssim_above_chance": float((np.median(scores.ssim) - floor) / max(1 - floor, _LEAST_ROOM)),
     "lift": float(np.mean(lift)),
     "lift_errors": float(np.mean(lift) / max(error, 1e-6)),
+    "lift_seen": float(CLEAR * error),
     "accuracy": scores.accuracy,
     "success": scores.success,
     "above_chance": scores.above_chance,
@@ -130,7 +139,7 @@ def verdict(measured: Mapping[str, Any]) -> str:
   recognised = measured["above_chance"] if heard else 0.0
   belongs = abs(measured["lift"]) >= SSIM_LEAKS and abs(measured["lift_errors"]) >= CLEAR
   if not belongs and not (recognised >= EXAMINER_LEAKS and measured["accuracy_errors"] >= CLEAR):
-    return VERDICTS[2]
+    return VERDICTS[2 if measured["lift_seen"] > UNSEEN else 3]
   return VERDICTS[max(measured["ssim_above_chance"], recognised) < BROKEN]
 
 
@@ -172,6 +181,11 @@ def level(rows: Sequence[Mapping[str, Any]], number: int) -> dict[str, Any]:
       f"{_WHO[number]} learns something of the pictures, or of what they show ({', '.join(by)}): more than guessing "
       "gives, less than the line drawn for broken. Look at what comes back, and use it only where that may be seen; "
       "stronger attacks may get further."
+    )
+  elif reached == VERDICTS[2]:
+    words = (
+      f"What ran ({', '.join(row['name'] for row in within if row['runs'])}) brought nothing clear back, but there are "
+      "too few targets: less than a plain leak would not have stood out. Audit more images of the same kind."
     )
   elif reached:
     words = (

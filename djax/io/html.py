@@ -46,7 +46,7 @@ a { color: inherit }
   border-radius: 6px; padding: .75rem 1rem }
 .level p { margin: .25rem 0 0 }
 .verdict { font-size: 1.25rem; font-weight: 700 }
-.broken { --mark: #c62828 } .leaks { --mark: #b26a00 } .not { --mark: #3a6ea5 } .nothing { --mark: #777 }
+.broken { --mark: #c62828 } .leaks { --mark: #b26a00 } .not { --mark: #3a6ea5 } .nothing, .too { --mark: #777 }
 .chip { border-left: .3rem solid var(--mark); padding-left: .4rem; display: inline-block }
 /* A shadow at each edge behind which a table goes on; the first two layers move with the table and cover it. */
 .scroll { overflow-x: auto; margin: .5rem 0; border: 1px solid var(--line); border-radius: 6px; background:

@@ -19,10 +19,10 @@ def silent(fraction, word):
 
 def denoised(public, targets, wanted=None, settings=SHORT):
   """Noisy targets, and what is made of them."""
-  noisy = denoise.rehearse(targets, LEVEL, 1, seed=9)
+  noisy = denoise.rehearse(targets, LEVEL, seed=9)
   images, how = denoise.improve(
     {"raw": noisy},
-    {"raw": denoise.rehearse(public, LEVEL, 1, seed=0)},
+    {"raw": denoise.rehearse(public, LEVEL, seed=0)},
     public if wanted is None else wanted,
     seed=0,
     progress=silent,
@@ -79,12 +79,11 @@ def test_images_larger_than_a_patch():
   assert psnr(targets, images) > psnr(targets, np.clip(noisy, 0, 255)) + 1
 
 
-@pytest.mark.parametrize("views", [1, 4])
-def test_what_is_rehearsed_is_the_noise_of_so_many_views(views):
+def test_what_is_rehearsed_is_noise_of_its_level():
   public = np.full((50, 16, 16, 1), 100, np.uint8)
-  noise = denoise.rehearse(public, LEVEL, views, seed=0) - 100
+  noise = denoise.rehearse(public, LEVEL, seed=0) - 100
   assert abs(noise.mean()) < 1 and np.abs(noise).max() <= LEVEL / 2
-  assert noise.var() == pytest.approx(LEVEL**2 / 12 / views, rel=0.05)
+  assert noise.var() == pytest.approx(LEVEL**2 / 12, rel=0.05)
 
 
 def test_memory_bounds_how_many_images_are_learnt_from():

@@ -334,6 +334,7 @@ def measured(**more):
     "ssim_above_chance": 0.0,
     "lift": 0.0,
     "lift_errors": 0.0,
+    "lift_seen": 0.1,
     "above_chance": 0.0,
     "accuracy_errors": 0.0,
     "plain_accuracy": 0.9,
@@ -346,6 +347,7 @@ def measured(**more):
 SHOWS = {"lift": 0.05, "lift_errors": 4.0}
 NAMED = {"above_chance": 0.1, "accuracy_errors": 4.0}
 NOTHING = "not broken by these attacks"
+FEW = "too few to say"
 
 
 @pytest.mark.parametrize(
@@ -365,6 +367,8 @@ NOTHING = "not broken by these attacks"
     ({**NAMED, "above_chance": 0.5}, "broken"),
     ({**NAMED, "above_chance": 0.5, "plain_accuracy": 0.29}, NOTHING),
     ({"ssim_above_chance": 0.9}, NOTHING),  # of which nothing belongs to its image
+    ({"lift_seen": 0.101}, FEW),
+    ({**SHOWS, "lift_seen": 0.101}, "leaks"),
   ],
 )
 def test_verdicts_at_their_thresholds(found, verdict):
@@ -392,11 +396,33 @@ def test_guesses_score_zero(digits, examiner):
   mean = np.broadcast_to(digits.public.mean(0), (60, 8, 8, 1))
   for estimates in (draw.uniform(0, 255, (60, 8, 8, 1)), mean, digits.public[:60]):
     found = measure(digits, estimates, examiner)
-    assert verdicts.verdict(found) == NOTHING
+    assert verdicts.verdict(found) in (NOTHING, FEW)
     assert found["ssim_above_chance"] < 0.1 and abs(found["lift_errors"]) < 4
   found = measure(digits, mean, examiner)
   assert found["ssim_above_chance"] == pytest.approx(0, abs=1e-6)
   assert found["ssim"]["median"] == pytest.approx(found["ssim_constant"])
+
+
+def test_few_targets_say_less_than_many(examiner):
+  """What is guessed at 20 targets may be a leak that does not stand out; at 800 it is none."""
+  said = {}
+  draw = np.random.default_rng(1)
+  train = sources.load("digits", "train")
+  for count in (20, 800):
+    originals, guesses = (train.images[draw.permutation(1437)[:count]] for _ in range(2))
+    labels = np.arange(count) % 10
+    mean = train.images.mean(0)
+    found = verdicts.measure(originals, labels, guesses.astype(np.float32), mean, examiner)
+    said[count] = verdicts.verdict(found)
+    assert found["lift_seen"] == pytest.approx(4 * abs(found["lift"] / found["lift_errors"]))
+  assert said == {20: FEW, 800: NOTHING}
+  rows = [
+    {"name": n, "level": 1, "status": "ran", "verdict": v, "pairs": None, "runs": [{}]}
+    for n, v in (("a", FEW), ("b", NOTHING))
+  ]
+  judged = verdicts.level(rows, 1)
+  assert judged["verdict"] == FEW and "Audit more images" in judged["words"]
+  assert verdicts.level([*rows, {**rows[0], "verdict": "leaks"}], 1)["verdict"] == "leaks"
 
 
 def test_a_quarter_of_the_pictures_in_full_leaks_though_the_median_shows_little(digits, examiner):

@@ -12,7 +12,7 @@ __all__ = ["BEGIN", "COLUMNS", "END", "NOT_RUN", "PRIVACY", "headline", "page", 
 BEGIN, END = "<!-- results -->", "<!-- /results -->"
 
 NOT_RUN = "not run yet"
-_BAD, _WEAK, _ = verdicts.VERDICTS
+_BAD, _WEAK, *_ = verdicts.VERDICTS
 
 _HEAD = """# Results
 

@@ -12,22 +12,18 @@ flat: with every shift that a block allows, the outline comes out at pixel resol
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from scipy.spatial import distance
 
 from djax import schemes
 from djax.attacks.aes.units import commonest, image_of, names_of, units_of
-from djax.attacks.base import Attack, Estimate, Known, Progress, Views
+from djax.attacks.base import Attack, Estimate, Known, Progress
 from djax.attacks.common import assignment, learned
 from djax.attacks.common import views as registered
 from djax.attacks.generic import unpaired
-from djax.host import augment
-from djax.ops import augment as device_augment
 from djax.schemes import Trait
 
 __all__ = ["ATTACK", "Settings", "frequency"]
@@ -128,7 +124,7 @@ def frequency(
   count = 1 + further.shape[1]
   diagnostics["views"] = count
   few = public[: max(_TENTH, settings.views // (count * public[0].size))]
-  make = functools.partial(_views, count=count, views=known.views, seed=seed)
+  make = functools.partial(registered.draw, count=count, views=known.views, seed=seed)
   one = np.arange(len(few)) % count  # of each image a view, for the map from one of them
   progress(0.1, "making views of public images")
   picked = np.concatenate([made[np.arange(len(made)), one[part]] for part, made in make(few)])
@@ -207,25 +203,6 @@ def _layers(facts: np.ndarray) -> np.ndarray:
     mean = x.mean(0)
     layers += [np.outer(mean, mean), (x - mean).T @ (x - mean) / len(x)]
   return np.stack(layers).astype(np.float32)
-
-
-def _views(
-  images: np.ndarray, *, count: int, views: Views, seed: int
-) -> Iterator[tuple[slice, np.ndarray]]:
-  """Makes views of images as their owner does, some images at a time: yields which, and ``[n, K, H, W, C]``."""
-  make = functools.partial(device_augment.view, **views.options)
-  every = jax.jit(jax.vmap(jax.vmap(make, (None, None, 0)), (0, 0, None)))
-  rngs, draw = jax.random.split(jax.random.key(seed), len(images)), np.random.default_rng(seed)
-  for start in range(0, len(images), _CHUNK):
-    part = slice(start, start + _CHUNK)
-    some = images[part]
-    if views.distinct:
-      yield part, np.asarray(every(some, rngs[part], jnp.arange(count)))
-      continue
-    uniforms = draw.random((len(some) * (count - 1), augment.DRAWS), np.float32)
-    others = augment.augment(some.repeat(count - 1, 0), uniforms, **views.options)
-    others = others.reshape(len(some), count - 1, *some.shape[1:])
-    yield part, np.concatenate([some[:, None], others], 1)
 
 
 def _learn(

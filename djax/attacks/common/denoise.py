@@ -67,23 +67,20 @@ def count(public: np.ndarray) -> int:
   return min(len(public), _PUBLIC, max(_HELD, _VALUES // public[0].size))
 
 
-def rehearse(public: np.ndarray, level: float, views: int, seed: int) -> np.ndarray:
-  """Adds the noise that is left of several views to public images.
+def rehearse(public: np.ndarray, level: float, seed: int) -> np.ndarray:
+  """Adds noise to public images, less its mean.
 
   Args:
     public: ``[m, H, W, C]``, 0..255.
-    level: N: of each view uniform on ``[0, N)``, less its mean.
-    views: over which it is averaged.
+    level: N, of the noise, uniform on ``[0, N)``.
     seed: of the draws.
 
   Returns:
     float32 ``[count, H, W, C]``, the first of them with noise.
   """
-  draw = np.random.default_rng(seed)
-  noisy = public[: count(public)].astype(np.float32)
-  for _ in range(views):
-    noisy += (draw.random(noisy.shape, np.float32) - np.float32(0.5)) * np.float32(level / views)
-  return noisy
+  some = public[: count(public)]
+  draw = np.random.default_rng(seed).random(some.shape, np.float32)
+  return some + (draw - np.float32(0.5)) * np.float32(level)
 
 
 def _quality(wanted: np.ndarray, images: np.ndarray) -> float:

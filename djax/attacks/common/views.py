@@ -4,13 +4,20 @@ View 0 is the original; others are shifted by whole pixels, mirrored beyond the 
 (``djax.ops.augment.view``). Options are public, what was drawn is not.
 """
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-__all__ = ["Moves", "bring_back", "misfits", "moves", "register"]
+from djax.attacks.base import Views
+from djax.host import augment
+from djax.ops import augment as device_augment
+
+__all__ = ["Moves", "bring_back", "draw", "misfits", "moves", "register"]
 
 _ROUNDS = 2
 _CHUNK = 64  # images at a time
@@ -61,6 +68,35 @@ def _mirrored(places: np.ndarray) -> np.ndarray:
   size = len(places)
   places = np.abs(places)
   return np.where(places >= size, 2 * (size - 1) - places, places)
+
+
+def draw(
+  images: np.ndarray, *, count: int, views: Views, seed: int
+) -> Iterator[tuple[slice, np.ndarray]]:
+  """Makes views of images as their owner does, some images at a time.
+
+  Args:
+    images: ``[n, H, W, C]``, 0..255.
+    count: K, of each image, the image itself included.
+    views: how they were made.
+    seed: of the draws.
+
+  Yields:
+    Which images, and their views ``[m, K, H, W, C]``; the first is the image itself.
+  """
+  make = functools.partial(device_augment.view, **views.options)
+  every = jax.jit(jax.vmap(jax.vmap(make, (None, None, 0)), (0, 0, None)))
+  rngs, uniform = jax.random.split(jax.random.key(seed), len(images)), np.random.default_rng(seed)
+  for start in range(0, len(images), _CHUNK):
+    part = slice(start, start + _CHUNK)
+    some = images[part]
+    if views.distinct:
+      yield part, np.asarray(every(some, rngs[part], jnp.arange(count)))
+      continue
+    uniforms = uniform.random((len(some) * (count - 1), augment.DRAWS), np.float32)
+    others = augment.augment(some.repeat(count - 1, 0), uniforms, **views.options)
+    others = others.reshape(len(some), count - 1, *some.shape[1:])
+    yield part, np.concatenate([some[:, None], others], 1)
 
 
 def register(estimates: np.ndarray, ways: Moves, *, distinct: bool) -> np.ndarray:

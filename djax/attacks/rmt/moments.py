@@ -131,9 +131,8 @@ def estimate(
           f"views are combined in images of at most {several_views.MOST} values, these have {known.public[0].size}: "
           "the first alone is used"
         )
-    count = 1 if several is None else 1 + several.disguised.shape[1]
-    noisy = denoise.rehearse(known.public, level, count, seed)
     if several is None:
+      noisy = denoise.rehearse(known.public, level, seed)
       rehearsed = blockwise.pad_to_blocks(noisy, block_size=known.spec["block_size"])
   if several is not None:
     targets = np.concatenate([targets[:, None], several.disguised], 1)
@@ -161,11 +160,11 @@ def estimate(
     assert known.public is not None
     progress(0.9, "combining views")
     kind = several_views.prior(known.public)
-    shape = (len(known.targets), -1, *raw.shape[1:])
+    shape = (len(known.targets), 1 + several.disguised.shape[1], *raw.shape[1:])
     result = several_views.estimate(
       raw.reshape(shape), result.reshape(shape), kind, several.options, level
     )
-    filtered = several_views.smooth(noisy, kind, level**2 / 12 / count)
+    filtered = several_views.rehearse(known.public, kind, several, level, shape[1], seed)
     result, how = denoise.improve(
       {"linear": result},
       {"linear": filtered},

@@ -15,7 +15,8 @@ from scipy import sparse
 from scipy.sparse import linalg
 
 from djax import schemes
-from djax.attacks.common import views
+from djax.attacks.base import Views
+from djax.attacks.common import denoise, views
 from djax.schemes import Trait
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
   "has_white_noise",
   "prior",
   "register",
+  "rehearse",
   "smooth",
 ]
 
@@ -35,6 +37,7 @@ _FITS = 20
 _STEPS, _SETTLED = 200, 1e-4
 _DAMPING = 1e-2
 _CHUNK = 100
+_REHEARSED = 4000  # views of public images in all
 
 
 class Prior(NamedTuple):
@@ -102,6 +105,32 @@ def estimate(
   still = np.broadcast_to(still, (len(raw), 1, *still.shape))
   others = register(single[:, 0], single[:, 1:], options)
   return combine(raw, np.concatenate([still, others], 1), kind, level**2 / 12)
+
+
+def rehearse(
+  public: np.ndarray, kind: Prior, seen: Views, level: float, count: int, seed: int
+) -> np.ndarray:
+  """Does to public images what ``estimate`` does to targets: views, noise, and what is made of them.
+
+  Args:
+    public: ``[m, H, W, C]``, 0..255.
+    kind: of images.
+    seen: how the views of the targets were made.
+    level: of the noise, N.
+    count: K, views of each image, the image itself included.
+    seed: of views and noise.
+
+  Returns:
+    float32 ``[n, H, W, C]``, of the first n of them: fewer where there are many views.
+  """
+  some = public[: min(denoise.count(public), _REHEARSED // count)]
+  noise = np.random.default_rng(seed)
+  parts = []
+  for _, looks in views.draw(some, count=count, views=seen, seed=seed):
+    raw = looks + (noise.random(looks.shape, np.float32) - np.float32(0.5)) * np.float32(level)
+    single = smooth(raw.reshape(-1, *raw.shape[2:]), kind, level**2 / 12).reshape(raw.shape)
+    parts.append(estimate(raw, single, kind, seen.options, level))
+  return np.concatenate(parts)
 
 
 def register(first: np.ndarray, others: np.ndarray, options: Mapping[str, Any]) -> np.ndarray:
