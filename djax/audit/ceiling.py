@@ -115,14 +115,16 @@ def words(scores: Mapping[str, Any], how: Mapping[str, Any], given: int, best: f
     given: views of each target.
     best: the highest median SSIM of an attack; None if none came to an end.
   """
-  ways = {"linear": " and a linear filter", "network": " and a small network"}
+  ways = {
+    "linear": ", with their noise taken off by a linear filter,",
+    "network": ", with their noise taken off by a small network,",
+  }
   ssim, psnr = scores["ssim"]["median"], scores["psnr"]["median"]
+  of = f" (of the first of {given} views)" if how["views"] < given else ""
   by = ways.get(how["method"], "")
-  if how["views"] < given:
-    by += f" (of the first of {given} views)"
-  found = f"restoring{by} gives a median SSIM of {ssim:.2f}, {psnr:.1f} dB"
+  found = f"restored targets{of}{by} have a median SSIM of {ssim:.2f}, {psnr:.1f} dB"
   if psnr >= _EXACT:
-    found = f"restoring{by} gives the images themselves"
+    found = f"restored targets{of} are the originals"
   if best is None:
     return found
   if best > ssim - _CLOSE:

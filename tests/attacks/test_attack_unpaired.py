@@ -71,6 +71,20 @@ def test_a_public_key_is_learnt_and_a_fresh_one_is_not(options):
   assert ssim(held, inverse(fresh)) < nothing + 0.05
 
 
+def test_from_shuffled_pairs_it_learns_no_more_than_the_mean(monkeypatch):
+  """The negative control: the inverse of the very key that the held images are under, learnt from wrong pairs."""
+  images = digits()
+  public, held = images[:900], images[900:1000]
+  spec = spec_of(images)
+  seen = unpaired.disguise(spec, held, key_seed=3, seed=9)
+  good = unpaired.disguise
+  shuffled = lambda spec, images, **keys: good(spec, images[::-1], **keys)  # noqa: E731
+  monkeypatch.setattr(unpaired, "disguise", shuffled)
+  assert (
+    ssim(held, learn(spec, public, key_seeds=[3])(seen)) < ssim(held, blank(public, 100)) + 0.05
+  )
+
+
 def test_encrypted_units_that_recur_are_learnt_under_one_key():
   level = np.random.default_rng(0).integers(0, 3, (600, 2, 2))
   images = (level * 85).repeat(4, 1).repeat(4, 2)[..., None].astype(np.uint8)

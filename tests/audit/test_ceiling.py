@@ -136,15 +136,15 @@ def test_an_audit_says_it_beside_the_best_attack(noisy):
 @pytest.mark.parametrize(
   ("best", "psnr_", "views", "end"),
   [
-    (0.4, 20.0, 1, "network gives a median SSIM of 0.80, 20.0 dB; the best attack without the key reaches 0.40"),
+    (0.4, 20.0, 1, "network, have a median SSIM of 0.80, 20.0 dB; the best attack without the key reaches 0.40"),
     (0.795, 20.0, 1, "reaches 0.80, so nothing more is hidden by the key"),
     (None, 20.0, 1, "a median SSIM of 0.80, 20.0 dB"),
-    (0.4, 20.0, 8, "(of the first of 8 views) gives a median SSIM of 0.80, 20.0 dB; the best attack without the key "
-     "reaches 0.40"),
-    (None, 100.0, 1, "gives the images themselves"),
+    (0.4, 20.0, 8, "(of the first of 8 views), with their noise taken off by a small network, have a median SSIM of "
+     "0.80, 20.0 dB; the best attack without the key reaches 0.40"),
+    (None, 100.0, 1, "are the originals"),
   ],
 )  # fmt: skip
 def test_words(best, psnr_, views, end):
   scores = {"ssim": {"median": 0.8}, "psnr": {"median": psnr_}}
   said = ceiling.words(scores, {"method": "network", "views": 1}, views, best)
-  assert said.startswith("restoring and a small network") and said.endswith(end)
+  assert said.startswith("restored targets") and said.endswith(end)

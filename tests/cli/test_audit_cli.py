@@ -106,7 +106,7 @@ def test_the_table_on_stdout_says_what_came_of_each(done):
   assert lines["report"].endswith(str(folder / "audit.html"))
   assert "level 1: broken. " in out and "level 2: broken. " in out
   assert "noise alone: who has the key tells an image" in out
-  assert "with the key: restoring gives a median SSIM of" in out
+  assert "with the key: restored targets have a median SSIM of" in out
 
 
 def test_the_page_is_whole_and_asks_for_nothing(done):
