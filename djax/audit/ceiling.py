@@ -82,24 +82,24 @@ def estimate(
     float32 ``[t, H, W, C]``, 0..255; and ``method``: ``restored``, ``linear`` or ``network``; ``views``, how many of
     each target were used; ``validation``, by method the mean PSNR in dB on public images held out.
   """
-  count, views = len(opened.public), opened.targets.shape[1]
+  views = opened.targets.shape[1]
   level = spec.get("noise_level", 0.0)
   estimates, rehearsed = {"restored": opened.targets[:, 0]}, {"restored": opened.public}
   if level and several_views.has_white_noise(spec) and public[0].size <= several_views.MOST:
+    variance, seen = level**2 / 12, opened.views
+    count = len(opened.public) if seen is None else several_views.rehearsed(public, views)
     # Public images are filtered by the statistics of other ones, as the targets are.
-    kind = several_views.prior(public[count:] if len(public) > 2 * count else public)
-    variance = level**2 / 12
+    kind = several_views.prior(public[count:])
     flat = opened.targets.reshape(-1, *opened.targets.shape[2:])
     smooth = several_views.smooth(flat, kind, variance).reshape(opened.targets.shape)
-    if opened.views is not None:
+    if seen is None:
+      estimates["linear"] = smooth[:, 0]
+      rehearsed["linear"] = several_views.smooth(opened.public, kind, variance)
+    else:
       progress(0.1, "combining views")
-      seen = opened.views
       combined = several_views.estimate(opened.targets, smooth, kind, seen.options, level)
       shown = several_views.rehearse(public[:count], kind, seen, level, views, seed)
       estimates, rehearsed = {"linear": combined}, {"linear": shown}
-    else:
-      estimates["linear"] = smooth[:, 0]
-      rehearsed["linear"] = several_views.smooth(opened.public, kind, variance)
   else:
     views = 1
   images, how = denoise.improve(estimates, rehearsed, public, seed=seed, progress=progress)

@@ -16,6 +16,7 @@ from djax.ops import metrics
 __all__ = ["USUAL", "Settings", "count", "improve", "rehearse"]
 
 _PUBLIC = 1000  # images that are learnt from, at most
+_SHARE = 3  # of all public images: one in so many
 _VALUES = 1 << 25  # that all of these may have
 _HELD = 4  # one in so many is held out
 _SIDE = 32  # of the patches that are learnt from
@@ -59,12 +60,12 @@ class _Network(nn.Module):
 
 
 def count(public: np.ndarray) -> int:
-  """Returns how many public images are learnt from.
+  """Returns how many public images are rehearsed; a filter that is learnt from the others meets them as it meets targets.
 
   Args:
     public: ``[m, H, W, C]``.
   """
-  return min(len(public), _PUBLIC, max(_HELD, _VALUES // public[0].size))
+  return min(len(public) // _SHARE, _PUBLIC, max(_FEW, _VALUES // max(1, public[0].size)))
 
 
 def rehearse(public: np.ndarray, level: float, seed: int) -> np.ndarray:
@@ -100,6 +101,8 @@ def improve(
 ) -> tuple[np.ndarray, dict[str, Any]]:
   """Returns the best of some estimates and of what a network makes of them, by public images that are held out.
 
+  With too few of these it is the last of the estimates.
+
   Args:
     estimates: by method, float32 ``[t, H, W, C]``; the network corrects the last.
     rehearsed: the same of public images, float32 ``[m, H, W, C]``.
@@ -113,10 +116,13 @@ def improve(
     images held out.
   """
   wanted = public[: len(next(iter(rehearsed.values())))]
+  if len(wanted) < _FEW:
+    method = next(reversed(estimates))
+    return np.clip(estimates[method], 0, 255), {"method": method, "validation": {}}
   held = _held(len(wanted))
   validation = {name: _quality(wanted[held], shown[held]) for name, shown in rehearsed.items()}
   best = max(validation, key=validation.__getitem__)
-  if validation[best] >= _EXACT or len(wanted) < _FEW:
+  if validation[best] >= _EXACT:
     return np.clip(estimates[best], 0, 255), {"method": best, "validation": validation}
   noisy, shown = (np.concatenate([*each.values()], -1) for each in (rehearsed, estimates))
   correct, validation["network"] = _learn(noisy, wanted, seed, progress, settings)

@@ -28,6 +28,7 @@ __all__ = [
   "prior",
   "register",
   "rehearse",
+  "rehearsed",
   "smooth",
 ]
 
@@ -107,26 +108,35 @@ def estimate(
   return combine(raw, np.concatenate([still, others], 1), kind, level**2 / 12)
 
 
+def rehearsed(public: np.ndarray, count: int) -> int:
+  """Returns how many public images are rehearsed: fewer where there are many views.
+
+  Args:
+    public: ``[m, H, W, C]``.
+    count: K, views of each image.
+  """
+  return min(denoise.count(public), _REHEARSED // count)
+
+
 def rehearse(
   public: np.ndarray, kind: Prior, seen: Views, level: float, count: int, seed: int
 ) -> np.ndarray:
   """Does to public images what ``estimate`` does to targets: views, noise, and what is made of them.
 
   Args:
-    public: ``[m, H, W, C]``, 0..255.
-    kind: of images.
+    public: ``[m, H, W, C]``, 0..255; those that ``rehearsed`` counts.
+    kind: of images, by other ones.
     seen: how the views of the targets were made.
     level: of the noise, N.
     count: K, views of each image, the image itself included.
     seed: of views and noise.
 
   Returns:
-    float32 ``[n, H, W, C]``, of the first n of them: fewer where there are many views.
+    float32 ``[m, H, W, C]``.
   """
-  some = public[: min(denoise.count(public), _REHEARSED // count)]
   noise = np.random.default_rng(seed)
-  parts = []
-  for _, looks in views.draw(some, count=count, views=seen, seed=seed):
+  parts = [np.zeros(public.shape, np.float32)[:0]]
+  for _, looks in views.draw(public, count=count, views=seen, seed=seed):
     raw = looks + (noise.random(looks.shape, np.float32) - np.float32(0.5)) * np.float32(level)
     single = smooth(raw.reshape(-1, *raw.shape[2:]), kind, level**2 / 12).reshape(raw.shape)
     parts.append(estimate(raw, single, kind, seen.options, level))
