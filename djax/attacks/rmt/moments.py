@@ -3,10 +3,12 @@
 ``Y_p = X_p R_p`` turns the covariance ``S`` of a block position into ``R' S R``: the same eigenvalues, turned
 eigenvectors. Public images of the same kind, or else a model of images, say what ``S`` was. Eigenvectors of both in
 order of size give each matrix up to signs; covariances between positions and the means give the signs, and settle what
-eigenvalues too close to each other leave open. No known pair is needed.
+eigenvalues too close to each other leave open. No known pair is needed. Of large images, without public ones, whole
+columns of blocks are solved (``attacks.rmt.columns``).
 """
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -18,7 +20,7 @@ from djax import schemes
 from djax.attacks.base import Attack, Estimate, Known, Progress
 from djax.attacks.common import linear, statistics
 from djax.attacks.common.statistics import Layout, Moments
-from djax.attacks.rmt import several_views
+from djax.attacks.rmt import columns, several_views
 from djax.schemes import Trait
 
 __all__ = [
@@ -35,7 +37,7 @@ __all__ = [
 _SETTLED = 1e-4
 _TRUST = 3.0  # of the eigenvectors of a position against its covariances with all others
 _RIDGE = 1e-3
-_MOST = 4096  # values of an image whose covariance, as a whole, weighs its views
+_MOST = 4096  # values of an image whose covariance, as a whole, weighs its views, or is modelled without public images
 _POOR = 0.7  # share of covariances unexplained
 
 
@@ -74,7 +76,12 @@ def attack(
     (``diagnostics["smoothed"]``).
   """
   del seed
-  return estimate(known, solve=_solve, progress=progress, settings=settings)
+  layout = statistics.layout_of(known.spec)
+  solve: Callable[..., tuple[np.ndarray, Moments | None, dict[str, Any]]] = _solve
+  if known.public is None and layout.groups == "rows" and np.prod(layout.shape) > _MOST:
+    progress(0.0, "matrices of columns")
+    solve = _solve_columns(known, layout, settings)
+  return estimate(known, solve=solve, progress=progress, settings=settings)
 
 
 def estimate_matrices(known: Known) -> tuple[np.ndarray, dict[str, Any]]:
@@ -96,7 +103,7 @@ def estimate_matrices(known: Known) -> tuple[np.ndarray, dict[str, Any]]:
 def estimate(
   known: Known,
   *,
-  solve: Callable[..., tuple[np.ndarray, Moments, dict[str, Any]]],
+  solve: Callable[..., tuple[np.ndarray, Moments | None, dict[str, Any]]],
   progress: Progress,
   settings: Settings,
 ) -> Estimate:
@@ -104,7 +111,8 @@ def estimate(
 
   Args:
     known: what the attacker has.
-    solve: ``(known, layout, window, settings) -> (inverse matrices [G, n, n], moments of originals, diagnostics)``.
+    solve: ``(known, layout, window, settings) -> (inverse matrices [G, n, n], moments of originals, diagnostics)``; the
+      moments may be None where nothing is smoothed.
     progress: called with the fraction done and the current step.
     settings: of the solution.
   """
@@ -139,6 +147,7 @@ def estimate(
     x = disguised @ inverse - level / 2 if before else (disguised - level / 2) @ inverse
     raw[:, down, across] = part.images(x.astype(np.float32))
     if level and settings.smooth:
+      assert originals is not None
       x = _smooth(x, originals, np.eye(x.shape[-1]) if before else inverse, level**2 / 12)
       result[:, down, across] = part.images(x.astype(np.float32))
   raw, result = raw[:, :height, :width], result[:, :height, :width]
@@ -278,6 +287,29 @@ def _solve(
   x, y = (statistics.add_noise(m, statistics.ROUNDING) for m in (x, y))
   matrices, diagnostics = align(x, y, sweeps=settings.sweeps)
   return matrices.swapaxes(1, 2), originals, {**of_model, **diagnostics}
+
+
+def _solve_columns(
+  known: Known, layout: Layout, settings: Settings
+) -> Callable[..., tuple[np.ndarray, Moments | None, dict[str, Any]]]:
+  """Returns a solution for each window, of matrices that were found for the whole image."""
+  level, before = known.spec["noise_level"], known.spec["noise_place"] == "before"
+  matrices, diagnostics = columns.estimate_matrices(
+    layout,
+    known.disguised,
+    shift=0.0 if before else level / 2,
+    variance=level**2 / 12,
+    align=functools.partial(align, sweeps=settings.sweeps),
+  )
+  b = layout.block_size
+  inverse = matrices.swapaxes(1, 2).reshape(layout.rows, layout.columns, b, b)
+
+  def solve(known, part, window, settings):
+    down, across = (slice(place.start // b, place.stop // b) for place in window)
+    originals = noisy_moments(known, part, window)[2] if level and settings.smooth else None
+    return inverse[down, across].reshape(-1, b, b), originals, diagnostics
+
+  return solve
 
 
 def _signs(x: Moments, y: Moments, flips: int) -> np.ndarray:
