@@ -86,20 +86,19 @@ def estimate(
   level = spec.get("noise_level", 0.0)
   estimates, rehearsed = {"restored": opened.targets[:, 0]}, {"restored": opened.public}
   if level and several_views.has_white_noise(spec) and public[0].size <= several_views.MOST:
-    variance, seen = level**2 / 12, opened.views
-    count = len(opened.public) if seen is None else several_views.rehearsed(public, views)
     # Public images are filtered by the statistics of other ones, as the targets are.
-    kind = several_views.prior(public[count:])
+    kind = several_views.prior(public[len(opened.public) :])
     flat = opened.targets.reshape(-1, *opened.targets.shape[2:])
-    smooth = several_views.smooth(flat, kind, variance).reshape(opened.targets.shape)
-    if seen is None:
+    smooth = several_views.smooth(flat, kind, level**2 / 12).reshape(opened.targets.shape)
+    if opened.views is None:
       estimates["linear"] = smooth[:, 0]
-      rehearsed["linear"] = several_views.smooth(opened.public, kind, variance)
+      rehearsed["linear"] = several_views.smooth(opened.public, kind, level**2 / 12)
     else:
       progress(0.1, "combining views")
-      combined = several_views.estimate(opened.targets, smooth, kind, seen.options, level)
-      shown = several_views.rehearse(public[:count], kind, seen, level, views, seed)
-      estimates, rehearsed = {"linear": combined}, {"linear": shown}
+      combined, again = several_views.rehearsed(
+        opened.targets, smooth, public, opened.views, level, seed
+      )
+      estimates, rehearsed = {"linear": combined}, {"linear": again}
   else:
     views = 1
   images, how = denoise.improve(estimates, rehearsed, public, seed=seed, progress=progress)

@@ -1,7 +1,8 @@
 """How much of the originals an estimate shows: PSNR, SSIM, MSE, and what a network trained on originals recognises.
 
 The last is the papers' measure: a *DNN examiner*, trained on originals, looks at the estimates; its success rate is its
-accuracy there over its accuracy on the originals (DisguisedNets, doi:10.1145/3609506).
+accuracy there over its accuracy on the originals (DisguisedNets, doi:10.1145/3609506). It looks at small copies of
+large images; PSNR, SSIM and MSE are those at full size.
 """
 
 import functools
@@ -13,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from djax.attacks.common import copies
 from djax.models import Cnn
 from djax.ops import metrics
 
@@ -53,7 +55,7 @@ class Examiner:
   """A network trained on originals.
 
   Args:
-    classify: ``images [n, H, W, C] -> labels [n]``, jitted.
+    classify: ``images [n, H, W, C] -> labels [n]``, jitted, of copies of at most 32 pixels a side.
   """
 
   def __init__(self, classify: Any):
@@ -66,7 +68,7 @@ class Examiner:
       images: ``[n, H, W, C]`` on the 0..255 scale.
     """
     parts = [images[start : start + _CHUNK] for start in range(0, len(images), _CHUNK)]
-    return np.concatenate([np.asarray(self._classify(part)) for part in parts])
+    return np.concatenate([np.asarray(self._classify(copies.small(part))) for part in parts])
 
 
 def train_examiner(
@@ -80,6 +82,8 @@ def train_examiner(
 ) -> Examiner:
   """Trains an examiner on originals: a small convolutional network, some seconds to a minute on two cores.
 
+  Of images with more than 32 pixels a side it sees copies of that size.
+
   Args:
     images: ``[n, H, W, C]`` on the 0..255 scale.
     labels: int ``[n]``.
@@ -88,6 +92,7 @@ def train_examiner(
     progress: told which share of the steps is done.
     what: it is told that is being done.
   """
+  images = copies.small(images)
   model = Cnn(classes=classes, width=16, dropout=0.2)
   mean = np.mean(images, axis=(0, 1, 2), dtype=np.float64).astype(np.float32)
   scale = np.float32(np.std(images[:_CHUNK]) or 1)

@@ -12,6 +12,7 @@ import numpy as np
 import djax
 from djax.attacks import base
 from djax.attacks.base import Attack
+from djax.attacks.common import copies
 from djax.audit import bounds, ceiling, evaluator, verdicts
 from djax.audit.scenario import Progress, Scenario
 from djax.errors import ConfigError, nearest
@@ -97,6 +98,12 @@ def audit(
     if images is not None:
       pictures["with the key"] = images[first]
   warnings = [*setting.facts["warnings"], *_warnings(rows)]
+  height, width = setting.private.shape[1:3]
+  if max(height, width) > copies.SIDE:
+    warnings.append(
+      f"the examiner sees copies of {copies.SIDE} pixels a side, the images have {height} x {width}; SSIM and PSNR are "
+      "those at full size"
+    )
   facts = {
     "format": FORMAT,
     "version": VERSION,

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy import linalg
 
-from djax.attacks.common import assignment, fitting
+from djax.attacks.common import assignment, copies, fitting
 from djax.attacks.common import linear as linear_lib
 
 
@@ -71,3 +71,16 @@ def test_fits_come_nearer_in_every_part_the_last_perhaps_shorter():
     for variables in fitting.fit(network, [x], y, **options)
   ]
   assert len(errors) == 3 and errors[0] > errors[1] > errors[2] and errors[2] < 1e-3
+
+
+def test_copies_have_32_pixels_on_the_longer_side_and_keep_what_is_smooth():
+  down, across = np.mgrid[:96, :64].astype(np.float32)
+  images = np.stack([down, across], -1)[None]
+  small = copies.small(images)
+  assert small.shape == (1, 32, 21, 2) and small.dtype == np.float32
+  back = copies.resized(small, (96, 64))
+  np.testing.assert_allclose(back[:, 8:-8, 8:-8], images[:, 8:-8, 8:-8], atol=0.5)
+  stripes = np.broadcast_to(255.0 * (np.arange(96) % 2)[:, None, None], (2, 96, 96, 1))
+  np.testing.assert_allclose(copies.small(stripes)[:, 1:-1], 127.5, atol=20)  # nothing folds
+  assert copies.small(small) is small
+  assert copies.small(images[:0]).shape == (0, 32, 21, 2)

@@ -3,6 +3,7 @@ import json
 
 import numpy as np
 import pytest
+from helpers.fields import chance, fields, psnr
 
 from djax import keys, schemes, sources
 from djax.attacks import base
@@ -144,7 +145,7 @@ def test_targets_decide_nothing():
   assert first == second
 
 
-@pytest.mark.parametrize("name", ["ridge", "_Features"])
+@pytest.mark.parametrize("name", ["ridge", "_Scaled"])
 def test_a_broken_step_is_noticed(monkeypatch, name):
   images = digits()
   public, held = images[:500], images[500:560]
@@ -156,9 +157,9 @@ def test_a_broken_step_is_noticed(monkeypatch, name):
     broken = lambda seen, wanted, *a: good(seen, wanted[::-1], *a)  # noqa: E731
   else:
 
-    class broken(unpaired._Features):
-      def flat(self, y):
-        return np.sort(super().flat(y), 1)
+    class broken(unpaired._Scaled):
+      def __call__(self, numbers):
+        return np.sort(super().__call__(numbers), 1)
 
   monkeypatch.setattr(learned if name == "ridge" else unpaired, name, broken)
   untrained = dataclasses.replace(SHORT, network=learned.Settings(steps=100, rate=0.0))
@@ -200,12 +201,31 @@ def test_the_linear_part_is_ridge_regression():
 
 def test_energies_are_those_of_rows_of_blocks():
   y = np.random.default_rng(0).normal(size=(3, 4, 6, 2)).astype(np.float32)
-  features = unpaired._Features({"block_size": 2}, y)
+  pixels, energy = unpaired._numbers({"block_size": 2, "image_shape": [4, 6, 2]}, y)
   expected = [
     [float(np.sqrt((image[r, 2 * c : 2 * c + 2, k] ** 2).mean())) for r in range(4) for c in range(3) for k in range(2)]
     for image in y
   ]  # fmt: skip
-  np.testing.assert_allclose(features._energy(y), expected, rtol=1e-5)
+  np.testing.assert_allclose(energy, expected, rtol=1e-5)
+  np.testing.assert_array_equal(pixels, y)
+
+
+def test_of_large_images_the_mean_rows_of_blocks_are_seen():
+  y = np.random.default_rng(0).normal(size=(2, 64, 96, 1)).astype(np.float32)
+  pixels, energy = unpaired._numbers({"block_size": 4, "image_shape": [64, 96, 1]}, y)
+  assert pixels.shape == (2, 16 * 96) and energy.shape == (2, 16 * 24)
+  np.testing.assert_allclose(pixels[1, 96 + 5], y[1, 4:8, 5, 0].mean(), rtol=1e-5)
+  norms = np.sqrt(np.square(y[1, 4:8, 4:8, 0]).mean(1))
+  np.testing.assert_allclose(energy[1, 24 + 1], norms.mean(), rtol=1e-5)
+
+
+def test_large_images_are_estimated_as_small_copies():
+  images = fields(0, 260, (72, 64, 1))
+  spec = spec_of(images, block_size=8)
+  inverse = learn(spec, images[:250], key_seeds=[3])
+  own, other = (inverse(unpaired.disguise(spec, images[250:], key_seed=k, seed=9)) for k in (3, 4))
+  assert own.shape == (10, 72, 64, 1) and own.dtype == np.float32
+  assert psnr(images[250:], own) > chance(images[250:]) + 1 > psnr(images[250:], other)
 
 
 def test_edges_are_padded_and_colours_kept():

@@ -318,6 +318,26 @@ def test_the_examiner_is_not_trained_on_targets(digits, monkeypatch):
   assert not targets & {image.tobytes() for image in seen["images"]}
 
 
+def test_large_images_are_shown_to_the_examiner_as_small_copies(digits, examiner):
+  seen = []
+  large = evaluator.Examiner(lambda part: seen.append(part.shape) or np.zeros(len(part)))
+  assert large.labels(np.zeros((3, 96, 64, 3), np.uint8)).shape == (3,)
+  assert seen == [(3, 32, 21, 3)]
+  assert not any("copies of 32" in warning for warning in warnings_of(digits, examiner))
+  grown = {
+    name: np.kron(getattr(digits, name), np.ones((1, 5, 5, 1))) for name in ("private", "public")
+  }
+  spec = {**digits.spec, "image_shape": [40, 40, 1]}
+  grown = dataclasses.replace(digits, spec=spec, disguised=grown["private"], **grown)
+  assert any(
+    "copies of 32 pixels a side, the images have 40 x 40" in w for w in warnings_of(grown, large)
+  )
+
+
+def warnings_of(made, examiner):
+  return audited(made, [], examiner).facts["setting"]["warnings"]
+
+
 def test_choosing_attacks():
   table = {attack.name: attack for attack in (PERFECT, USELESS, RAISING)}
   assert runner.choose([], table) == [PERFECT, USELESS, RAISING]

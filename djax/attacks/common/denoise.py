@@ -60,7 +60,7 @@ class _Network(nn.Module):
 
 
 def count(public: np.ndarray) -> int:
-  """Returns how many public images are rehearsed; a filter that is learnt from the others meets them as it meets targets.
+  """Returns how many public images are rehearsed; the others say what images are like, as they do for targets.
 
   Args:
     public: ``[m, H, W, C]``.
@@ -117,7 +117,7 @@ def improve(
   """
   wanted = public[: len(next(iter(rehearsed.values())))]
   if len(wanted) < _FEW:
-    method = next(reversed(estimates))
+    method = list(estimates)[-1]
     return np.clip(estimates[method], 0, 255), {"method": method, "validation": {}}
   held = _held(len(wanted))
   validation = {name: _quality(wanted[held], shown[held]) for name, shown in rehearsed.items()}

@@ -7,7 +7,8 @@ one. A second inverse, over many keys, learns what no key hides: which rows of b
 place.
 
 An inverse is a ridge regression from the whole disguised image to the original, and a small network that sees the
-disguised pixels and the energy of each row of each block and corrects it.
+disguised pixels and the energy of each row of each block and corrects it. Of large images it sees the mean row of each
+block, which holds the block's mean whatever the matrix, and estimates small copies.
 """
 
 import dataclasses
@@ -20,7 +21,7 @@ import numpy as np
 
 from djax import schemes
 from djax.attacks.base import Attack, Estimate, Known, Progress
-from djax.attacks.common import learned
+from djax.attacks.common import copies, learned
 from djax.ops import metrics
 from djax.schemes import Trait
 
@@ -30,6 +31,8 @@ _HELD = 200
 _TENTH = 10
 _MARGIN = 0.5  # dB above the mean image that count as something that carries over
 _BEST = 100.0  # dB; exact estimates would be infinite
+_MOST = 4096  # values of an image that is seen and estimated in full
+_SEEN = 1 << 26  # values of all images disguised for one inverse, at most
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,28 +107,30 @@ def learn(
     )
   rng = np.random.default_rng(seed)
   many = len(key_seeds) > 1
-  count = settings.images if many else min(len(public), settings.images)
+  most = max(_TENTH, min(settings.images, _SEEN // public[0].size))
+  count = most if many else min(len(public), most)
   drawn = np.concatenate([rng.permutation(len(public)) for _ in range(-(-count // len(public)))])
   drawn = drawn[:count]
   parts = np.array_split(drawn, min(len(key_seeds), count))
   progress(0.0, f"disguising under {len(parts)} own keys")
-  y = np.concatenate(
-    [
-      disguise(spec, public[part], key_seed=key_seed, seed=seed + number)
-      for number, (part, key_seed) in enumerate(zip(parts, key_seeds, strict=False))
-    ]
-  )
-  x = public[drawn].astype(np.float32).reshape(count, -1)
+  seen = [
+    _numbers(spec, disguise(spec, public[part], key_seed=key_seed, seed=seed + number))
+    for number, (part, key_seed) in enumerate(zip(parts, key_seeds, strict=False))
+  ]
+  pixels, energy = (np.concatenate(both) for both in zip(*seen, strict=True))
+  x = public if public[0].size <= _MOST else copies.small(public)
+  shape = x.shape[1:]
+  x = x[drawn].astype(np.float32).reshape(count, -1)
   # Validation is on other images and, if there are several keys, under other keys too.
   rows, out = drawn % _TENTH != 0, drawn % _TENTH == 0
   if many:
     key = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
     late = key >= len(parts) - max(1, len(parts) // _TENTH)
     rows, out = rows & ~late, out & late
-  features = _Features(spec, y)
+  flat, lengths = _Scaled(pixels), _Scaled(energy)
   predict = learned.learn(
-    features.flat(y),
-    features.energy(y),
+    flat(pixels),
+    lengths(energy),
     x,
     rows,
     out,
@@ -137,8 +142,9 @@ def learn(
   def inverse(disguised):
     if not len(disguised):
       return np.zeros((0, *public.shape[1:]), np.float32)
-    flat = predict(features.flat(disguised), features.energy(disguised))
-    return flat.reshape(-1, *public.shape[1:])
+    pixels, energy = _numbers(spec, disguised)
+    images = predict(flat(pixels), lengths(energy)).reshape(-1, *shape)
+    return images if shape == public.shape[1:] else copies.resized(images, public.shape[1:3])
 
   return inverse
 
@@ -190,6 +196,11 @@ def attack(
     warnings.append(
       "what was learnt under own keys does not carry over to a fresh one: no better than the mean public image"
     )
+  if images[0].size > _MOST:
+    warnings.append(
+      f"learnt from the mean rows of blocks and in copies of {copies.SIDE} pixels a side, which are enlarged: no finer "
+      "detail is looked for"
+    )
   diagnostics = {**scores, "keys": settings.keys, "chosen": chosen, "warnings": warnings}
   return Estimate(inverse(np.asarray(known.targets)), diagnostics)
 
@@ -218,28 +229,31 @@ ATTACK = Attack(
 )
 
 
-class _Features:
-  """Turns disguised images into rows of numbers of about unit size: pixels, and with them the energy of rows."""
+class _Scaled:
+  """Brings numbers to about unit size, as those it is made with: float32 ``[n, F]``."""
 
-  def __init__(self, spec: Mapping[str, Any], y: np.ndarray):
-    self._block = spec["block_size"]
-    self._middle, self._spread = y.mean(0), max(float(y.std()), 1e-3)
-    energy = self._energy(y)
-    self._low, self._high = energy.mean(0), np.float32(max(float(energy.std()), 1e-3))
+  def __init__(self, numbers: np.ndarray):
+    self._middle, self._spread = numbers.mean(0), np.float32(max(float(numbers.std()), 1e-3))
 
-  def flat(self, y: np.ndarray) -> np.ndarray:
-    """Returns pixels, float32 ``[n, H' * W' * C]``."""
-    return ((y - self._middle) / self._spread).reshape(len(y), -1).astype(np.float32)
+  def __call__(self, numbers: np.ndarray) -> np.ndarray:
+    scaled = (numbers - self._middle) / self._spread
+    return scaled.reshape(len(numbers), -1).astype(np.float32)
 
-  def energy(self, y: np.ndarray) -> np.ndarray:
-    """Returns the energy of each row of each block, float32 ``[n, F]``."""
-    return ((self._energy(y) - self._low) / self._high).astype(np.float32)
 
-  def _energy(self, y):
-    count, height, width, channels = y.shape
-    cut = y.astype(np.float32).reshape(count, height, width // self._block, self._block, channels)
-    # An orthogonal matrix keeps the norm of each row of a block: [n, H' * W' / b * C].
-    return np.sqrt(np.square(cut).mean(3)).reshape(count, -1)
+def _numbers(spec: Mapping[str, Any], y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  """Returns what is seen of disguised images: pixels, and the energy of rows of blocks, float32 ``[n, ...]`` each.
+
+  An orthogonal matrix keeps the norm of each row of a block, and any matrix takes the mean row to a mean row.
+  """
+  count, height, width, channels = y.shape
+  b = spec["block_size"]
+  cut = y.astype(np.float32).reshape(count, height // b, b, width // b, b, channels)
+  energy = np.sqrt(np.square(cut).mean(4)).reshape(count, -1)
+  if int(np.prod(spec["image_shape"])) <= _MOST:
+    return y, energy
+  return cut.mean(2).reshape(count, -1), energy.reshape(count, height // b, b, -1).mean(2).reshape(
+    count, -1
+  )
 
 
 def _score(originals: np.ndarray, estimates: np.ndarray) -> dict[str, float]:

@@ -3,10 +3,12 @@
 ``Y_p = X_p R_p`` turns the covariance ``S`` of a block position into ``R' S R``: the same eigenvalues, turned
 eigenvectors. Public images of the same kind, or else a model of images, say what ``S`` was. Eigenvectors of both in
 order of size give each matrix up to signs; covariances between positions and the means give the signs, and settle what
-eigenvalues too close to each other leave open. No known pair is needed.
+eigenvalues too close to each other leave open. No known pair is needed. Of large images, without public ones, whole
+columns of blocks are solved (``attacks.rmt.columns``).
 """
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -18,7 +20,7 @@ from djax import schemes
 from djax.attacks.base import Attack, Estimate, Known, Progress
 from djax.attacks.common import denoise, linear, statistics
 from djax.attacks.common.statistics import Layout, Moments
-from djax.attacks.rmt import several_views
+from djax.attacks.rmt import columns, several_views
 from djax.host import blockwise
 from djax.schemes import Trait
 
@@ -36,6 +38,7 @@ __all__ = [
 _SETTLED = 1e-4
 _TRUST = 3.0  # of the eigenvectors of a position against its covariances with all others
 _RIDGE = 1e-3
+_MOST = 4096  # values of an image that is modelled as a whole without public images
 _POOR = 0.7  # share of covariances unexplained
 
 
@@ -75,7 +78,12 @@ def attack(
     (``diagnostics["smoothed"]``), and by a network that learns from public images under noise of their own
     (``diagnostics["denoised"]``).
   """
-  return estimate(known, solve=_solve, seed=seed, progress=progress, settings=settings)
+  layout = statistics.layout_of(known.spec)
+  solve: Callable[..., tuple[np.ndarray, Moments | None, dict[str, Any]]] = _solve
+  if known.public is None and layout.groups == "rows" and np.prod(layout.shape) > _MOST:
+    progress(0.0, "matrices of columns")
+    solve = _solve_columns(known, layout, settings)
+  return estimate(known, solve=solve, seed=seed, progress=progress, settings=settings)
 
 
 def estimate_matrices(known: Known) -> tuple[np.ndarray, dict[str, Any]]:
@@ -97,7 +105,7 @@ def estimate_matrices(known: Known) -> tuple[np.ndarray, dict[str, Any]]:
 def estimate(
   known: Known,
   *,
-  solve: Callable[..., tuple[np.ndarray, Moments, dict[str, Any]]],
+  solve: Callable[..., tuple[np.ndarray, Moments | None, dict[str, Any]]],
   seed: int,
   progress: Progress,
   settings: Settings,
@@ -106,7 +114,8 @@ def estimate(
 
   Args:
     known: what the attacker has.
-    solve: ``(known, layout, window, settings) -> (inverse matrices [G, n, n], moments of originals, diagnostics)``.
+    solve: ``(known, layout, window, settings) -> (inverse matrices [G, n, n], moments of originals, diagnostics)``; the
+      moments may be None where nothing is smoothed.
     seed: of the network against noise.
     progress: called with the fraction done and the current step.
     settings: of the solution.
@@ -115,31 +124,27 @@ def estimate(
   layout = statistics.layout_of(known.spec)
   height, width, _ = known.spec["image_shape"]
   level, before = known.spec["noise_level"], known.spec["noise_place"] == "before"
-  targets = known.targets
-  several, warnings = None, warnings_of(known)
-  how: dict[str, Any] = {}
-  rehearsed = np.zeros((0, *targets.shape[1:]), np.float32)
+  smooth, public, warnings = bool(level) and settings.smooth, known.public, warnings_of(known)
   # Without noise one view shows all that the matrices found can show. Where noise is not white once undone, views would
   # be combined by wrong weights, and a network would learn from noise of another kind.
-  white = level and settings.smooth and several_views.has_white_noise(known.spec)
-  if white and known.public is not None:
-    if known.views is not None:
-      if known.public[0].size <= several_views.MOST:
-        several = known.views
-      else:
-        warnings.append(
-          f"views are combined in images of at most {several_views.MOST} values, these have {known.public[0].size}: "
-          "the first alone is used"
-        )
-    if several is None:
-      noisy = denoise.rehearse(known.public, level, seed)
-      rehearsed = blockwise.pad_to_blocks(noisy, block_size=known.spec["block_size"])
-  if several is not None:
-    targets = np.concatenate([targets[:, None], several.disguised], 1)
+  learns = smooth and public is not None and several_views.has_white_noise(known.spec)
+  seen = known.views if learns else None
+  if seen is not None and seen.disguised[0, 0].size > several_views.MOST:
+    warnings.append(
+      f"views are combined in images of at most {several_views.MOST} values, these have {seen.disguised[0, 0].size}: "
+      "the first alone is used"
+    )
+    seen = None
+  targets = known.targets
+  if seen is not None:
+    targets = np.concatenate([targets[:, None], seen.disguised], 1)
     targets = targets.reshape(-1, *targets.shape[2:])
-  raw = np.empty(targets.shape, np.float32)
-  result = raw.copy() if level and settings.smooth else raw
-  filtered = rehearsed.copy()
+  noisy = np.zeros((0, height, width, targets.shape[-1]), np.float32)
+  if learns and seen is None:
+    assert public is not None
+    noisy = denoise.rehearse(public, level, seed)
+  padded = blockwise.pad_to_blocks(noisy, block_size=known.spec["block_size"])
+  raw, result, filtered = (np.empty(a.shape, np.float32) for a in (targets, targets, padded))
   windows, solved = layout.windows(settings.window), []
   for index, (down, across, part) in enumerate(windows):
     progress(index / len(windows), f"window {index + 1} of {len(windows)}")
@@ -148,40 +153,32 @@ def estimate(
     disguised = part.units(targets[:, down, across]).astype(np.float64)  # [t, G, V, n]
     x = disguised @ inverse - level / 2 if before else (disguised - level / 2) @ inverse
     raw[:, down, across] = part.images(x.astype(np.float32))
-    if level and settings.smooth:
+    if smooth:
+      assert originals is not None
       x = _smooth(x, originals, np.eye(x.shape[-1]) if before else inverse, level**2 / 12)
       result[:, down, across] = part.images(x.astype(np.float32))
-    if len(rehearsed):
-      x = part.units(rehearsed[:, down, across]).astype(np.float64)
-      x = _smooth(x, originals, np.eye(x.shape[-1]), level**2 / 12)
+    if len(noisy):
+      assert public is not None
+      # By the statistics of other images, as those of targets are.
+      others = statistics.measure(part, public[len(noisy) :], (down, across))
+      x = part.units(padded[:, down, across]).astype(np.float64)
+      x = _smooth(x, others, np.eye(x.shape[-1]), level**2 / 12)
       filtered[:, down, across] = part.images(x.astype(np.float32))
-  raw, result = raw[:, :height, :width], result[:, :height, :width]
-  if several is not None:
-    assert known.public is not None
-    progress(0.9, "combining views")
-    kind = several_views.prior(known.public)
-    shape = (len(known.targets), 1 + several.disguised.shape[1], *raw.shape[1:])
-    result = several_views.estimate(
-      raw.reshape(shape), result.reshape(shape), kind, several.options, level
-    )
-    filtered = several_views.rehearse(known.public, kind, several, level, shape[1], seed)
-    result, how = denoise.improve(
-      {"linear": result},
-      {"linear": filtered},
-      known.public,
-      seed=seed,
-      progress=progress,
-      settings=settings.network,
-    )
-  elif len(rehearsed):
-    assert known.public is not None
-    result, how = denoise.improve(
-      {"raw": raw, "linear": result},
-      {"raw": noisy, "linear": filtered[:, :height, :width]},
-      known.public,
-      seed=seed,
-      progress=progress,
-      settings=settings.network,
+  raw, result, filtered = (a[:, :height, :width] for a in (raw, result, filtered))
+  if not smooth:
+    result = raw
+  denoised: dict[str, Any] = {}
+  if learns:
+    assert public is not None
+    estimates, rehearsed = {"raw": raw, "linear": result}, {"raw": noisy, "linear": filtered}
+    if seen is not None:
+      progress(0.9, "combining views")
+      shape = (len(known.targets), 1 + seen.disguised.shape[1], *raw.shape[1:])
+      both = raw.reshape(shape), result.reshape(shape)
+      combined, again = several_views.rehearsed(*both, public, seen, level, seed)
+      estimates, rehearsed = {"linear": combined}, {"linear": again}
+    result, denoised = denoise.improve(
+      estimates, rehearsed, public, seed=seed, progress=progress, settings=settings.network
     )
   progress(1.0, "done")
   worst = max(window["residual"] for window in solved)
@@ -191,9 +188,9 @@ def estimate(
     )
   diagnostics = {
     "windows": solved,
-    "smoothed": bool(level and settings.smooth),
-    "denoised": how,
-    "statistics": "image model" if known.public is None else "public images",
+    "smoothed": smooth,
+    "denoised": denoised,
+    "statistics": "image model" if public is None else "public images",
     "views": len(targets) // max(1, len(known.targets)),
     "warnings": warnings,
     "seconds": round(time.perf_counter() - start, 2),
@@ -313,6 +310,29 @@ def _solve(
   x, y = (statistics.add_noise(m, statistics.ROUNDING) for m in (x, y))
   matrices, diagnostics = align(x, y, sweeps=settings.sweeps)
   return matrices.swapaxes(1, 2), originals, {**of_model, **diagnostics}
+
+
+def _solve_columns(
+  known: Known, layout: Layout, settings: Settings
+) -> Callable[..., tuple[np.ndarray, Moments | None, dict[str, Any]]]:
+  """Returns a solution for each window, of matrices that were found for the whole image."""
+  level, before = known.spec["noise_level"], known.spec["noise_place"] == "before"
+  matrices, diagnostics = columns.estimate_matrices(
+    layout,
+    known.disguised,
+    shift=0.0 if before else level / 2,
+    variance=level**2 / 12,
+    align=functools.partial(align, sweeps=settings.sweeps),
+  )
+  b = layout.block_size
+  inverse = matrices.swapaxes(1, 2).reshape(layout.rows, layout.columns, b, b)
+
+  def solve(known, part, window, settings):
+    down, across = (slice(place.start // b, place.stop // b) for place in window)
+    originals = noisy_moments(known, part, window)[2] if level and settings.smooth else None
+    return inverse[down, across].reshape(-1, b, b), originals, diagnostics
+
+  return solve
 
 
 def _signs(x: Moments, y: Moments, flips: int) -> np.ndarray:

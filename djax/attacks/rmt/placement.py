@@ -9,6 +9,9 @@ the matrices.
 Without public images, norms of the inverse covariance are compared instead with those of an isotropic field. Norms of
 covariances depend on what the images show, those of the inverse on neighbours alone, in any kind of image.
 
+Images too large for one covariance of all their values are put together by their borders instead
+(``attacks.rmt.borders``), unless whole blocks are mixed, which leaves no borders.
+
 Images are much like their mirrors, so the order may be that of the mirrored image, and then so are the estimates.
 """
 
@@ -22,7 +25,7 @@ from scipy.spatial import distance
 from djax import schemes
 from djax.attacks.base import Attack, Estimate, Known, Progress
 from djax.attacks.common import assignment, statistics
-from djax.attacks.rmt import ica, moments
+from djax.attacks.rmt import borders, ica, moments
 from djax.errors import ConfigError
 from djax.host import blockwise
 from djax.schemes import Trait
@@ -33,6 +36,8 @@ _LIKENESS = 0.5
 _REACH = 8.0  # pixels over which the correlation of the image model falls to 1/e
 _RIDGE = 0.1  # least variance of noise, beside that of the image, that the inverse covariance takes for granted
 _SAME = 1e-5
+_MOST = 4096  # values of an image whose covariance, as a whole, is compared
+_MOST_WITHOUT = 8192  # the same where there are no borders: some arrays of 256 MiB
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,12 +123,25 @@ def estimate_permutation(
     pixels it may be that of the image mirrored left to right, and without public images, if blocks are mixed, of any of
     the eight symmetries of the square. And a dictionary: ``perm`` as a list; ``likeness``, the
     correlation of the two sets of norms between positions in that order; ``starts``, how many of those tried led to it
-    or to another as good, such as its mirror image: 3 end the search, 1 is weak evidence; ``warnings``.
+    or to another as good, such as its mirror image: 3 end the search, 1 is weak evidence; ``warnings``. Of images put
+    together by borders instead ``likeness``, the lesser of ``below`` and ``beside``, see ``borders.Fit``; ``warnings``.
 
   Raises:
-    ConfigError: for projection matrices without public images.
+    ConfigError: for projection matrices without public images, and for images too large for memory.
   """
   layout = statistics.layout_of(known.spec)
+  if known.public is None and known.spec.get("matrix") == "projection":
+    raise ConfigError(
+      "attack placement needs public images for projection matrices, got none. Give images of the same kind."
+    )
+  values = int(np.prod(layout.shape))
+  if values > _MOST and layout.groups != "block" and layout.block_size > 1:
+    return _by_borders(known, layout)
+  if values > _MOST_WITHOUT:
+    raise ConfigError(
+      f"attack placement orders whole blocks that are mixed, or of one pixel, in images of at most {_MOST_WITHOUT} "
+      f"values, got {values}. Make the images smaller."
+    )
   pair = _inverse_norms(known, layout) if known.public is None else _norms(known, layout)
   # Layers of views that have nothing to do with each other say nothing.
   keep = np.argsort(-np.square(pair[1]).sum((1, 2)), kind="stable")[: settings.layers]
@@ -143,6 +161,27 @@ def estimate_permutation(
   }
 
 
+def _by_borders(known: Known, layout: statistics.Layout) -> tuple[np.ndarray, dict[str, Any]]:
+  """Returns what ``estimate_permutation`` does, of large images."""
+  perm, fit = borders.arrange(
+    layout,
+    known.disguised,
+    variance=known.spec.get("noise_level", 0.0) ** 2 / 12,
+    white=known.spec.get("matrix") == "projection",
+    public=known.public,
+  )
+  likeness, warnings = min(fit), []
+  if likeness < _LIKENESS:
+    warnings.append(
+      f"blocks have {fit.below:.2f} in common with those found below them, and stand out from others beside them by "
+      f"{fit.beside:.2f}, where 1 is best: do not rely on their places"
+    )
+  facts = {
+    name: round(value, 4) for name, value in (("likeness", likeness), *fit._asdict().items())
+  }
+  return perm, {"perm": perm.tolist(), **facts, "warnings": warnings}
+
+
 def _norms(known: Known, layout: statistics.Layout) -> tuple[np.ndarray, np.ndarray]:
   """Returns the norms between positions, disguised and public, one layer a pair of views: float32 ``[L, P, P]``."""
   assert known.public is not None
@@ -158,10 +197,6 @@ def _norms(known: Known, layout: statistics.Layout) -> tuple[np.ndarray, np.ndar
 
 def _inverse_norms(known: Known, layout: statistics.Layout) -> tuple[np.ndarray, np.ndarray]:
   """Returns the norms of inverse covariances, disguised and of the image model: float32 ``[L, P, P]``."""
-  if known.spec.get("matrix") == "projection":
-    raise ConfigError(
-      "attack placement needs public images for projection matrices, got none. Give images of the same kind."
-    )
   y = statistics.measure(layout, known.disguised)
   side = y.mean.shape[-1]
   noise = known.spec.get("noise_level", 0.0) ** 2 / 12

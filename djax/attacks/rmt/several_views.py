@@ -27,7 +27,6 @@ __all__ = [
   "has_white_noise",
   "prior",
   "register",
-  "rehearse",
   "rehearsed",
   "smooth",
 ]
@@ -108,39 +107,32 @@ def estimate(
   return combine(raw, np.concatenate([still, others], 1), kind, level**2 / 12)
 
 
-def rehearsed(public: np.ndarray, count: int) -> int:
-  """Returns how many public images are rehearsed: fewer where there are many views.
+def rehearsed(
+  raw: np.ndarray, single: np.ndarray, public: np.ndarray, seen: Views, level: float, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+  """Estimates originals from all their views, and does the same to views that are made of public images.
 
   Args:
-    public: ``[m, H, W, C]``.
-    count: K, views of each image.
-  """
-  return min(denoise.count(public), _REHEARSED // count)
-
-
-def rehearse(
-  public: np.ndarray, kind: Prior, seen: Views, level: float, count: int, seed: int
-) -> np.ndarray:
-  """Does to public images what ``estimate`` does to targets: views, noise, and what is made of them.
-
-  Args:
-    public: ``[m, H, W, C]``, 0..255; those that ``rehearsed`` counts.
-    kind: of images, by other ones.
+    raw: as for ``estimate``.
+    single: as for ``estimate``.
+    public: ``[m, H, W, C]``, 0..255; the first of them are rehearsed, the others say what images are like.
     seen: how the views of the targets were made.
     level: of the noise, N.
-    count: K, views of each image, the image itself included.
-    seed: of views and noise.
+    seed: of the views of public images and their noise.
 
   Returns:
-    float32 ``[m, H, W, C]``.
+    float32 ``[t, H, W, C]`` and ``[r, H, W, C]``, of the first r public images.
   """
+  count = raw.shape[1]
+  some = public[: min(denoise.count(public), _REHEARSED // count)]
+  kind = prior(public[len(some) :])
   noise = np.random.default_rng(seed)
-  parts = [np.zeros(public.shape, np.float32)[:0]]
-  for _, looks in views.draw(public, count=count, views=seen, seed=seed):
-    raw = looks + (noise.random(looks.shape, np.float32) - np.float32(0.5)) * np.float32(level)
-    single = smooth(raw.reshape(-1, *raw.shape[2:]), kind, level**2 / 12).reshape(raw.shape)
-    parts.append(estimate(raw, single, kind, seen.options, level))
-  return np.concatenate(parts)
+  parts = [np.zeros((0, *raw.shape[2:]), np.float32)]
+  for _, looks in views.draw(some, count=count, views=seen, seed=seed):
+    noisy = looks + (noise.random(looks.shape, np.float32) - np.float32(0.5)) * np.float32(level)
+    clear = smooth(noisy.reshape(-1, *noisy.shape[2:]), kind, level**2 / 12).reshape(noisy.shape)
+    parts.append(estimate(noisy, clear, kind, seen.options, level))
+  return estimate(raw, single, kind, seen.options, level), np.concatenate(parts)
 
 
 def register(first: np.ndarray, others: np.ndarray, options: Mapping[str, Any]) -> np.ndarray:
