@@ -174,6 +174,9 @@ def score(
   )
 
 
+_ssim = jax.jit(metrics.ssim, static_argnames="filter_size")
+
+
 def ssim(originals: Any, estimates: Any) -> np.ndarray:
   """Returns the structural similarity of each image, float32 ``[n]``, with the window that small images allow.
 
@@ -182,4 +185,4 @@ def ssim(originals: Any, estimates: Any) -> np.ndarray:
     estimates: the same shape.
   """
   x, y = jnp.asarray(originals), jnp.asarray(estimates)
-  return np.asarray(metrics.ssim(x, y, filter_size=metrics.window(x.shape)))
+  return np.asarray(_ssim(x, y, filter_size=metrics.window(x.shape)))

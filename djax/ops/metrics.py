@@ -97,7 +97,7 @@ def ssim(
     )
   offsets = np.arange(filter_size) - (filter_size - 1) / 2
   window = np.exp(-0.5 * (offsets / 1.5) ** 2)
-  window = jnp.asarray(window / window.sum(), jnp.float32)
+  window = window / window.sum()
   x, y = _as_float(originals, estimates)
   mean_x, mean_y = _blur(x, window), _blur(y, window)
   variance_x = _blur(x * x, window) - mean_x**2
@@ -109,15 +109,21 @@ def ssim(
   return jnp.mean(luminance * contrast, axis=(-3, -2, -1))
 
 
-def _blur(images: jax.Array, window: jax.Array) -> jax.Array:
-  """Filters rows, then columns, keeping only whole windows: ``[..., H - n + 1, W - n + 1, C]``."""
-  planes = jnp.moveaxis(images, -1, -3).reshape(-1, 1, *images.shape[-3:-1])
-  for kernel in (window[:, None], window[None, :]):
-    planes = lax.conv_general_dilated(
-      planes, kernel[None, None], (1, 1), "VALID", precision=lax.Precision.HIGHEST
+def _blur(images: jax.Array, window: np.ndarray) -> jax.Array:
+  """Filters rows, then columns, keeping only whole windows: ``[..., H - n + 1, W - n + 1, C]``.
+
+  By products with banded matrices: on a CPU, XLA takes ten times as long for convolutions of one channel.
+  """
+  for axis in (-3, -2):
+    size = images.shape[axis]
+    place = np.arange(size)[:, None] - np.arange(size - len(window) + 1)
+    inside = (place >= 0) & (place < len(window))
+    band = np.where(inside, window[np.clip(place, 0, len(window) - 1)], 0).astype(np.float32)
+    filtered = jnp.tensordot(
+      images, band, axes=(images.ndim + axis, 0), precision=lax.Precision.HIGHEST
     )
-  planes = planes.reshape(*images.shape[:-3], images.shape[-1], *planes.shape[-2:])
-  return jnp.moveaxis(planes, -3, -1)
+    images = jnp.moveaxis(filtered, -1, axis)
+  return images
 
 
 def _as_float(originals: jax.Array, estimates: jax.Array) -> tuple[jax.Array, jax.Array]:

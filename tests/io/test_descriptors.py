@@ -5,12 +5,14 @@ import json
 
 import numpy as np
 import pytest
+from helpers import audits
 from helpers.descriptors import opened
 
 import train
 from configs import outsourced
 from djax import keys, sources
 from djax.__main__ import main
+from djax.attacks.generic.known_pairs import PROCRUSTES
 from djax.audit import scenario
 from djax.disguised import directory
 from djax.keys import keyfile
@@ -65,6 +67,7 @@ def owner(tmp_path, monkeypatch, kept):
     **{f"{name}_labels": part.labels for name, part in parts.items()},
   )
   np.save("q.npy", parts["test"].images[:3])
+  audits.quick(monkeypatch, [PROCRUSTES])
   monkeypatch.setattr(scenario, "FAST", scenario.Sizes(100, 60, 20, (1,)))
   assert main(f"{DISGUISE} d".split()) == 0
   kept.clear()

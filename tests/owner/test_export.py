@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import pathlib
-import random
 import runpy
 import shutil
 import signal
@@ -466,39 +465,6 @@ if __name__ == "__main__":
                   dtype=sys.argv[3], dataset_id="00112233445566778899aabbccddeeff")
   export.disguise(asked, sys.argv[1], keys.experiment(3), workers=int(sys.argv[2]))
 """
-
-
-def killed(script, folder, workers, dtype, seconds):
-  """Runs the script and kills it after some seconds; returns whether it was still running."""
-  process = subprocess.Popen(
-    [sys.executable, str(script), str(folder), str(workers), dtype], start_new_session=True
-  )
-  try:
-    process.wait(seconds)
-  except subprocess.TimeoutExpired:
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    return True
-  assert process.returncode == 0
-  return False
-
-
-@pytest.mark.slow
-def test_a_run_killed_at_random_moments_ends_with_the_same_bytes(tmp_path):
-  script = tmp_path / "run.py"
-  script.write_text(RUN)
-  start = time.monotonic()
-  assert not killed(script, tmp_path / "whole", 1, "uint8", 300)
-  took = time.monotonic() - start
-  rng = random.Random(0)
-  kills = 0
-  while kills < 3:
-    # Start-up takes most of a run, and nothing can be lost in it: moments are drawn from the later part.
-    while killed(script, tmp_path / "set", 2, "uint8", took * rng.uniform(0.5, 1.1)):
-      kills += 1
-      took *= 1.05
-    assert content(tmp_path / "set") == content(tmp_path / "whole")
-    shutil.rmtree(tmp_path / "set")
 
 
 @pytest.mark.parametrize("workers", [1, 2])

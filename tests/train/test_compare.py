@@ -18,7 +18,7 @@ TABLE = tuple(
     "rmt": (*_TINY, "disguise.block_size=4", "model.width=16"),
     "aes": (*_TINY, "model.width=16"),
     "instahide": (*_TINY, "model.name=mlp", "model.width=2"),
-    "neuracrypt": (*_TINY[:2], "disguise.patch=4", "model.width=8"),
+    "neuracrypt": (*_TINY[:2], "disguise.patch=4", "model.width=8", "model.depth=1"),
   }.items()
 )
 QUIET = lambda line: None  # noqa: E731
@@ -70,6 +70,8 @@ def test_the_facts_come_from_runs_and_stay_without_them(runs, quick, tmp_path, m
     stored = json.loads((runs / row["row"] / "seed0" / "result.json").read_text())
     assert one["disguised"]["test_accuracy"] == stored["test_accuracy"]
     assert one["plain"]["test_accuracy"] > 0
+    assert stored["scheme"]["scheme"] == row["row"]
+    assert stored["other_key_accuracy"] is not None
   monkeypatch.setattr(collect, "examine", None)  # what is known is not asked again
   again = collect.collect(TABLE, runs, None, say=QUIET)
   assert json.loads(json.dumps(again)) == found

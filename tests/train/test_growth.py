@@ -163,7 +163,7 @@ def in_process(module, *words):
   """Does what ``growth._run`` does, but in this process, with a small network."""
   start = time.perf_counter()
   if module == "train":
-    words += ("--config.model.width=4",)
+    words += ("--config.model.name=mlp", "--config.model.width=4")
   assert importlib.import_module(f"{module}.__main__").main(list(words)) == 0
   return time.perf_counter() - start, 100.0
 

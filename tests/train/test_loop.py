@@ -7,7 +7,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 
 import flax.linen as nn
 import jax
@@ -438,32 +437,6 @@ def _long():
 def _command(workdir):
   flags = [f"--config.{name}={value}" for name, value in config_lib.leaves(_long())]
   return [sys.executable, "-m", "train", f"--workdir={workdir}", *flags]
-
-
-@pytest.mark.slow
-def test_killed_at_several_moments_and_resumed_ends_with_the_same_bits(tmp_path):
-  train.run(_long(), tmp_path / "whole")
-  whole = params(tmp_path / "whole")
-  killed = 0
-  # The moments: on the first sight of some file, and a while after.
-  for moment, (pattern, wait) in enumerate((("checkpoints/*", 0.05), ("metrics.jsonl", 0.0))):
-    workdir = tmp_path / f"killed{moment}"
-    process = subprocess.Popen(
-      _command(workdir), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
-    )
-    while process.poll() is None and not list(workdir.glob(pattern)):
-      time.sleep(0.001)
-    try:
-      process.wait(wait)
-    except subprocess.TimeoutExpired:
-      process.kill()
-      killed += 1
-    process.wait()
-    train.run(_long(), workdir)
-    assert_same_state(whole, params(workdir))
-    rows = (workdir / "metrics.jsonl").read_text().splitlines()
-    assert [json.loads(row)["step"] for row in rows] == [4, 8, 12, 16, 20, 24]
-  assert killed >= 2
 
 
 def test_bad_disguise_options_name_the_group():
