@@ -86,17 +86,15 @@ def estimate(
   level = spec.get("noise_level", 0.0)
   estimates, rehearsed = {"restored": opened.targets[:, 0]}, {"restored": opened.public}
   if level and several_views.has_white_noise(spec) and public[0].size <= several_views.MOST:
-    # Public images are filtered by the statistics of other ones, as the targets are.
-    kind = several_views.prior(public[len(opened.public) :])
-    flat = opened.targets.reshape(-1, *opened.targets.shape[2:])
-    smooth = several_views.smooth(flat, kind, level**2 / 12).reshape(opened.targets.shape)
     if opened.views is None:
-      estimates["linear"] = smooth[:, 0]
-      rehearsed["linear"] = several_views.smooth(opened.public, kind, level**2 / 12)
+      # Public images are filtered by the statistics of other ones, as the targets are.
+      kind = several_views.prior(public[len(opened.public) :])
+      for ways in (estimates, rehearsed):
+        ways["linear"] = several_views.smooth(ways["restored"], kind, level**2 / 12)
     else:
       progress(0.1, "combining views")
       combined, again = several_views.rehearsed(
-        opened.targets, smooth, public, opened.views, level, seed
+        opened.targets, None, public, opened.views, level, seed
       )
       estimates, rehearsed = {"linear": combined}, {"linear": again}
   else:

@@ -89,6 +89,15 @@ def test_views_of_different_images_gain_nothing():
   assert db(images, own) > db(images, one) + 2
 
 
+def test_one_view_that_lies_still_is_combined_as_smooth_does():
+  kind = several_views.prior(smooth_images(500, seed=2))
+  noisy = smooth_images(60) + np.random.default_rng(0).normal(0, NOISE, (60, SIDE, SIDE, 2))
+  noisy = noisy.astype(np.float32)
+  found = several_views.smooth(noisy, kind, NOISE**2)
+  slow = several_views.combine(noisy[:, None], still(60, 1), kind, NOISE**2)
+  np.testing.assert_allclose(found, slow, atol=0.05)
+
+
 def test_register_finds_shifts_mirrors_and_warps():
   images = smooth_images(20)
   moves = [(-1, 1, False), (2, 0, True), (0, -2, True), (1, 1, False)]

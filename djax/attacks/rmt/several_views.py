@@ -36,8 +36,8 @@ MOST = 4096  # values of an image whose covariance is measured as a whole
 _FITS = 20
 _STEPS, _SETTLED = 200, 1e-4
 _DAMPING = 1e-2
-_CHUNK = 100
 _REHEARSED = 4000  # views of public images in all
+_CLEAN = 45.0  # dB
 
 
 class Prior(NamedTuple):
@@ -76,13 +76,11 @@ def smooth(images: np.ndarray, kind: Prior, variance: float) -> np.ndarray:
   Returns:
     float32 ``[n, H, W, C]``.
   """
-  still = np.moveaxis(np.indices(images.shape[1:3]), 0, -1).astype(np.float32)
-  parts = []
-  for start in range(0, len(images), _CHUNK):
-    part = images[start : start + _CHUNK, None]
-    places = np.broadcast_to(still, (len(part), 1, *still.shape))  # each lies as itself
-    parts.append(combine(part, places, kind, variance))
-  return np.concatenate(parts)
+  # S (S + v I)^-1 (x - mean) + mean, by the eigenvectors of S; what ``combine`` comes to for one view that lies still.
+  gain = kind.root**2 / (kind.root**2 + variance)
+  weights = (kind.vectors * gain) @ kind.vectors.T
+  centred = images.reshape(len(images), -1) - kind.mean
+  return np.clip(centred @ weights + kind.mean, 0, 255).reshape(images.shape).astype(np.float32)
 
 
 def estimate(
@@ -108,30 +106,41 @@ def estimate(
 
 
 def rehearsed(
-  raw: np.ndarray, single: np.ndarray, public: np.ndarray, seen: Views, level: float, seed: int
+  raw: np.ndarray,
+  single: np.ndarray | None,
+  public: np.ndarray,
+  seen: Views,
+  level: float,
+  seed: int,
 ) -> tuple[np.ndarray, np.ndarray]:
   """Estimates originals from all their views, and does the same to views that are made of public images.
 
   Args:
     raw: as for ``estimate``.
-    single: as for ``estimate``.
+    single: as for ``estimate``; None for those of the linear filter.
     public: ``[m, H, W, C]``, 0..255; the first of them are rehearsed, the others say what images are like.
     seen: how the views of the targets were made.
     level: of the noise, N.
     seed: of the views of public images and their noise.
 
   Returns:
-    float32 ``[t, H, W, C]`` and ``[r, H, W, C]``, of the first r public images.
+    float32 ``[t, H, W, C]`` and ``[r, H, W, C]``, of the first r public images; r is 0 where little noise is left.
   """
   count = raw.shape[1]
-  some = public[: min(denoise.count(public), _REHEARSED // count)]
+  # Where less noise is left than a network could take off, nothing is rehearsed.
+  left = 20 * np.log10(255) - 10 * np.log10(level**2 / 12 / count)
+  some = public[: min(denoise.count(public), _REHEARSED // count) if left < _CLEAN else 0]
   kind = prior(public[len(some) :])
   noise = np.random.default_rng(seed)
   parts = [np.zeros((0, *raw.shape[2:]), np.float32)]
+
+  def clear(noisy: np.ndarray) -> np.ndarray:
+    return smooth(noisy.reshape(-1, *noisy.shape[2:]), kind, level**2 / 12).reshape(noisy.shape)
+
   for _, looks in views.draw(some, count=count, views=seen, seed=seed):
     noisy = looks + (noise.random(looks.shape, np.float32) - np.float32(0.5)) * np.float32(level)
-    clear = smooth(noisy.reshape(-1, *noisy.shape[2:]), kind, level**2 / 12).reshape(noisy.shape)
-    parts.append(estimate(noisy, clear, kind, seen.options, level))
+    parts.append(estimate(noisy, clear(noisy), kind, seen.options, level))
+  single = clear(raw) if single is None else single
   return estimate(raw, single, kind, seen.options, level), np.concatenate(parts)
 
 
@@ -223,7 +232,9 @@ def _looks(places: np.ndarray) -> sparse.csr_matrix:
       weights.append(weight.ravel())
   rows = np.tile(np.arange(count * number * height * width), 4)
   entries = (np.concatenate(weights), (rows, np.concatenate(columns)))
-  return sparse.csr_matrix(entries, (count * number * height * width, count * height * width))
+  looks = sparse.csr_matrix(entries, (count * number * height * width, count * height * width))
+  looks.eliminate_zeros()  # of shifts by whole pixels, three of four
+  return looks
 
 
 @jax.jit
