@@ -125,5 +125,7 @@ def words(scores: Mapping[str, Any], how: Mapping[str, Any], given: int, best: f
   if best is None:
     return found
   if best > ssim - _CLOSE:
-    return f"{found}; the best attack without the key reaches {best:.2f}, so nothing more is hidden by the key"
+    return (
+      f"{found}; the best attack without the key reaches {best:.2f}: by SSIM the key hides no more"
+    )
   return f"{found}; the best attack without the key reaches {best:.2f}"

@@ -138,7 +138,7 @@ def test_an_audit_says_it_beside_the_best_attack(noisy):
   ("best", "psnr_", "views", "end"),
   [
     (0.4, 20.0, 1, "network, have a median SSIM of 0.80, 20.0 dB; the best attack without the key reaches 0.40"),
-    (0.795, 20.0, 1, "reaches 0.80, so nothing more is hidden by the key"),
+    (0.795, 20.0, 1, "reaches 0.80: by SSIM the key hides no more"),
     (None, 20.0, 1, "a median SSIM of 0.80, 20.0 dB"),
     (0.4, 20.0, 8, "(of the first of 8 views), with their noise taken off by a small network, have a median SSIM of "
      "0.80, 20.0 dB; the best attack without the key reaches 0.40"),

@@ -124,11 +124,11 @@ def estimate(
   layout = statistics.layout_of(known.spec)
   height, width, _ = known.spec["image_shape"]
   level, before = known.spec["noise_level"], known.spec["noise_place"] == "before"
-  smooth, public, warnings = bool(level) and settings.smooth, known.public, warnings_of(known)
+  smooth, warnings = bool(level) and settings.smooth, warnings_of(known)
   # Without noise one view shows all that the matrices found can show. Where noise is not white once undone, views would
   # be combined by wrong weights, and a network would learn from noise of another kind.
-  learns = smooth and public is not None and several_views.has_white_noise(known.spec)
-  seen = known.views if learns else None
+  public = known.public if smooth and several_views.has_white_noise(known.spec) else None
+  seen = known.views if public is not None else None
   if seen is not None and seen.disguised[0, 0].size > several_views.MOST:
     warnings.append(
       f"views are combined in images of at most {several_views.MOST} values, these have {seen.disguised[0, 0].size}: "
@@ -140,8 +140,7 @@ def estimate(
     targets = np.concatenate([targets[:, None], seen.disguised], 1)
     targets = targets.reshape(-1, *targets.shape[2:])
   noisy = np.zeros((0, height, width, targets.shape[-1]), np.float32)
-  if learns and seen is None:
-    assert public is not None
+  if public is not None and seen is None:
     noisy = denoise.rehearse(public, level, seed)
   padded = blockwise.pad_to_blocks(noisy, block_size=known.spec["block_size"])
   raw, result, filtered = (np.empty(a.shape, np.float32) for a in (targets, targets, padded))
@@ -157,8 +156,7 @@ def estimate(
       assert originals is not None
       x = _smooth(x, originals, np.eye(x.shape[-1]) if before else inverse, level**2 / 12)
       result[:, down, across] = part.images(x.astype(np.float32))
-    if len(noisy):
-      assert public is not None
+    if public is not None and len(noisy):
       # By the statistics of other images, as those of targets are.
       others = statistics.measure(part, public[len(noisy) :], (down, across))
       x = part.units(padded[:, down, across]).astype(np.float64)
@@ -168,8 +166,7 @@ def estimate(
   if not smooth:
     result = raw
   denoised: dict[str, Any] = {}
-  if learns:
-    assert public is not None
+  if public is not None:
     estimates, rehearsed = {"raw": raw, "linear": result}, {"raw": noisy, "linear": filtered}
     if seen is not None:
       progress(0.9, "combining views")
@@ -190,7 +187,7 @@ def estimate(
     "windows": solved,
     "smoothed": smooth,
     "denoised": denoised,
-    "statistics": "image model" if public is None else "public images",
+    "statistics": "image model" if known.public is None else "public images",
     "views": len(targets) // max(1, len(known.targets)),
     "warnings": warnings,
     "seconds": round(time.perf_counter() - start, 2),
