@@ -21,6 +21,12 @@ if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", "")
 if [int(part) for part in importlib.metadata.version("jaxlib").split(".")[:2]] >= [0, 10]:
   os.environ["XLA_FLAGS"] += " --xla_cpu_collective_call_terminate_timeout_seconds=600"
 
+# The tests' programs are many and run for moments: to optimise what LLVM makes of them took a third of the time of all
+# tests. XLA's own passes are as ever, and the other stages of .ci/run compile as users do. Networks that slow tests
+# train run for longer, and gain from the first level. Workers find what their parent set.
+if "xla_backend_optimization_level" not in os.environ["XLA_FLAGS"]:
+  os.environ["XLA_FLAGS"] += f" --xla_backend_optimization_level={int('--slow' in sys.argv)}"
+
 # One thread a worker of pytest-xdist: threads that wait for a core turn round, and took half of the time.
 if "PYTEST_XDIST_WORKER" in os.environ:
   for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
@@ -50,6 +56,8 @@ STRICT_MODULES = {
   "test_schemes",
 }
 
+TESTS = pathlib.Path(__file__).parent
+
 hypothesis.settings.register_profile(
   "djax", deadline=None, derandomize=True, max_examples=15, database=None
 )
@@ -60,10 +68,47 @@ def pytest_addoption(parser):
   parser.addoption("--slow", action="store_true", help="run the tests marked slow as well")
 
 
+def pytest_configure(config):
+  if config.getoption("--slow"):
+    # Else xdist begins with the files of most tests, and ends with the longest.
+    config.option.loadscopereorder = False
+
+
+# Files of few tests that take minutes. A worker that got one of them last would keep all others waiting.
+LONG_FILES = (
+  "notebooks/test_execution.py",
+  "test_faults.py",
+  "train/test_loop.py",
+  "disguised/test_hostile_directory.py",
+  "docs/test_howto.py",
+  "train/test_compare.py",
+  "models/test_models.py",
+  "train/test_run_integrity.py",
+  "attacks/test_attack_examiner.py",
+  "attacks/test_attack_model_targeted.py",
+  "attacks/test_attack_inversion.py",
+  "attacks/test_attack_clusters.py",
+  "owner/test_export.py",
+  "test_readme.py",
+  "audit/test_audit_picture.py",
+  "docs/test_pages.py",
+  "train/test_ask.py",
+  "train/test_more_epochs.py",
+  "keys/test_secrets.py",
+  "disguised/test_fuzz_directory.py",
+  "train/test_examine.py",
+  "train/test_growth.py",
+)
+
+
 def pytest_collection_modifyitems(config, items):
   for item in items:
     if "tfds_dir" in item.fixturenames:
       item.add_marker("prepared")
+  if config.getoption("--slow"):
+    place = {TESTS / name: number for number, name in enumerate(LONG_FILES)}
+    # Stable: the tests of a file stay in their order.
+    items.sort(key=lambda item: place.get(item.path, len(place)))
   if config.getoption("--slow"):
     return
   for item in items:
@@ -99,11 +144,24 @@ def strict_promotion(request):
     yield
 
 
+# What two workers may have on the smallest machine; JAX, Flax and all that tests import take half of it.
+MOST_RESIDENT = 1 << 30
+
+
+def resident() -> int:
+  """Returns the memory that this process has, in bytes; endless where that is not told."""
+  try:
+    pages = pathlib.Path("/proc/self/statm").read_text().split()[1]
+  except OSError:
+    return sys.maxsize
+  return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+
 @pytest.fixture(autouse=True, scope="module")
 def forget_compiled():
-  """Drops the programs of a module's tests: kept for all modules, they take gigabytes a worker."""
+  """Drops the programs of tests once they take much: kept for all modules, it would be gigabytes a worker."""
   yield
-  if "jax" in sys.modules:
+  if "jax" in sys.modules and resident() > MOST_RESIDENT:
     import jax
 
     jax.clear_caches()
