@@ -359,22 +359,7 @@ QUICK = [
 TRAPS = ("a link to /dev/zero", "a pipe", "10 GB of holes")
 
 
-def more_processes():
-  """Yields each verb with each trap, at another file each time: above, all are tried in this process."""
-  for number, (name, verb) in enumerate(VERBS.items()):
-    files = [f for f in (*HEADS, "features.json", verb.reads[-1]) if f in verb.reads]
-    files = list(dict.fromkeys(files))
-    for turn, kind in enumerate(TRAPS):
-      yield name, files[(number + turn) % len(files)], kind
-
-
-SLOW = [case for case in more_processes() if case not in QUICK]
-
-
-@pytest.mark.parametrize(
-  ("name", "file", "kind"),
-  [*QUICK, *(pytest.param(*case, marks=pytest.mark.slow) for case in SLOW)],
-)
+@pytest.mark.parametrize(("name", "file", "kind"), QUICK)
 def test_a_process_ends_at_once_with_little_memory(place, sandbox, name, file, kind):
   verb = VERBS[name]
   others = place / ("other" if verb.folder == "data" else "other_request")
@@ -382,6 +367,60 @@ def test_a_process_ends_at_once_with_little_memory(place, sandbox, name, file, k
   before = hostile.tree(sandbox)
   check_process(hostile.run(argv(verb, place, sandbox)))
   assert hostile.tree(sandbox) == before
+
+
+# Runs commands one after the other; a line for each that ended: its code, and seconds of the CPUs.
+IN_TURN = """
+import importlib, json, os, sys, time
+with open(sys.argv[1]) as file:
+  commands = json.load(file)
+for module, words, out, err in commands:
+  for number, name in ((1, out), (2, err)):
+    os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT), number)
+  main = importlib.import_module(module).main
+  start = time.process_time()
+  code = main(words)
+  sys.stdout.flush(), sys.stderr.flush()
+  with open(sys.argv[1] + ".ended", "a") as file:
+    print(json.dumps([code, time.process_time() - start]), file=file)
+"""
+MODULES = {"djax": "djax.cli.main", "train": "train.__main__", "train.answer": "train.answer"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("group", ["djax", "audit", "train", "train.answer"])
+def test_processes_end_at_once_with_little_memory(place, tmp_path, group):
+  """Each verb with each trap, at another file each time; verbs that load as much share a process.
+
+  Above, all files are tried in this process; here the memory that a process has had at most is known.
+  """
+  commands, cases = [], []
+  for number, (name, verb) in enumerate(VERBS.items()):
+    if group != ("audit" if name == "audit" else verb.module):
+      continue
+    files = [f for f in (*HEADS, "features.json", verb.reads[-1]) if f in verb.reads]
+    files = list(dict.fromkeys(files))
+    for turn, kind in enumerate(TRAPS):
+      sandbox = tmp_path / f"{number}-{turn}"
+      (sandbox / "out").mkdir(parents=True)
+      shutil.copytree(place / verb.folder, sandbox / verb.folder)
+      others = place / ("other" if verb.folder == "data" else "other_request")
+      file = files[(number + turn) % len(files)]
+      replaced(sandbox / verb.folder, file, kind, others)
+      cases.append((name, file, kind, sandbox, hostile.tree(sandbox)))
+      said = [f"{sandbox}.{stream}" for stream in ("out", "err")]
+      commands.append((MODULES[verb.module], verb.argv(place, sandbox), *said))
+  todo, ended = tmp_path / "commands", tmp_path / "commands.ended"
+  todo.write_text(json.dumps(commands))
+  done = hostile.run(["-c", IN_TURN, todo], seconds=240)
+  found = [json.loads(line) for line in ended.read_text().splitlines()] if ended.exists() else []
+  assert len(found) == len(cases) >= len(TRAPS), (cases[len(found)][:3], done)
+  assert done.code == 0 and done.megabytes < MOST_MEGABYTES, done
+  for (*case, sandbox, before), (code, cpu) in zip(cases, found, strict=True):
+    out, err = (pathlib.Path(f"{sandbox}.{stream}").read_text() for stream in ("out", "err"))
+    check_refused(code, out, err.splitlines())
+    assert cpu < MOST_SECONDS, case
+    assert hostile.tree(sandbox) == before, case
 
 
 LARGE = {
