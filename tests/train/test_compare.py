@@ -15,8 +15,8 @@ _TINY = ("data.source=digits", "train.epochs=1", "augment.views=2", "augment.tes
 TABLE = tuple(
   Row(name, f"mnist_{name}", fields, (0,), "digits")
   for name, fields in {
-    "rmt": (*_TINY, "disguise.block_size=4", "model.width=16"),
-    "aes": (*_TINY, "model.width=16"),
+    "rmt": (*_TINY, "disguise.block_size=4", "model.width=4"),
+    "aes": (*_TINY, "model.width=4"),
     "instahide": (*_TINY, "model.name=mlp", "model.width=2"),
     "neuracrypt": (*_TINY[:2], "disguise.patch=4", "model.width=8", "model.depth=1"),
   }.items()
