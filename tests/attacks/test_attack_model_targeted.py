@@ -65,7 +65,7 @@ def world():
     "plain": (train.images.astype(np.float32), test.images.astype(np.float32)),
     "disguised": (disguised(train.images, 0), disguised(test.images, 1)),
   }
-  recipe = shadows.Recipe(steps=500)
+  recipe = shadows.Recipe(steps=300)
   models = {
     name: shadows.train(images, train.labels, members, classes=10, seed=0, recipe=recipe)
     for name, (images, _) in sets.items()
