@@ -106,6 +106,7 @@ def several(originals, public, count, options=OPTIONS, distinct=False, seed=0, *
   return base.Known(spec, targets, targets, public.astype(np.uint8), views=shown), key
 
 
+@pytest.mark.slow
 def test_several_views_show_more_than_one():
   images = figures(500)
   known, _ = several(images[:100], images[100:], 12, permute=False)
@@ -115,6 +116,7 @@ def test_several_views_show_more_than_one():
   assert quality(all_.images, images[:100]) > quality(one.images, images[:100]) + 0.8
 
 
+@pytest.mark.slow
 def test_views_of_other_images_are_no_help(monkeypatch):
   """The wrong views: those of the next target. What is learnt is right, so they must do harm."""
   images = figures(350)
@@ -174,6 +176,7 @@ def test_a_view_says_nothing_of_what_it_does_not_show():
   assert (back[np.setdiff1d(np.arange(16), shown)] == 0).all()
 
 
+@pytest.mark.slow
 def test_odd_inputs_do_not_crash():
   for value, options in ((0, {}), (255, {"unit_pixels": 2}), (0, {"unit_pixels": 1})):
     known, originals, _ = world(np.full((40, 5, 6, 3), value), 1, public=20, **options)

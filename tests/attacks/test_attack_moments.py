@@ -72,6 +72,7 @@ def test_noise_is_the_only_limit_and_smoothing_helps(place):
   assert floor - 2 < psnr(TARGETS, run(known, settings=ROUGH).images) < floor + 0.2
 
 
+@pytest.mark.slow
 def test_a_network_takes_more_noise_off_drawings_than_a_linear_filter():
   private, targets, public = (
     figures(n, seed=s).astype(np.uint8) for s, n in ((1, 2000), (2, 30), (3, 2000))
@@ -97,6 +98,7 @@ def several(count):
   return dataclasses.replace(known, views=Views(shown, options, distinct=False))
 
 
+@pytest.mark.slow
 def test_further_views_lower_the_noise():
   known = several(5)
   one = psnr(TARGETS, run(dataclasses.replace(known, views=None), settings=QUICK).images)

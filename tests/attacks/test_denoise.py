@@ -55,6 +55,7 @@ def test_from_shuffled_pairs_it_learns_no_more_than_the_mean(drawings):
   assert psnr(targets, images) < psnr(targets, mean) + 0.5
 
 
+@pytest.mark.slow
 def test_patches_that_do_not_lie_alike_are_noticed(drawings, monkeypatch):
   real = denoise._patches
   shifted = lambda noisy, wanted, seed: real(noisy, np.roll(wanted, 3, axis=1), seed)  # noqa: E731
@@ -77,6 +78,7 @@ def test_exact_images_and_those_of_too_few_stay_as_they_are(drawings):
   assert how["method"] == "raw" and np.array_equal(images, np.clip(noisy, 0, 255))
 
 
+@pytest.mark.slow
 def test_images_larger_than_a_patch():
   public, targets = figures(60, (40, 70, 1)), figures(10, (40, 70, 1), seed=1)
   noisy, images, how = denoised(public, targets)

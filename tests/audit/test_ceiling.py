@@ -69,6 +69,7 @@ def test_another_key_gives_nothing_back(noisy):
   assert found < psnr(noisy.private[:60], mean) + 1 < with_key(noisy)[0] - 2
 
 
+@pytest.mark.slow
 def test_noise_that_is_no_longer_white_is_left_to_the_network():
   options = {"matrix": "projection", "noise_place": "after", "noise_level": 50.0}
   setting = made({**RMT, **options})
@@ -78,6 +79,7 @@ def test_noise_that_is_no_longer_white_is_left_to_the_network():
   assert found > psnr(setting.private[:60], restored) + 0.5
 
 
+@pytest.mark.slow
 def test_several_views_give_more(noisy):
   several = made(NOISY, views=8, options={"crop": 1})
   assert several.opened.targets.shape == (60, 8, 8, 8, 1)

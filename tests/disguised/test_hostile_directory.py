@@ -349,17 +349,17 @@ def check_process(done):
   assert done.megabytes < MOST_MEGABYTES, done
 
 
-QUICK = [
+PROCESSES = [
   ("inspect --grid", "features.json", "a link to /dev/zero"),
-  ("verify", "MANIFEST.json", "a link to /dev/zero"),
   ("restore npz", "MANIFEST.mac", "a pipe"),
-  ("train", SHARDS[1], "10 GB of holes"),
-  ("answer", "README.md", "a pipe"),
+  pytest.param("verify", "MANIFEST.json", "a link to /dev/zero", marks=pytest.mark.slow),
+  pytest.param("train", SHARDS[1], "10 GB of holes", marks=pytest.mark.slow),
+  pytest.param("answer", "README.md", "a pipe", marks=pytest.mark.slow),
 ]
 TRAPS = ("a link to /dev/zero", "a pipe", "10 GB of holes")
 
 
-@pytest.mark.parametrize(("name", "file", "kind"), QUICK)
+@pytest.mark.parametrize(("name", "file", "kind"), PROCESSES)
 def test_a_process_ends_at_once_with_little_memory(place, sandbox, name, file, kind):
   verb = VERBS[name]
   others = place / ("other" if verb.folder == "data" else "other_request")

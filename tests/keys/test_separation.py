@@ -236,6 +236,7 @@ def db(estimate, original):
 
 
 @pytest.mark.parametrize("varied", ["shifted by a record", "another level of noise"])
+@pytest.mark.slow
 def test_sixteen_exports_of_one_set_average_to_no_more_than_one(tmp_path, varied):
   """One image, in sixteen exports: what it averages to, undone with the key of one of them, the best there is."""
   original = sources.load("digits", "train[20:21]").images

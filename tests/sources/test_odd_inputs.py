@@ -314,6 +314,7 @@ def test_python_without_docstrings_runs_the_verbs(tmp_path):
 
 
 @pytest.mark.parametrize("guard", ["", "if __name__ == '__main__':\n  "])
+@pytest.mark.slow
 def test_a_script_without_a_main_guard_is_told_what_it_lacks(tmp_path, guard):
   source = digits_folder(tmp_path / "set")
   script = tmp_path / "script.py"

@@ -68,6 +68,7 @@ def test_what_a_run_left_that_ended_at_once_is_gone_on_with(tmp_path):
     pass
 
 
+@pytest.mark.slow
 def test_a_run_keeps_the_name_of_the_network_that_was_chosen(tmp_path, capsys):
   config = tiny("model.name=auto", "train.epochs=1")
   first = train.run(config, tmp_path)
