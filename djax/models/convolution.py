@@ -33,12 +33,14 @@ class Convolution(nn.Module):
 
 
 def identity(rng: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
-  """Returns a kernel ``[r, s, C, F]`` that passes ``min(C, F)`` channels on, with random further outputs; an initializer.
+  """Initializes ``[r, s, C, F]`` to pass ``min(C, F)`` channels on; what further outputs there are is random.
 
   As in Jordan's airbench (arXiv:2404.00498), whose sources call it "dirac".
   """
   random = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")(rng, shape, dtype)
-  passing = jnp.zeros(shape, dtype).at[shape[0] // 2, shape[1] // 2].set(jnp.eye(*shape[2:]))
+  passing = (
+    jnp.zeros(shape, dtype).at[shape[0] // 2, shape[1] // 2].set(jnp.eye(shape[2], shape[3]))
+  )
   return jnp.where(jnp.arange(shape[3]) < shape[2], passing, random)
 
 
