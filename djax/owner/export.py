@@ -219,7 +219,8 @@ class _Bench:
     self._run(tasks, whole)
 
   def _run(self, tasks: Sequence[Task], done: Collection[Task]) -> None:
-    self._advance(_records_of(self._job, done))
+    for task in done:
+      self._advance(_records_of(self._job, [task]))
     if waiting := [task for task in tasks if task not in done]:
       pool.run(self._job, self._secret, waiting, workers=self._workers, advance=self._advance)
 
