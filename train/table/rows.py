@@ -103,7 +103,7 @@ def _full() -> Iterator[Row]:
     "rmt_permuted_aligned": (*blocks, *permuted, *_ALIGNED),
   }
   for name, overrides in settings.items():
-    yield Row(f"cifar10_airbench_{name}", "cifar10_airbench", overrides, (0,), FULL, headline=True)
+    yield Row(f"cifar10_airbench_{name}", "cifar10_airbench", overrides, (0,), FULL)
 
 
 ROWS: tuple[Row, ...] = (
@@ -112,14 +112,14 @@ ROWS: tuple[Row, ...] = (
     for name in ("digits_rmt", "mnist_rmt", "mnist_aes", "mnist_aes_pixel")
   ),
   *_study(),
-  *_full(),
   *(
-    Row(name, name, group=GPU)
+    Row(name, name, group=GPU, headline=True)
     for name in ("cifar10_rmt", "cifar10_rmt_4x4", "cifar10_rmt_permuted", "cifar10_aes")
   ),
-  Row("cifar10_rmt_4x4_aligned", "cifar10_rmt_4x4", _ALIGNED, group=GPU),
-  Row("cifar10_rmt_permuted_aligned", "cifar10_rmt_permuted", _ALIGNED, group=GPU),
+  Row("cifar10_rmt_4x4_aligned", "cifar10_rmt_4x4", _ALIGNED, group=GPU, headline=True),
+  Row("cifar10_rmt_permuted_aligned", "cifar10_rmt_permuted", _ALIGNED, group=GPU, headline=True),
   Row("cifar10_rmt_aligned", "cifar10_rmt", _ALIGNED, group=GPU),
+  *_full(),
 )
 
 _SAME = ("data.train_split=train[:10000]", "train.epochs=20", "train.batch_size=256")
