@@ -92,15 +92,19 @@ _FIELDS = {
   "model.stem_frozen": Field(False, "stem aligned: what was estimated is not trained further"),
   "model.dropout": Field(0.0, "the share of activations dropped in training"),
   "model.dtype": Field("float32", "of the layers; parameters and loss stay float32"),
-  "optimizer.name": Field("adamw", "sgd has Nesterov momentum"),
+  "optimizer.name": Field(
+    "adamw", "sgd has Nesterov momentum; muon is for convolutions, Adam for the rest"
+  ),
   "optimizer.learning_rate": Field(2e-3, "at its peak"),
   "optimizer.schedule": Field("cosine", "of the learning rate, after the warm-up"),
   "optimizer.warmup_epochs": Field(1.0, "in which the learning rate rises to its peak"),
-  "optimizer.weight_decay": Field(1e-4, "of all parameters but those of no_decay"),
+  "optimizer.weight_decay": Field(
+    1e-4, "of all parameters but those of no_decay; of muon, the kernels"
+  ),
   "optimizer.no_decay": Field(
     "(bias|scale|positions)$", "a regular expression: parameters it finds get no weight decay"
   ),
-  "optimizer.momentum": Field(0.9, "of sgd"),
+  "optimizer.momentum": Field(0.9, "of sgd and muon"),
   "optimizer.label_smoothing": Field(0.0, "the share of the target spread over all classes"),
   "optimizer.ema": Field(0.0, "greatest decay of the averaged parameters that are tested; 0: none"),
   "train.epochs": Field(15, "how often the training records are gone through"),

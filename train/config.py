@@ -86,7 +86,7 @@ _CHOICES: dict[str, Collection[str]] = {
   "disguise.scheme": schemes.SCHEMES,
   **models.CHOICES,
   "model.name": collections.ChainMap({AUTO: None}, models.MODELS),  # it may grow
-  "optimizer.name": ("adamw", "sgd"),
+  "optimizer.name": ("adamw", "sgd", "muon"),
   "optimizer.schedule": ("cosine", "constant"),
 }
 

@@ -88,6 +88,10 @@ VERBS = {
         "AES, which restores bit for bit",
         "disguise --source ./photos --image-size 32 --scheme aes --block-size 4 --key owner.djaxkey --out disguised",
       ),
+      (
+        "one of four processes or machines; then --finish",
+        "disguise --source mnist --scheme aes --block-size 4 --key owner.djaxkey --out disguised --part 1/4",
+      ),
     ),
     (3, 4, 5),
   ),

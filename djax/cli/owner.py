@@ -18,6 +18,7 @@ from djax.io import progress
 from djax.owner import export, plan, restore
 from djax.owner import ledger as ledger_lib
 from djax.owner.ledger import Ledger
+from djax.owner.shards import Share
 from djax.sources.inventory import Inventory
 
 __all__ = ["COMMANDS", "scheme_of"]
@@ -44,6 +45,10 @@ def _disguise(args: argparse.Namespace) -> None:
     originals_per_shard=args.originals_per_shard,
     dataset_id=args.dataset_id,
   )
+  if args.part and args.finish:
+    raise ConfigError(
+      "disguise: --part and --finish cannot be given together. Finish when all parts are written."
+    )
   master = read_master(args)
   ledger = None if args.no_ledger else Ledger(ledger_lib.beside(args.key))
   out = Path(args.out).expanduser()
@@ -54,26 +59,32 @@ def _disguise(args: argparse.Namespace) -> None:
     inventories.append(inventory)
     check.say_inventory(inventory)
     amount = f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{size / 1e3:.0f} kB"
-    say(f"to be written: about {amount}")
+    say(f"to be written{' by all parts' * bool(args.part)}: about {amount}")
 
   start = time.monotonic()
   try:
     with progress.counted("disguising", "images", say) as show_state:
-      manifest = export.disguise(
-        request,
-        out,
-        master,
-        ledger=ledger,
-        workers=args.workers,
-        say=say,
-        look=look,
-        progress=show_state,
-      )
+      shared: dict[str, Any] = {
+        "workers": args.workers,
+        "say": say,
+        "look": look,
+        "progress": show_state,
+      }
+      if args.part:
+        share = Share(*args.part)
+        part = export.disguise_part(request, out, master, share, **shared)
+      else:
+        manifest = export.disguise(
+          request, out, master, ledger=ledger, parts_alone=args.finish, **shared
+        )
   except KeyboardInterrupt:
     raise KeyboardInterrupt(
       "interrupted. Re-run the command to resume; it writes the same bytes."
     ) from None
   seconds = time.monotonic() - start
+  if args.part:
+    _show_part(args, share, part)
+    return
   count = sum(split.records // split.views for split in manifest.splits.values())
   # What an earlier run did would make this one seem fast.
   rate = "with what was done before" if resumed else f"{count / seconds:.0f} images/s"
@@ -93,6 +104,19 @@ def _disguise(args: argparse.Namespace) -> None:
       f"manifest     {manifest.sha256}",
     ]
   )
+
+
+def _show_part(args: argparse.Namespace, share: Share, part: export.Part) -> None:
+  """Says what a part has done, and what comes next."""
+  next_step = "when all parts are written, give --finish instead of --part"
+  if not part.written:
+    next_step = (
+      "so far their values were scanned alone, since uint8 needs the range of all shards: when all parts have been "
+      "run, run each again to write"
+    )
+  say(f"part {share}: {part.shards} of {part.of} shards; {next_step}")
+  if args.json:
+    print(json.dumps({"part": list(share), **part._asdict()}))
 
 
 def scheme_of(args: argparse.Namespace) -> dict[str, Any]:

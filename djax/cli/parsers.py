@@ -135,6 +135,18 @@ def _add_disguise(verbs: Any, *, schemes: bool) -> None:
     help="processes; else by the size of the work",
   )
   work.add_argument(
+    "--part",
+    metavar="I/N",
+    type=_part,
+    help="write the I-th of N parts of the shards, beside other processes or machines that write the others; then "
+    "--finish",
+  )
+  work.add_argument(
+    "--finish",
+    action="store_true",
+    help="end what --part began: refuses while a shard is missing, writes none",
+  )
+  work.add_argument(
     "--originals-per-shard", metavar="N", type=_positive, default=0, help="else 64 MiB of them"
   )
   work.add_argument(
@@ -442,3 +454,11 @@ def _whole(text: str, *, least: int = 0) -> int:
   if not (text.isascii() and text.isdigit() and int(text) >= least):
     raise argparse.ArgumentTypeError(f"must be a whole number of at least {least}, got {text!r}")
   return int(text)
+
+
+def _part(text: str) -> tuple[int, int]:
+  match = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text)
+  number, parts = map(int, match.groups()) if match else (0, 0)
+  if not 1 <= number <= parts:
+    raise argparse.ArgumentTypeError(f"must be I/N with I from 1 to N, such as 2/4, got {text!r}")
+  return number, parts

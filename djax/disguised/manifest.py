@@ -364,12 +364,13 @@ def _check_files(content: Mapping[str, Any], splits: Mapping[str, SplitFacts]) -
     raise ValueError("a file is named twice")
 
 
-def replace(path: Path, data: bytes) -> None:
+def replace(path: Path, data: bytes, *, writer: str = "") -> None:
   """Writes a file so that it appears under its name only when whole.
 
   Args:
     path: the file, in the directory or in its ``.unfinished``, which exists.
     data: its content.
+    writer: as of ``files.replace``.
   """
   place = path.parent if path.parent.name == UNFINISHED else path.parent / UNFINISHED
-  files.replace(path, data, folder=place)
+  files.replace(path, data, folder=place, writer=writer)

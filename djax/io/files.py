@@ -174,20 +174,22 @@ def private(path: Path) -> IO[bytes]:
   return os.fdopen(_make_file(path, os.O_WRONLY), "wb")
 
 
-def replace(path: Path, data: bytes, *, mode: int = 0o666, folder: Path | None = None) -> None:
+def replace(
+  path: Path, data: bytes, *, mode: int = 0o666, folder: Path | None = None, writer: str = ""
+) -> None:
   """Writes a file so that under its name there is always a whole one, the old or the new.
 
   Args:
     path: the file; a link of that name is replaced, not followed.
     data: its content.
     mode: its rights, less the umask.
-    folder: where the temporary file lies, on the same disk; by default beside the file. Its name is always the same, so
-      two processes must not write one file at a time.
+    folder: where the temporary file lies, on the same disk; by default beside the file.
+    writer: a part of that file's name, of each process another, where two may write the same file at a time.
 
   Raises:
     OSError: if it cannot be written; the old file is still there.
   """
-  temporary = (folder or path.parent) / f".{path.name}.tmp"
+  temporary = (folder or path.parent) / f".{path.name}{writer}.tmp"
   temporary.unlink(missing_ok=True)  # what a killed process left; a link goes too
   try:
     with named(path), os.fdopen(os.open(temporary, os.O_WRONLY | _NEW, mode), "wb") as file:

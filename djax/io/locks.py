@@ -33,7 +33,7 @@ _BUSY = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)
 
 
 @contextlib.contextmanager
-def working_lock(path: Path, *, busy: str) -> Iterator[None]:
+def working_lock(path: Path, *, busy: str, shared: bool = False) -> Iterator[None]:
   """Holds a lock while a directory is worked on; the file stays, the lock does not outlive the process.
 
   Processes that were forked meanwhile hold it as well. Disks that know no locks are worked on without one.
@@ -41,6 +41,7 @@ def working_lock(path: Path, *, busy: str) -> Iterator[None]:
   Args:
     path: the lock's file; made if need be.
     busy: what to say where another process holds it.
+    shared: whether other processes may hold it as well, if they share it too.
 
   Raises:
     UnsafeError: if another process holds it, or something else than a file has that name.
@@ -54,7 +55,7 @@ def working_lock(path: Path, *, busy: str) -> Iterator[None]:
   try:
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
       refuse_in_the_way(path)
-    if not try_lock(descriptor):
+    if not try_lock(descriptor, shared=shared):
       raise UnsafeError(busy)
     yield
   finally:
@@ -73,14 +74,15 @@ def wait_for_lock(descriptor: int) -> None:
     fcntl.flock(descriptor, fcntl.LOCK_EX)
 
 
-def try_lock(descriptor: int) -> bool:
+def try_lock(descriptor: int, *, shared: bool = False) -> bool:
   """Locks an open file for this process; False if another one has it, True on disks without locks.
 
   Args:
     descriptor: of the file.
+    shared: whether other processes may hold it as well, if they share it too.
   """
   try:
-    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
   except OSError as error:
     return error.errno not in _BUSY
   return True

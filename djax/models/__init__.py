@@ -24,6 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from djax.errors import ConfigError, nearest
+from djax.models.airbench import Airbench
 from djax.models.cnn import Cnn
 from djax.models.mixer import Mixer
 from djax.models.mlp import Mlp
@@ -50,6 +51,7 @@ __all__ = [
 MODELS: dict[str, Any] = {
   "cnn": Cnn,
   "resnet18": ResNet18,
+  "airbench": Airbench,
   "vgg16": Vgg16,
   "vit": Vit,
   "mixer": Mixer,

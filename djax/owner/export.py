@@ -4,36 +4,48 @@ Everything happens on the owner's machine. A run that was killed goes on where i
 same bytes. The directory is specified in docs/format.md.
 """
 
-import contextlib
 import dataclasses
 import hashlib
-import json
 import os
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 
 from djax import keys
-from djax.disguised import containers, datacard, directory, quantise
+from djax.disguised import containers, datacard, quantise
 from djax.disguised import manifest as manifest_lib
-from djax.disguised.manifest import UNFINISHED, Manifest, Shard
-from djax.errors import DataError, DjaxError, KeyMismatchError, UnsafeError
-from djax.io import files, foreign, form, locks
+from djax.disguised.manifest import Manifest, Shard
+from djax.disguised.quantise import Quantiser
+from djax.errors import DataError, DjaxError
+from djax.io import files
 from djax.keys import Master
-from djax.owner import plan, pool, restore, shards
+from djax.owner import plan, pool, restore, shards, unfinished
 from djax.owner.ledger import Ledger
 from djax.owner.plan import Job, Request
-from djax.owner.shards import Task
+from djax.owner.shards import Share, Task
 from djax.sources.inventory import Inventory
 
-__all__ = ["disguise", "finish"]
+__all__ = ["Part", "disguise", "disguise_part", "finish"]
 
 _BYTES_OF_A_WORKER = 64 << 20
 _SHARD_OVERHEAD = 128 << 10  # what ArrayRecord takes for a file at least
-_PLAN = "plan.json"
+
+
+class Part(NamedTuple):
+  """What a part of the work has done.
+
+  Attributes:
+    shards: of this part.
+    of: shards of the whole directory.
+    written: whether they are written. False where only their values' range was found, since that of others is missing:
+      a data set is quantised by the range of all.
+  """
+
+  shards: int
+  of: int
+  written: bool
 
 
 def disguise(
@@ -43,6 +55,7 @@ def disguise(
   *,
   ledger: Ledger | None = None,
   workers: int = 0,
+  parts_alone: bool = False,
   say: Callable[[str], None] = lambda line: None,
   look: Callable[[Inventory, int], None] = lambda found, size: None,
   progress: Callable[[int, int], None] = lambda done, total: None,
@@ -55,6 +68,7 @@ def disguise(
     master: the owner's key.
     ledger: the owner's list of data sets, in which this one is entered; None for none.
     workers: processes; 0: as many as the size of the work and the machine call for.
+    parts_alone: whether to refuse if ``disguise_part`` has not written every shard, rather than write what is missing.
     say: called, before the work, with each line that the ledger has on the same source, and with one if images are
       padded.
     look: called, before the work, with what is in the source, and about how many bytes will be written.
@@ -66,200 +80,175 @@ def disguise(
   Raises:
     ConfigError: for parameters that cannot work.
     DataError: if the source is damaged, or not the one of the call that this one would go on with; or if the directory
-      is whole already, but damaged or tampered with.
+      is whole already, but damaged or tampered with; or if a shard is missing, with ``parts_alone``.
     KeyMismatchError: if the directory was begun with another key.
     UnsafeError: if the directory holds anything else, or lies in the source, or the id was given to another data set.
     DjaxError: if the disk has too little room, or the ledger cannot be written.
   """
   pool.refuse_inside_import()
   folder = Path(out).expanduser()
-  begun = _begun_id(folder)
-  request = dataclasses.replace(request, dataset_id=request.dataset_id or begun or keys.new_id())
-  job, roots, hashes, found = plan.make(request, folder, master)
-  manifest = job.manifest
-  _check_place(folder, roots)
-  whole = _already_whole(folder, manifest, master)
+  begun = unfinished.begun_id(folder)
+  if parts_alone and begun is None:
+    raise DataError(
+      f"{folder} must hold the parts of a disguise, nothing was begun there. Run every --part first."
+    )
+  planned = plan.make(_identified(request, begun), folder, master)
+  job, manifest = planned.job, planned.job.manifest
+  unfinished.check_place(folder, planned.roots)
+  whole = unfinished.already_whole(folder, manifest, master)
   entry = None
   if ledger is not None:
-    entry = ledger.planned(manifest, hashes, master)
+    assert planned.hashes is not None
+    entry = ledger.planned(manifest, planned.hashes, master)
     if begun is None:
       for line in ledger.warnings(entry):
         say(line)
+  _say_padding(manifest, say)
+  look(planned.inventory, _size(manifest, _records(manifest)))
+  if whole is None:
+    with files.named(folder), unfinished.hold(job, planned.look):
+      whole = _work(job, master, workers, progress, parts_alone)
+  if ledger is not None and entry is not None:
+    ledger.enter(entry, whole)
+  return whole
+
+
+def disguise_part(
+  request: Request,
+  out: str | os.PathLike,
+  master: Master,
+  share: Share,
+  *,
+  workers: int = 0,
+  say: Callable[[str], None] = lambda line: None,
+  look: Callable[[Inventory, int], None] = lambda found, size: None,
+  progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Part:
+  """Writes a part of the shards of a disguised data set, perhaps beside processes that write other parts.
+
+  The first to come plans the work and leaves the plan in the directory; all others check that theirs is the same. What
+  is written already is kept, so parts may run in any order, twice, or be cut otherwise. ``disguise`` ends the work.
+
+  Args:
+    request: what is asked, of all parts the same.
+    out: the directory, which all parts write to.
+    master: the owner's key.
+    share: the part.
+    workers: as of ``disguise``.
+    say: as of ``disguise``; the ledger is asked at the end.
+    look: as of ``disguise``.
+    progress: as of ``disguise``, of this part.
+
+  Raises:
+    As ``disguise``.
+  """
+  pool.refuse_inside_import()
+  folder = Path(out).expanduser()
+  begun = unfinished.begun_id(folder)
+  planned = plan.make(_identified(request, begun), folder, master, hashed=unfinished.hashed(folder))
+  unfinished.check_place(folder, planned.roots)
+  if begun is None and not request.dataset_id:
+    with files.named(folder):
+      first = unfinished.claim(planned.job, planned.look)
+    if first != planned.job.manifest.id:  # another part began meanwhile, under an id of its own
+      again = dataclasses.replace(request, dataset_id=first)
+      planned = plan.make(again, folder, master, hashed=unfinished.hashed(folder))
+  job, manifest = planned.job, planned.job.manifest
+  every = len(shards.tasks(job))
+  mine = len(share.of(shards.tasks(job)))
+  if unfinished.already_whole(folder, manifest, master):
+    return Part(mine, every, written=True)
+  _say_padding(manifest, say)
+  look(planned.inventory, _size(manifest, _records(manifest)))
+  with files.named(folder), unfinished.hold(job, planned.look, shared=True):
+    return Part(mine, every, written=_work_part(job, master, workers, progress, share))
+
+
+def _identified(request: Request, begun: str | None) -> Request:
+  """Fills in the id: that of an earlier call, else a new one."""
+  return dataclasses.replace(request, dataset_id=request.dataset_id or begun or keys.new_id())
+
+
+def _say_padding(manifest: Manifest, say: Callable[[str], None]) -> None:
+  """Says if images are padded."""
   if manifest.disguised_shape != (shape := tuple(manifest.spec["image_shape"])):
     (height, width, _), (rows, columns, _) = shape, manifest.disguised_shape
     block = manifest.spec["block_size"]
     say(
       f"images are padded from {height}x{width} to {rows}x{columns}, as blocks of {block}x{block} do not divide them"
     )
-  look(found, _size(manifest, sum(split.records for split in manifest.splits.values())))
-  if whole is None:
-    with files.named(folder), _unfinished(job):
-      whole = _work(job, master, workers, progress)
-  if ledger is not None and entry is not None:
-    ledger.enter(entry, whole)
-  return whole
 
 
-def _begun_id(folder: Path) -> str | None:
-  """Returns the id of what an earlier call left in the directory, unfinished or whole."""
-  if not folder.is_dir():
-    return None
-  if (folder / manifest_lib.FILE).exists():
-    return manifest_lib.read(folder).id
-  begun = _plan_of(folder)
-  return None if begun is None else str(begun["asked"].get("id", ""))
+class _Bench:
+  """Does tasks of a job and counts the records.
+
+  Args:
+    job: the job.
+    master: the owner's key.
+    workers: processes; 0: by the size of the work.
+    total: records that will be done.
+    progress: called with how many are.
+  """
+
+  def __init__(
+    self,
+    job: Job,
+    master: Master,
+    workers: int,
+    total: int,
+    progress: Callable[[int, int], None],
+  ):
+    self._job, self._total, self._progress, self._done = job, total, progress, 0
+    self._secret = master.data_set(job.manifest.id, job.manifest.spec)
+    self._workers = workers or _workers(job.manifest)
+
+  def scan(self, tasks: Sequence[Task]) -> None:
+    """Finds the range of values of shards that were not scanned yet."""
+    self._run(tasks, {task for task in tasks if shards.scanned(self._job, task) is not None})
+
+  def written(self, tasks: Sequence[Task]) -> dict[Task, Shard]:
+    """Returns the facts of those shards that are there and whole."""
+    return {task: shard for task in tasks if (shard := shards.written(self._job, task, check=True))}
+
+  def write(self, tasks: Sequence[Task], whole: Collection[Task]) -> None:
+    """Writes shards, but for those that are whole."""
+    missing = [task for task in tasks if task not in whole]
+    needed = _size(self._job.manifest, _records_of(self._job, missing))
+    needed += len(missing) * _SHARD_OVERHEAD
+    files.check_room(self._job.out, needed, hint=", or store float16 or uint8")
+    self._run(tasks, whole)
+
+  def _run(self, tasks: Sequence[Task], done: Collection[Task]) -> None:
+    for task in done:
+      self._advance(_records_of(self._job, [task]))
+    if waiting := [task for task in tasks if task not in done]:
+      pool.run(self._job, self._secret, waiting, workers=self._workers, advance=self._advance)
+
+  def _advance(self, count: int) -> None:
+    self._done += count
+    self._progress(self._done, self._total)
 
 
-def _plan_of(folder: Path) -> dict[str, Any] | None:
-  """Reads the plan of an unfinished directory, if there is one."""
-  try:
-    content = foreign.parse_json(
-      foreign.read(folder / UNFINISHED, _PLAN, limit=2 * manifest_lib.MOST_BYTES)
-    )
-    form.check(content, {"asked": {"key_fingerprint": str}, "starts": dict}, "plan")
-    return content
-  except foreign.MissingFileError:
-    return None
-  except ValueError as error:
-    raise DataError(
-      f"{folder / UNFINISHED / _PLAN} must be the plan of an unfinished run, is not ({error}). Give another --out."
-    ) from None
-
-
-def _check_place(folder: Path, roots: set[Path]) -> None:
-  """Refuses to write among originals or over anything."""
-  target = folder.resolve()
-  for root in sorted(roots):
-    if target == root or root in target.parents:
-      raise UnsafeError(f"{folder} lies in the source {root}. Give an --out elsewhere.")
-  if target.exists() and not target.is_dir():
-    raise UnsafeError(f"{folder} exists and is no directory. Give another --out.")
-  if target.is_dir() and not (target / UNFINISHED).is_dir():
-    others = sorted(entry.name for entry in target.iterdir())
-    if others and manifest_lib.FILE not in others:
-      raise UnsafeError(f"{folder} is not empty (holds {others[0]}). Give a new --out.")
-
-
-def _already_whole(folder: Path, manifest: Manifest, master: Master) -> Manifest | None:
-  """Returns the manifest if the directory is whole and the same; refuses another one."""
-  if not (folder / manifest_lib.FILE).exists():
-    return None
-  there = manifest_lib.read(folder)
-  if _asked(there) != _asked(manifest):
-    raise UnsafeError(
-      f"{folder} holds a disguised data set already, made otherwise ({_difference(there, manifest)}). "
-      "Nothing is overwritten: give another --out."
-    )
-  restore.authenticate(there, folder, master)
-  directory.verify(folder, manifest=there, unfinished=True)
-  shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
-  return there
-
-
-def _asked(manifest: Manifest) -> dict[str, Any]:
-  """Returns what a call asks for: all of a manifest but what the work finds out, and the version that did it."""
-  wanted = manifest.to_dict()
-  for name in ("quantiser", "error", "files", "djax"):
-    del wanted[name]
-  wanted["splits"] = {name: split.records for name, split in manifest.splits.items()}
-  return json.loads(json.dumps(wanted))
-
-
-def _difference(there: Manifest, manifest: Manifest) -> str:
-  """Names the facts in which two data sets differ."""
-  old, new = _asked(there), _asked(manifest)
-  names = [name for name in {**new, **old} if old.get(name) != new.get(name) and name != "sealed"]
-  return ", ".join(names) or "sealed"
-
-
-@contextlib.contextmanager
-def _unfinished(job: Job) -> Iterator[None]:
-  """Holds the directory's lock and its plan while it is written; leaves both if the work stops."""
-  folder = job.out
-  locks.require_locks(folder)
-  place = folder / UNFINISHED
-  place.mkdir(parents=True, exist_ok=True)
-  busy = f"{folder} is being written by another process. Wait for it, or stop it."
-  with locks.working_lock(place / "lock", busy=busy):
-    if (folder / manifest_lib.FILE).exists():  # between our look and our lock
-      shutil.rmtree(place)
-      raise UnsafeError(
-        f"{folder} was finished by another process meanwhile. Re-run the command to check it."
-      )
-    asked = json.loads(json.dumps({"asked": _asked(job.manifest), "starts": dict(job.starts_of)}))
-    begun = _plan_of(folder)
-    if begun is not None:
-      _check_plan(folder, asked, begun)
-    else:
-      manifest_lib.replace(place / _PLAN, json.dumps(asked).encode())
-    for entry in place.iterdir():
-      if entry.suffix[1:].isdigit() or entry.suffix == ".tmp":
-        entry.unlink(missing_ok=True)  # what a killed process was writing
-    yield
-    shutil.rmtree(place)
-
-
-def _check_plan(folder: Path, new: dict[str, Any], old: dict[str, Any]) -> None:
-  """Refuses to go on with the work of another call."""
-  if new == old:
-    return
-  asked, before = new["asked"], old["asked"]
-  if before.get("version") in (None, 1):
-    raise UnsafeError(
-      f"{folder} was begun by an older djax, whose records have another order. Finish it with that one, or give "
-      "another --out."
-    )
-  if asked["key_fingerprint"] != before["key_fingerprint"]:
-    raise KeyMismatchError(
-      f"{folder} was begun with the key {before['key_fingerprint']}, got {asked['key_fingerprint']}. "
-      "Give that key, or another --out."
-    )
-  changed = [name for name in asked if asked[name] != before.get(name)]
-  if changed in (["source"], ["source", "splits"], ["splits"]):
-    raise DataError(
-      f"the source must be the one {folder} was begun with, but its files have changed. "
-      "Bring the old ones back, or give another --out."
-    )
-  what = ", ".join(changed) or "originals_per_shard"
-  raise UnsafeError(
-    f"{folder} was begun with other parameters ({what}). Give the same ones, or another --out."
-  )
-
-
-def _work(job: Job, master: Master, workers: int, progress: Callable[[int, int], None]) -> Manifest:
+def _work(
+  job: Job,
+  master: Master,
+  workers: int,
+  progress: Callable[[int, int], None],
+  parts_alone: bool,
+) -> Manifest:
   """Has every shard scanned, if need be, and written; then finishes the directory."""
-  manifest = job.manifest
-  secret = master.data_set(manifest.id, manifest.spec)
-  count = sum(split.records for split in manifest.splits.values())
-  scans = manifest.has_floats and manifest.dtype == "uint8"
-  total, done = count * (2 if scans else 1), 0
-
-  def advance(count: int) -> None:
-    nonlocal done
-    done += count
-    progress(done, total)
-
-  def run(tasks: list[Task], outcomes: dict[Task, Any]) -> None:
-    """Does the tasks that have no outcome yet."""
-    for task in outcomes:
-      advance(len(job.rows(task.split, task.index)))
-    if waiting := [task for task in tasks if task not in outcomes]:
-      pool.run(job, secret, waiting, workers=workers or _workers(manifest), advance=advance)
-
+  manifest, scans = job.manifest, _scans(job.manifest)
+  bench = _Bench(job, master, workers, _records(manifest) * (2 if scans else 1), progress)
   quantiser = None
   if scans:
-    tasks = shards.tasks(job, scan=True)
-    run(tasks, {task: True for task in tasks if shards.scanned(job, task) is not None})
-    ranges = [shards.scanned(job, task) for task in tasks]
-    low, high = np.array(ranges, np.float32).swapaxes(0, 1)
-    quantiser = quantise.quantiser_for(low.min(0), high.max(0))
+    if not parts_alone:
+      bench.scan(shards.tasks(job, scan=True))
+    quantiser = _quantiser(job)
   tasks = shards.tasks(job, quantiser)
-  whole = {task: shard for task in tasks if (shard := shards.written(job, task, check=True))}
-  missing = [task for task in tasks if task not in whole]
-  needed = _size(manifest, sum(len(job.rows(task.split, task.index)) for task in missing))
-  needed += len(missing) * _SHARD_OVERHEAD
-  files.check_room(job.out, needed, hint=", or store float16 or uint8")
-  run(tasks, whole)
+  whole = bench.written(tasks)
+  if parts_alone:
+    _refuse_missing(job, [task for task in tasks if task not in whole])
+  bench.write(tasks, whole)
   by_split: dict[str, list[Shard]] = {name: [] for name in job.starts_of}
   for task in tasks:
     shard = whole.get(task) or shards.written(job, task)
@@ -278,6 +267,49 @@ def _work(job: Job, master: Master, workers: int, progress: Callable[[int, int],
     },
   )
   return finish(job.out, manifest, master)
+
+
+def _work_part(
+  job: Job, master: Master, workers: int, progress: Callable[[int, int], None], share: Share
+) -> bool:
+  """Does what ``_work`` does with a part of the shards, and returns whether they are written, not scanned alone."""
+  scans = _scans(job.manifest)
+  count = _records_of(job, share.of(shards.tasks(job)))
+  bench = _Bench(job, master, workers, count * (2 if scans else 1), progress)
+  quantiser = None
+  if scans:
+    bench.scan(share.of(shards.tasks(job, scan=True)))
+    quantiser = _quantiser(job)
+    if quantiser is None:
+      return False
+  tasks = share.of(shards.tasks(job, quantiser))
+  bench.write(tasks, bench.written(tasks))
+  return True
+
+
+def _refuse_missing(job: Job, missing: Sequence[Task]) -> None:
+  """Refuses if a shard is not written, or not as it was left, and names it."""
+  if missing:
+    names = [job.shard_file(task.split, task.index) for task in missing]
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    raise DataError(
+      f"every shard must be written and whole before --finish, {job.out} lacks {', '.join(names[:5])}{more}. "
+      "Run the parts again: they write what is missing and keep the rest."
+    )
+
+
+def _scans(manifest: Manifest) -> bool:
+  """Returns whether the range of values must be known before anything is stored."""
+  return manifest.has_floats and manifest.dtype == "uint8"
+
+
+def _quantiser(job: Job) -> Quantiser | None:
+  """Returns the quantiser that the ranges of all shards give; None if one was not scanned yet."""
+  ranges = [shards.scanned(job, task) for task in shards.tasks(job, scan=True)]
+  if None in ranges:
+    return None
+  low, high = np.array(ranges, np.float32).swapaxes(0, 1)
+  return quantise.quantiser_for(low.min(0), high.max(0))
 
 
 def finish(folder: Path, manifest: Manifest, master: Master) -> Manifest:
@@ -303,7 +335,16 @@ def _size(manifest: Manifest, records: int) -> int:
   return records * containers.of(manifest, Path()).record_bytes
 
 
+def _records(manifest: Manifest) -> int:
+  """Returns how many records a data set has."""
+  return sum(split.records for split in manifest.splits.values())
+
+
+def _records_of(job: Job, tasks: Iterable[Task]) -> int:
+  """Returns how many records some shards have."""
+  return sum(len(job.rows(task.split, task.index)) for task in tasks)
+
+
 def _workers(manifest: Manifest) -> int:
   """Returns a process for each 64 MiB to write, at most one a core."""
-  records = sum(split.records for split in manifest.splits.values())
-  return min(os.cpu_count() or 1, 1 + _size(manifest, records) // _BYTES_OF_A_WORKER)
+  return min(os.cpu_count() or 1, 1 + _size(manifest, _records(manifest)) // _BYTES_OF_A_WORKER)

@@ -26,7 +26,7 @@ from djax.schemes.base import check_key_memory
 from djax.sources import inventory
 from djax.sources.inventory import Inventory
 
-__all__ = ["Job", "Plan", "Request", "make", "source_hmac"]
+__all__ = ["Hashed", "Job", "Plan", "Request", "make", "source_hmac"]
 
 _SHARD_BYTES = 64 << 20
 # How a source is read, of which the first version of the format knew nothing.
@@ -111,23 +111,38 @@ class Plan(NamedTuple):
   Attributes:
     job: for the workers.
     roots: files and folders that hold originals.
-    hashes: SHA-256 of each file that the records come from, in hex.
+    hashes: SHA-256 of each file that the records come from, in hex; None where an earlier plan's hash was taken.
+    look: keyed hash of what the source looked like: names, sizes and times of its files.
     inventory: what is in the source.
   """
 
   job: Job
   roots: set[Path]
-  hashes: tuple[str, ...]
+  hashes: tuple[str, ...] | None
+  look: str
   inventory: Inventory
 
 
-def make(request: Request, out: Path, master: Master) -> Plan:
+class Hashed(NamedTuple):
+  """The hash of a source in an earlier plan.
+
+  Attributes:
+    look: as of ``Plan``.
+    hmac: of ``source_hmac``.
+  """
+
+  look: str
+  hmac: str
+
+
+def make(request: Request, out: Path, master: Master, *, hashed: Hashed | None = None) -> Plan:
   """Checks a request and plans its work. Writes nothing.
 
   Args:
     request: what is asked, its ``dataset_id`` filled in.
     out: the directory to be written.
     master: the owner's key.
+    hashed: an earlier plan's hash of the source, taken if the source still looks as it did; else every file is read.
 
   Raises:
     ConfigError: for parameters that cannot work.
@@ -153,7 +168,15 @@ def make(request: Request, out: Path, master: Master) -> Plan:
   _check_views(request, shape)
   views_of = {name: request.views if name == "train" else 1 for name in counts}
   secret = _secret(request, spec, master)
-  hashes = tuple(directory.file_sha256(path) for _, path in files)
+  look = hmac.new(
+    secret.subkey("source"), f"look {sorted(snapshots.items())}".encode(), hashlib.sha256
+  ).hexdigest()
+  hashes = None
+  if hashed is not None and hashed.look == look:
+    source_hash = hashed.hmac
+  else:
+    hashes = tuple(directory.file_sha256(path) for _, path in files)
+    source_hash = source_hmac([name for name, _ in files], hashes, request, secret)
   manifest = Manifest(
     djax=djax.__version__,
     expansion=keys.DATA_SETS,
@@ -166,7 +189,7 @@ def make(request: Request, out: Path, master: Master) -> Plan:
     source={
       "name": first.name,
       "dtype": given.name,
-      "hmac": source_hmac([name for name, _ in files], hashes, request, secret),
+      "hmac": source_hash,
     },
     classes=len(names),
     class_names=names if request.plain_labels else None,
@@ -200,7 +223,7 @@ def make(request: Request, out: Path, master: Master) -> Plan:
     for name, split in manifest.splits.items()
   }
   job = Job(request, manifest, out, starts_of, snapshots)
-  return Plan(job, _roots(request, first.name, files), hashes, found)
+  return Plan(job, _roots(request, first.name, files), hashes, look, found)
 
 
 def _secret(request: Request, spec: Mapping[str, Any], master: Master) -> keys.Streams:

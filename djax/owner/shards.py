@@ -9,9 +9,10 @@ import dataclasses
 import json
 import math
 import os
-from collections.abc import Callable, Iterator
+import secrets
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -26,7 +27,7 @@ from djax.owner import disguiser, record_noise
 from djax.owner.disguiser import Disguiser
 from djax.owner.plan import Job
 
-__all__ = ["Task", "Worker", "scanned", "tasks", "written"]
+__all__ = ["Share", "Task", "Worker", "scanned", "tasks", "written"]
 
 _CHUNK_BYTES = 4 << 20
 
@@ -39,6 +40,25 @@ class Task:
   index: int
   scan: bool
   quantiser: Quantiser | None
+
+
+class Share(NamedTuple):
+  """A part of all shards; every shard is in one of the parts.
+
+  Attributes:
+    number: of the part, from 1 on.
+    parts: how many there are.
+  """
+
+  number: int
+  parts: int
+
+  def of(self, tasks: Sequence[Task]) -> Sequence[Task]:
+    """Returns this part of all tasks: each ``parts``-th, so that the parts are alike in size."""
+    return tasks[self.number - 1 :: self.parts]
+
+  def __str__(self) -> str:
+    return f"{self.number}/{self.parts}"
 
 
 def tasks(job: Job, quantiser: Quantiser | None = None, *, scan: bool = False) -> list[Task]:
@@ -75,6 +95,8 @@ class Worker:
       self._label_of = self._streams.labels(job.manifest.classes)
     self._sources: dict[str, sources.Records] = {}
     self._orders: dict[str, np.ndarray] = {}
+    # Of no other process, on this machine or another: two parts may come to write the same shard.
+    self._name = secrets.randbelow(10**18)
 
   def run(self, task: Task, advance: Callable[[int], None]) -> None:
     """Does a task and leaves its outcome in ``.unfinished``: the facts of a shard, or the range of its values.
@@ -101,8 +123,9 @@ class Worker:
       grid = images.reshape(-1, height // b, b, width // b, b, channels)
       low.append(grid.min((0, 2, 4, 5)).ravel())
       high.append(grid.max((0, 2, 4, 5)).ravel())
-    values_range = {"low": np.min(low, 0).tolist(), "high": np.max(high, 0).tolist()}
-    manifest_lib.replace(_path(self._job, task, ".range.json"), json.dumps(values_range).encode())
+    self._leave(
+      task, ".range.json", {"low": np.min(low, 0).tolist(), "high": np.max(high, 0).tolist()}
+    )
 
   def _write(self, task: Task, advance: Callable[[int], None]) -> None:
     job, manifest = self._job, self._job.manifest
@@ -116,13 +139,17 @@ class Worker:
         exact, manifest.dtype, task.quantiser, block_size=manifest.block_size
       )
       labels[places] = ids
-    temporary = _path(job, task, f".{os.getpid()}")
+    temporary = _path(job, task, f".{self._name}")
     first = job.rows(task.split, task.index).start
     containers.of(manifest, job.out).write(temporary, task.split, first, images, labels)
     name = job.shard_file(task.split, task.index)
     shard = Shard(name, count, temporary.stat().st_size, directory.file_sha256(temporary))
-    manifest_lib.replace(_path(job, task, ".json"), json.dumps(dataclasses.asdict(shard)).encode())
+    self._leave(task, ".json", dataclasses.asdict(shard))
     os.replace(temporary, job.out / name)
+
+  def _leave(self, task: Task, suffix: str, outcome: dict[str, Any]) -> None:
+    data = json.dumps(outcome).encode()
+    manifest_lib.replace(_path(self._job, task, suffix), data, writer=f".{self._name}")
 
   def _chunks(
     self, task: Task, advance: Callable[[int], None]

@@ -66,6 +66,47 @@ def call(capsys):
 # disguise.
 
 
+def test_parts_say_what_they_did_and_what_comes_next(place, call):
+  options = ("parts", "--scheme", "aes", "--block-size", "4", "--originals-per-shard", "20")
+  code, out, err = call(*disguise(place, *options, "--part", "2/2", "--json"))
+  assert code == 0
+  assert json.loads(out) == {"part": [2, 2], "shards": 2, "of": 5, "written": True}
+  assert any(line.startswith("djax: to be written by all parts: about") for line in err)
+  assert err[-1] == (
+    "djax: part 2/2: 2 of 5 shards; when all parts are written, give --finish instead of --part"
+  )
+  code, out, err = call(*disguise(place, *options, "--finish"))
+  assert (code, out) == (4, "")
+  assert "lacks disguised-train.array_record-00000" in err[-1]
+  assert call(*disguise(place, *options, "--part", "1/2"))[0] == 0
+  assert call(*disguise(place, *options, "--finish"))[0] == 0
+  assert call("verify", str(place / "parts"), "--key", str(place / "key"))[0] == 0
+
+
+def test_parts_that_only_scanned_say_so(place, call):
+  options = ("scanned", "--scheme", "rmt", "--block-size", "4", "--dtype", "uint8")
+  options += ("--originals-per-shard", "40", "--part", "1/2")
+  code, _, err = call(*disguise(place, *options))
+  assert code == 0 and "run each again to write" in err[-1]
+
+
+@pytest.mark.parametrize("part", ["5/4", "0/2", "2", "1/0", "a/b", "-1/2", "1/2/3"])
+def test_a_part_that_is_none_is_refused(place, call, part):
+  options = ("no_part", "--scheme", "aes", "--block-size", "4", f"--part={part}")
+  refused(
+    call(*disguise(place, *options)),
+    2,
+    f"must be I/N with I from 1 to N, such as 2/4, got {part!r}",
+  )
+  assert not (place / "no_part").exists()
+
+
+def test_a_part_does_not_finish(place, call):
+  options = ("both", "--scheme", "aes", "--block-size", "4", "--part", "1/2", "--finish")
+  refused(call(*disguise(place, *options)), 2, "--part and --finish cannot be given together")
+  assert not (place / "both").exists()
+
+
 def test_disguise_says_where_and_with_which_key_and_warns_once(place, call):
   code, out, err = call(*disguise(place, "said", "--scheme", "rmt", "--block-size", "2"))
   assert code == 0

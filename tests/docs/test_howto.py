@@ -1,6 +1,10 @@
 """The how-to pages work as they stand: one folder of images, all commands in order, then the Python."""
 
 import json
+import os
+import pathlib
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -12,7 +16,16 @@ from djax import keys, sources
 from djax.keys import keyfile
 
 HOWTO = ROOT / "docs" / "howto"
-IN_ORDER = ("disguise_a_folder", "keep_a_key", "train", "ask", "restore", "audit", "compare")
+IN_ORDER = (
+  "disguise_a_folder",
+  "keep_a_key",
+  "disguise_in_parts",
+  "train",
+  "ask",
+  "restore",
+  "audit",
+  "compare",
+)
 PASSPHRASE = "a test's own"
 
 
@@ -71,6 +84,28 @@ def test_the_commands_run_in_order_and_do_what_the_pages_say(photos, monkeypatch
   (code,) = documents.blocks(page("compare"), "python")
   exec(compile(code, "compare.md", "exec"), {})
   assert "cost of the disguise" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_parts_are_written_by_xargs_and_by_the_script_for_slurm(photos, monkeypatch):
+  monkeypatch.chdir(photos)
+  monkeypatch.setenv("DJAX_PASSPHRASE", PASSPHRASE)
+  monkeypatch.setenv("PYTHONPATH", str(ROOT))
+  monkeypatch.setenv("HOME", str(photos))
+  monkeypatch.setenv("PATH", f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}")
+  keyfile.write("owner.djaxkey", keys.generate(), passphrase=PASSPHRASE)
+  pathlib.Path("passphrase").touch(mode=0o600)
+  pathlib.Path("passphrase").write_text(PASSPHRASE)
+  (xargs,) = documents.blocks(page("disguise_in_parts"), "xargs")
+  subprocess.run(["bash", "-euc", xargs], check=True, capture_output=True)
+  (slurm,) = documents.blocks(page("disguise_in_parts"), "slurm")
+  environment = {**os.environ, "SLURM_ARRAY_TASK_ID": "1"}
+  one = slurm.replace("/100", "/1")
+  subprocess.run(["bash", "-euc", one], check=True, capture_output=True, env=environment)
+  (finish,) = (line for line in documents.commands(page("disguise_in_parts")) if "--finish" in line)
+  for out in ("with_xargs", "with_slurm"):
+    documents.call(finish.replace("in_parts", out))
+    documents.call(f"python -m djax verify {out} --key owner.djaxkey")
 
 
 def test_the_python_of_own_jax_runs(tmp_path, monkeypatch):

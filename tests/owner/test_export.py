@@ -32,7 +32,7 @@ from djax.errors import (
   UnsafeError,
 )
 from djax.io import files
-from djax.owner import disguiser, export, plan, pool, record_noise, shards
+from djax.owner import disguiser, export, plan, pool, record_noise, shards, unfinished
 from djax.owner.ledger import Ledger
 from djax.owner.plan import Request
 from djax.sources import npz
@@ -657,7 +657,7 @@ def test_a_directory_that_another_process_finished_meanwhile_is_not_written_over
 ):
   """Both found nothing there and drew an id; the other one has the lock first, and is done."""
   folder = tmp_path / "set"
-  real = export._unfinished
+  real = unfinished.hold
   first = []
 
   def late(*args):
@@ -666,7 +666,7 @@ def test_a_directory_that_another_process_finished_meanwhile_is_not_written_over
       first.append(export.disguise(request(), folder, MASTER))
     return real(*args)
 
-  monkeypatch.setattr(export, "_unfinished", late)
+  monkeypatch.setattr(unfinished, "hold", late)
   with pytest.raises(UnsafeError, match="finished by another process meanwhile"):
     export.disguise(request(), folder, MASTER)
   assert directory.verify(folder).id == first[1].id
@@ -752,7 +752,7 @@ def test_a_label_outside_the_classes_stops_the_work(tmp_path, monkeypatch):
 
 def test_too_little_room_is_seen_first(tmp_path, monkeypatch):
   usage = shutil.disk_usage(tmp_path)
-  monkeypatch.setattr(export.shutil, "disk_usage", lambda _: usage._replace(free=1000))
+  monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
   with pytest.raises(DjaxError, match=r"MB free, got 0\.0 MB") as caught:
     export.disguise(request(), tmp_path / "set", MASTER)
   assert caught.value.exit_code == 1

@@ -133,11 +133,12 @@ def test_bad_flags_are_one_line_and_exit_2(capsys, tmp_path, monkeypatch, flag, 
   ("flags", "words"),
   [
     (("model.name=vit", "disguise.scheme=plain"), "config.model.patch must be given for vit on plain images, which "
-     "have no blocks, got 0. Networks without tokens need none: cnn, resnet18, vgg16, mlp."),
+     "have no blocks, got 0. Networks without tokens need none: cnn, resnet18, airbench, vgg16, mlp."),
     (("model.name=vit", "model.patch=3"), "config.model: patch must divide both sides of the image, got patch=3"),
+    (("model.name=airbench",), "config.model: airbench needs images of at least 9x9 pixels, got 8x8"),
     (("model.name=vit", "model.width=40"), "config.model: Vit: width must be a multiple of 32"),
     (("model.name=unit_mlp", "disguise.scheme=plain"), "needs unit_pixels of the disguise, which plain has not. These "
-     "take any disguise: cnn, resnet18, vgg16, vit, mixer, mlp."),
+     "take any disguise: cnn, resnet18, airbench, vgg16, vit, mixer, mlp."),
     (("augment.views=2", "augment.crop=8"), "config.augment: view: crop must be a whole number from 0 to 7"),
     (("model.name=unit_mlp", "disguise.scheme=aes", "disguise.block_size=4", "model.stem=position"),
      "config.model.stem must be none with unit_mlp, which takes units as they are, got 'position'"),
