@@ -15,6 +15,7 @@ from djax.sources import Images
 from train import config as config_lib
 from train import device_loop, loop, optimizers
 from train import state as state_lib
+from train import steps as steps_lib
 from train.data import owned
 from train.data.input_pipeline import Pipeline
 
@@ -88,10 +89,10 @@ def _steps(config: Any, scheme: schemes.Scheme, batch: int) -> Work:
   optimizer = optimizers.create(config.optimizer, _BATCHES, _BATCHES)
   mean, scale = jnp.full(scheme.spec.disguised_shape, 128.0), jnp.float32(64)
   state = state_lib.initial(model, optimizer, jax.random.key(_SEED), mean, scale)
-  steps: Any = device_loop.chunks if device_loop.fits(pipeline) else loop.single_steps
+  steps: Any = device_loop.chunks if device_loop.fits(pipeline) else steps_lib.single_steps
   chunks = steps(
     pipeline,
-    functools.partial(loop.update, model, optimizer, loop.Recipe(_CLASSES)),
+    functools.partial(steps_lib.update, model, optimizer, steps_lib.Recipe(_CLASSES)),
     state,
     rng=jax.random.key(_SEED),
     seed=_SEED,

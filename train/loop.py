@@ -1,4 +1,4 @@
-"""The training loop: steps, mesh, evaluation. It is given its inputs and never sees how a key is made."""
+"""The training loop: mesh, checkpoints, evaluation. It is given its inputs and never sees how a key is made."""
 
 import functools
 import io
@@ -7,13 +7,12 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax.sharding import AxisType, Mesh
 from ml_collections import ConfigDict
 
@@ -26,33 +25,13 @@ from train import config as config_lib
 from train import device_loop, optimizers, page, run_dir, terminal
 from train import evaluate as evaluate_lib
 from train import state as state_lib
-from train.data import mixing
-from train.data.input_pipeline import Batch, Feed, Pipeline
+from train import steps as steps_lib
+from train.data.input_pipeline import Feed, Pipeline
 from train.data.inputs import Inputs
 from train.state import Best, State
-from train.streams import StepStream, Stream, rng_of
+from train.streams import Stream, rng_of
 
-__all__ = ["Recipe", "Stopped", "TrainingError", "data_mesh", "fit", "single_steps", "update"]
-
-
-class Recipe(NamedTuple):
-  """What a step does besides network and optimizer; by default nothing.
-
-  Attributes:
-    classes: number of labels ``K``.
-    label_smoothing: share of the target that is spread over all classes.
-    ema: greatest decay of the averaged parameters; 0 keeps none.
-    mixup: of ``mixing.mixup``; 0 mixes nothing.
-    cutout: of ``mixing.cut_blocks``, the share of blocks that are blanked.
-    block_size: of these blocks.
-  """
-
-  classes: int
-  label_smoothing: float = 0.0
-  ema: float = 0.0
-  mixup: float = 0.0
-  cutout: float = 0.0
-  block_size: int = 1
+__all__ = ["Stopped", "TrainingError", "data_mesh", "fit"]
 
 
 class Stopped(DjaxError):
@@ -99,7 +78,12 @@ def fit(config: ConfigDict, workdir: str | Path, inputs: Inputs) -> dict[str, An
 
 
 def _fit(
-  config: ConfigDict, workdir: Path, inputs: Inputs, mesh: Mesh, model: nn.Module, recipe: Recipe
+  config: ConfigDict,
+  workdir: Path,
+  inputs: Inputs,
+  mesh: Mesh,
+  model: nn.Module,
+  recipe: steps_lib.Recipe,
 ) -> dict[str, Any]:
   """Does what ``fit`` does, in a directory that is locked."""
   pipeline = functools.partial(Pipeline, mesh=mesh, batch_size=config.train.batch_size)
@@ -121,9 +105,9 @@ def _fit(
   evaluate = functools.partial(evaluate_lib.score, log_probabilities)
 
   chunks = functools.partial(
-    device_loop.chunks if device_loop.fits(train) else single_steps,
+    device_loop.chunks if device_loop.fits(train) else steps_lib.single_steps,
     train,
-    functools.partial(update, model, optimizer, recipe),
+    functools.partial(steps_lib.update, model, optimizer, recipe),
     rng=rng_of(config.seed, Stream.STEPS),
     seed=config.seed,
     stop=steps,
@@ -276,90 +260,7 @@ def _train(
   return state, time.perf_counter() - clock, best
 
 
-def single_steps(
-  pipeline: Pipeline,
-  step: Callable[..., tuple[State, jax.Array]],
-  state: State,
-  *,
-  rng: jax.Array,
-  seed: int,
-  stop: int,
-  every: int,
-) -> Iterator[tuple[State, jax.Array]]:
-  """Trains as ``device_loop.chunks`` does, but by chunks of one step: one dispatch per batch of the pipeline.
-
-  The pipeline may be of any split, and ``every`` is ignored. Yields the state and its loss, float32 ``[]``.
-  """
-  del every
-  step = jax.jit(step, donate_argnums=0)
-  for batch in pipeline.training(seed=seed, start=int(state.step), stop=stop):
-    state, loss = step(state, batch, rng)
-    yield state, loss
-
-
-def update(
-  model: nn.Module,
-  optimizer: optax.GradientTransformation,
-  recipe: Recipe,
-  state: State,
-  batch: Batch,
-  rng: jax.Array,
-) -> tuple[State, jax.Array]:
-  """Updates the parameters once.
-
-  Args:
-    model: the network.
-    optimizer: of its parameters.
-    recipe: what else is done.
-    state: before; its ``step`` picks the dropout and what is mixed.
-    batch: disguised images, and labels or shares of them.
-    rng: JAX key of the run.
-
-  Returns:
-    The new state and the mean loss of the batch, float32 ``[]``.
-  """
-  rng = jax.random.fold_in(rng, state.step)
-  images = (batch.images - state.mean) / state.scale
-  shares = batch.labels if batch.labels.ndim == 2 else jax.nn.one_hot(batch.labels, recipe.classes)
-  targets = optax.smooth_labels(shares, recipe.label_smoothing)
-  if recipe.mixup:
-    mix_rng = jax.random.fold_in(rng, StepStream.MIXUP)
-    images, targets = mixing.mixup(mix_rng, images, targets, alpha=recipe.mixup)
-  if recipe.cutout:
-    cut_rng = jax.random.fold_in(rng, StepStream.CUTOUT)
-    images = mixing.cut_blocks(cut_rng, images, share=recipe.cutout, block_size=recipe.block_size)
-
-  def loss_of(params):
-    logits, updated = model.apply(
-      {"params": params, "batch_stats": state.batch_stats},
-      images,
-      train=True,
-      mutable=["batch_stats"],
-      rngs={"dropout": rng},
-    )
-    return optax.softmax_cross_entropy(logits, targets).mean(), updated.get("batch_stats", {})
-
-  (loss, batch_stats), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
-  updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-  params = optax.apply_updates(state.params, updates)
-  average = state.average
-  if recipe.ema:
-    # Young parameters change fast: at first the average forgets them fast.
-    decay = jnp.minimum(recipe.ema, (1 + state.step) / (10 + state.step))
-    average = optax.incremental_update(params, average, 1 - decay)
-  return (
-    state._replace(
-      step=state.step + 1,
-      params=params,
-      average=average,
-      batch_stats=batch_stats,
-      opt_state=opt_state,
-    ),
-    loss,
-  )
-
-
-def _recipe(config: ConfigDict, model: nn.Module, inputs: Inputs) -> Recipe:
+def _recipe(config: ConfigDict, model: nn.Module, inputs: Inputs) -> steps_lib.Recipe:
   """Reads the recipe of a config, and refuses what does not go with the network."""
   augment = config.augment
   for name in ("mixup", "cutout"):
@@ -367,7 +268,7 @@ def _recipe(config: ConfigDict, model: nn.Module, inputs: Inputs) -> Recipe:
       raise ConfigError(
         f"config.augment.{name} must be 0 with {config.model.name}, which takes units as they are, got {augment[name]}."
       )
-  return Recipe(
+  return steps_lib.Recipe(
     inputs.classes,
     label_smoothing=config.optimizer.label_smoothing,
     ema=config.optimizer.ema,

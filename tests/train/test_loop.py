@@ -26,6 +26,7 @@ from train import __main__ as cli
 from train import config as config_lib
 from train import loop, optimizers, run_dir
 from train import state as state_lib
+from train import steps as steps_lib
 from train.data import input_pipeline, mixing
 
 
@@ -218,7 +219,7 @@ def test_the_second_step_compiles_nothing():
   mean = np.zeros((8, 8, 1), np.float32)
   state = state_lib.initial(model, optimizer, jax.random.key(0), mean, np.float32(1))
   state = jax.device_put(state, jax.devices()[0])
-  step = jax.jit(lambda s, b, r: loop.update(model, optimizer, loop.Recipe(3), s, b, r))
+  step = jax.jit(lambda s, b, r: steps_lib.update(model, optimizer, steps_lib.Recipe(3), s, b, r))
   images = np.random.default_rng(0).normal(size=(4, 8, 8, 1)).astype(np.float32)
   batch = input_pipeline.Batch(images, np.arange(4, dtype=np.int32) % 3, np.ones(4, np.float32))
   losses = []
@@ -238,14 +239,16 @@ def step_by_hand(model, recipe, **made):
   return (
     batch,
     state,
-    jax.jit(lambda state: loop.update(model, optimizer, recipe, state, batch, jax.random.key(1))),
+    jax.jit(
+      lambda state: steps_lib.update(model, optimizer, recipe, state, batch, jax.random.key(1))
+    ),
   )
 
 
 @pytest.mark.slow
 def test_the_average_forgets_fast_at_first_and_is_what_is_tested():
   model = models.MODELS["mlp"](classes=3, width=4)
-  batch, state, step = step_by_hand(model, loop.Recipe(3, ema=0.2), averaged=True)
+  batch, state, step = step_by_hand(model, steps_lib.Recipe(3, ema=0.2), averaged=True)
   want = state.params
   for number in range(4):
     state, _ = step(state)
@@ -257,7 +260,7 @@ def test_the_average_forgets_fast_at_first_and_is_what_is_tested():
   np.testing.assert_allclose(logits, model.apply(variables, batch.images, train=False), atol=1e-6)
   variables["params"] = state.params
   assert np.abs(logits - model.apply(variables, batch.images, train=False)).max() > 1e-4
-  _, plain, _ = step_by_hand(model, loop.Recipe(3))
+  _, plain, _ = step_by_hand(model, steps_lib.Recipe(3))
   assert plain.average == {}
 
 
@@ -265,7 +268,7 @@ def test_the_average_forgets_fast_at_first_and_is_what_is_tested():
 @pytest.mark.slow
 def test_a_step_does_what_its_recipe_says(recipe):
   model = models.MODELS["mlp"](classes=3, width=4)
-  batch, state, step = step_by_hand(model, loop.Recipe(3, block_size=2, **recipe))
+  batch, state, step = step_by_hand(model, steps_lib.Recipe(3, block_size=2, **recipe))
   _, got = step(state)
   rng = jax.random.fold_in(jax.random.key(1), 0)
   images, targets = batch.images, np.eye(3)[batch.labels]
@@ -279,7 +282,7 @@ def test_a_step_does_what_its_recipe_says(recipe):
   logits, _ = model.apply(variables, images, train=True, mutable=["batch_stats"])
   want = -np.mean(np.sum(targets * np.asarray(jax.nn.log_softmax(logits)), -1))
   np.testing.assert_allclose(got, want, rtol=1e-5)
-  _, state, other = step_by_hand(model, loop.Recipe(3))
+  _, state, other = step_by_hand(model, steps_lib.Recipe(3))
   assert abs(float(other(state)[1]) - want) > 1e-3
 
 

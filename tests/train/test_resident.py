@@ -13,7 +13,7 @@ from helpers.training import Logged, assert_same_bits, assert_same_state, interr
 
 import train
 from djax import keys, models
-from train import device_loop, evaluate, loop, optimizers
+from train import device_loop, evaluate, loop, optimizers, steps
 from train import state as state_lib
 from train.data import inputs, owned
 from train.data.input_pipeline import Feed, Pipeline
@@ -49,7 +49,9 @@ def setting(*overrides):
   mean, scale = evaluate.statistics(model, pipeline, given.disguised_shape)
   # On the host: what is donated is gone.
   state = jax.device_get(state_lib.initial(model, optimizer, jax.random.key(0), mean, scale))
-  return Setting(pipeline, functools.partial(loop.update, model, optimizer, loop.Recipe(10)), state)
+  return Setting(
+    pipeline, functools.partial(steps.update, model, optimizer, steps.Recipe(10)), state
+  )
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +75,7 @@ def test_it_computes_what_single_steps_compute(noisy, scheme):
   given = noisy
   if scheme == "aes":
     given = setting("disguise.scheme=aes", "disguise.unit_pixels=4", "optimizer.name=sgd")
-  want_losses, want = given.run(loop.single_steps)
+  want_losses, want = given.run(steps.single_steps)
   got_losses, got = given.run(device_loop.chunks)
   assert np.ptp(np.concatenate(want_losses)) > 0.1
   np.testing.assert_allclose(
