@@ -5,6 +5,7 @@ what the manifest names is hashed before it is used, and what the images are is 
 files that lie there for TFDS. The directory is specified in docs/format.md.
 """
 
+import collections
 import concurrent.futures
 import contextlib
 import dataclasses
@@ -12,6 +13,7 @@ import hashlib
 import itertools
 import math
 import os
+import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -49,15 +51,17 @@ Read = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 class Split(contextlib.AbstractContextManager["Split"]):
   """The records of one split, in any order, from several threads.
 
-  Rows are integers in ``[0, len)``; none counts from the end. What was read from stays open until ``close``.
+  Rows are integers in ``[0, len)``; none counts from the end. What was read from stays open until ``close``, or until
+  so many other shards were read that it must make room.
 
   Args:
     path: the directory.
     name: of the split.
     manifest: of the directory.
+    most_open: how many shards may be open at a time; at least 1.
   """
 
-  def __init__(self, path: Path, name: str, manifest: Manifest):
+  def __init__(self, path: Path, name: str, manifest: Manifest, *, most_open: int = sys.maxsize):
     self.path = path
     self.name = name
     self.image_shape = manifest.disguised_shape
@@ -67,7 +71,9 @@ class Split(contextlib.AbstractContextManager["Split"]):
     self._ends = np.cumsum([shard.records for shard in self._split.shards])
     # A shard is hashed by one thread while others wait for it alone.
     self._locks = [threading.Lock() for _ in self._split.shards]
-    self._readers: dict[int, Any] = {}
+    self._readers: collections.OrderedDict[int, Any] = collections.OrderedDict()
+    self._most_open, self._making_room = most_open, threading.Lock()
+    self._hashed: dict[int, tuple[int, ...]] = {}
     self._container = containers.of(manifest, path)
 
   def __len__(self) -> int:
@@ -187,18 +193,26 @@ class Split(contextlib.AbstractContextManager["Split"]):
     return images, labels.astype(np.int32)
 
   def _reader(self, shard: int) -> Any:
-    """Opens a shard and hashes it, once; what is read later is the very file that was hashed, whatever has its name."""
+    """Opens a shard, and hashes it unless it is the very file that was hashed before, whatever has its name."""
     with self._locks[shard]:
       reader = self._readers.get(shard)  # once: another thread may close them
       if reader is None:
         entry = self._split.shards[shard]
         with foreign.opened(self.path, entry.file, limit=entry.bytes) as file:
-          if self._sha256(file, shard) != entry.sha256:
-            raise ManifestError(
-              f"{self.path}: {entry.file} is damaged. Take the files from a good copy."
-            )
-          reader = self._readers[shard] = self._listed(file, shard)
-      return reader
+          before = _state(file)
+          if self._hashed.get(shard) != before:
+            if self._sha256(file, shard) != entry.sha256:
+              raise ManifestError(
+                f"{self.path}: {entry.file} is damaged. Take the files from a good copy."
+              )
+            self._hashed[shard] = before
+          reader = self._listed(file, shard)
+    with self._making_room:
+      self._readers[shard] = reader
+      self._readers.move_to_end(shard)
+      while len(self._readers) > self._most_open:
+        self._readers.popitem(last=False)  # another thread may read it still: see close
+    return reader
 
   def _sha256(self, file: IO[bytes], shard: int) -> str:
     """Hashes as many bytes as a shard has; one that grows meanwhile has no end."""
@@ -264,21 +278,37 @@ def open(path: str | os.PathLike) -> Disguised:
   faults = [_small_fault(folder, *file) for file in manifest.files.items()]
   faults += [_size_fault(folder, shard) for shard in shards(manifest)]
   _refuse(folder, faults)
-  _allow_open(len(shards(manifest)))
-  return Disguised(
-    folder, manifest, {name: Split(folder, name, manifest) for name in manifest.splits}
-  )
+  count = len(shards(manifest))
+  most = _allow_open(count)
+  splits = {
+    name: Split(folder, name, manifest, most_open=max(1, most * len(split.shards) // max(count, 1)))
+    for name, split in manifest.splits.items()
+  }
+  return Disguised(folder, manifest, splits)
 
 
-def _allow_open(count: int) -> None:
-  """Lets this process hold so many shards open, beside what else it opens, as far as the system allows."""
+def _allow_open(count: int) -> int:
+  """Lets this process hold so many shards open, as far as the system allows; returns how many it may.
+
+  Else what it opens has room for 512 files, or three quarters of what the system allows if that is less.
+  """
   if resource is None:
-    return
+    return _OTHER_FILES
   soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
   wanted = count + _OTHER_FILES
   if soft != resource.RLIM_INFINITY and soft < wanted:
     most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, most), hard))
+    soft = max(soft, most)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+  if soft == resource.RLIM_INFINITY:
+    return count
+  return max(soft - _OTHER_FILES, soft // 4)
+
+
+def _state(file: IO[bytes]) -> tuple[int, ...]:
+  """Returns what changes where a file is written or another takes its name."""
+  status = os.fstat(file.fileno())
+  return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def verify(

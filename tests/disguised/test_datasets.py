@@ -129,6 +129,82 @@ def test_a_closed_data_set_reads_again(whole):
   assert split._readers == {}
 
 
+def held(folder, monkeypatch, most):
+  """Opens a data set of which each split may hold so many shards open, and counts how often each is hashed."""
+  data = directory.open(folder)
+  split = directory.Split(folder, "train", data.manifest, most_open=most)
+  hashed, sha256 = [], split._sha256
+  monkeypatch.setattr(split, "_sha256", lambda file, n: hashed.append(n) or sha256(file, n))
+  return split, hashed
+
+
+def test_few_shards_are_open_and_none_is_hashed_twice(tmp_path, monkeypatch):
+  folder = build(tmp_path / "set", shards=(3, 3, 3, 2))
+  split, hashed = held(folder, monkeypatch, most=2)
+  images, labels = images_of("train")
+  for order in (np.arange(11), np.arange(11)[::-1], np.array([0, 10, 5, 0, 3, 10])):
+    for row in order:
+      found, ids = split.read(np.array([row]))
+      np.testing.assert_array_equal(found[0], images[row])
+      assert ids[0] == labels[row]
+      assert len(split._readers) <= 2
+  assert sorted(hashed) == [0, 1, 2, 3]
+  # The one that was not read for the longest time made room.
+  for row in (0, 3, 0, 6):
+    split.read(np.array([row]))
+  assert set(split._readers) == {0, 2}
+
+
+@pytest.mark.parametrize("how", ["in place, time put back", "another file"])
+def test_a_shard_that_changed_while_it_was_closed_is_hashed_again(tmp_path, monkeypatch, how):
+  folder = build(tmp_path / "set", shards=(6, 5))
+  split, hashed = held(folder, monkeypatch, most=1)
+  split.read(np.arange(11))
+  path = folder / "disguised-train.array_record-00000-of-00002"
+  status, data = path.stat(), bytearray(path.read_bytes())
+  if how == "another file":
+    path.unlink()
+    path.write_bytes(data)
+    split.read(np.arange(11))  # the same bytes
+    assert hashed == [0, 1, 0]
+  data[len(data) // 2] ^= 1
+  with path.open("r+b") as file:
+    file.write(data)
+  os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+  assert "is damaged" in refusal(lambda: split.read(np.arange(11)))
+
+
+def test_many_threads_read_through_few_open_shards(tmp_path, monkeypatch):
+  folder = build(tmp_path / "set", shards=(1,) * 11)
+  split, hashed = held(folder, monkeypatch, most=1)
+  images, _ = images_of("train")
+  rows = np.random.default_rng(0).integers(0, 11, (40, 5))
+  with concurrent.futures.ThreadPoolExecutor(8) as pool:
+    for order, (found, _) in zip(rows, pool.map(split.read, rows), strict=True):
+      np.testing.assert_array_equal(found, images[order])
+  assert sorted(hashed) == list(range(11)) and len(split._readers) <= 1
+
+
+LIMITED = """
+import resource, sys
+import numpy as np
+resource.setrlimit(resource.RLIMIT_NOFILE, (48, 48))
+from djax.disguised import directory
+with directory.open(sys.argv[1]) as data:
+  split = data.splits["train"]
+  images, _ = split.read(np.random.default_rng(0).permutation(len(split)))
+  assert images.sum(dtype=np.float64) == float(sys.argv[2])
+  split.check()
+directory.verify(sys.argv[1])
+"""
+
+
+def test_more_shards_than_files_that_may_be_open(tmp_path):
+  folder = build(tmp_path / "set", shards=(1,) * 90)
+  total = images_of("train", count=90)[0].sum(dtype=np.float64)
+  succeeded(run_code(LIMITED, str(folder), str(total)))
+
+
 def test_only_the_first_record_of_a_label_is_looked_at(whole, monkeypatch):
   split = directory.open(whole).splits["train"]
   images, labels = split.read(np.arange(11))
