@@ -115,7 +115,8 @@ class Split(contextlib.AbstractContextManager["Split"]):
       DataError: if one is missing, damaged or no regular file.
     """
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-      list(pool.map(self._reader, range(self.shards)))
+      for _ in pool.map(self._opened, range(self.shards)):
+        pass
 
   @contextlib.contextmanager
   def private_shard(self, shard: int) -> Iterator[tuple[range, Read]]:
@@ -191,6 +192,10 @@ class Split(contextlib.AbstractContextManager["Split"]):
         f"See what is damaged: python -m djax verify {self.path}"
       )
     return images, labels.astype(np.int32)
+
+  def _opened(self, shard: int) -> None:
+    """Opens a shard, and keeps none open that must make room, as one who had them all would."""
+    self._reader(shard)
 
   def _reader(self, shard: int) -> Any:
     """Opens a shard, and hashes it unless it is the very file that was hashed before, whatever has its name."""

@@ -436,7 +436,8 @@ def test_a_key_is_named_when_it_is_on_the_disk_and_the_folder_is_synced_after(
 def test_a_disk_that_changes_a_byte_is_noticed_and_leaves_nothing(tmp_path, monkeypatch):
   def spoil(descriptor):
     assert not (tmp_path / "key").exists()
-    os.pwrite(descriptor, b"x", 300)
+    (byte,) = os.pread(descriptor, 1, 300)
+    os.pwrite(descriptor, bytes([byte ^ 1]), 300)  # whatever the random key has there
 
   monkeypatch.setattr(os, "fsync", spoil)
   with pytest.raises(KeyFileError, match="is damaged"):
