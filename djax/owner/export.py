@@ -100,7 +100,7 @@ def disguise(
   if ledger is not None:
     assert planned.hashes is not None
     entry = ledger.planned(manifest, planned.hashes, master)
-    if begun is None:
+    if begun is None or parts_alone:  # parts did not ask it
       for line in ledger.warnings(entry):
         say(line)
   _say_padding(manifest, say)

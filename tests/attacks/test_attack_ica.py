@@ -45,6 +45,7 @@ def test_wins_without_noise(plain_case):
 
 
 @pytest.mark.parametrize("place", ["before", "after"])
+@pytest.mark.slow
 def test_wins_with_noise(place):
   scheme, key, known = case(noise_level=25.0, noise_place=place)
   floor = psnr(TARGETS, np.asarray(scheme.restore(key, known.targets)))

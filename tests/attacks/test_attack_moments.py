@@ -109,6 +109,7 @@ def test_further_views_lower_the_noise():
   assert psnr(TARGETS, run(dataclasses.replace(known, views=others), settings=QUICK).images) < one
 
 
+@pytest.mark.slow
 def test_views_of_large_images_are_not_combined(monkeypatch):
   known = several(2)
   monkeypatch.setattr(several_views, "MOST", 255)

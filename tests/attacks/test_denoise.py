@@ -48,6 +48,7 @@ def test_it_takes_noise_off_new_images(drawings):
   assert images.dtype == np.float32 and images.min() >= 0 and images.max() <= 255
 
 
+@pytest.mark.slow
 def test_from_shuffled_pairs_it_learns_no_more_than_the_mean(drawings):
   public, targets = drawings
   _, images, _ = denoised(public, targets, np.roll(public, 1, axis=0))

@@ -51,6 +51,7 @@ def cells(out):
   return {path.name: path.read_bytes() for path in (out / sweep.CELLS).iterdir()}
 
 
+@pytest.mark.slow
 def test_a_sweep_has_a_cell_for_each_setting_and_a_plot(tmp_path, quick):
   out = tmp_path / "s"
   facts = sweep.run(PLAN, out, TABLE)

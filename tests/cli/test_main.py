@@ -328,6 +328,7 @@ def copied(tmp_path):
 
 
 @pytest.mark.parametrize("flag", [(), ("--json",)])
+@pytest.mark.slow
 def test_selftest_names_the_first_mismatch(copied, flag):
   file = copied / "djax" / "vectors" / "djx1.json"
   content = json.loads(file.read_text())

@@ -78,6 +78,7 @@ def test_help_names_the_program_as_it_was_called(folder, program):
   assert called(folder, *program, "show", "no-such.key").returncode == 3
 
 
+@pytest.mark.slow
 def test_djax_train_lists_the_fields_of_djax_own_configs(folder):
   done = called(folder, "djax-train", "--help")
   assert done.returncode == 0, done.stderr
@@ -86,6 +87,7 @@ def test_djax_train_lists_the_fields_of_djax_own_configs(folder):
   assert called(folder, "djax-train", "--config=no_such").returncode == 2
 
 
+@pytest.mark.slow
 def test_an_empty_entry_of_the_search_path_is_not_searched_first(folder):
   """``PYTHONPATH=$UNSET:DIR`` begins with one, and it means the current folder."""
   done = called(folder, "djax", "audit", "--config", "no_such", "--out", "audit", path=f":{SOURCE}")

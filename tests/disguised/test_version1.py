@@ -207,6 +207,7 @@ def test_nothing_is_planted_in_a_request_that_keeps_its_order(place, tmp_path):
 
 
 @pytest.mark.parametrize("name", SETS)
+@pytest.mark.slow
 def test_audit_takes_it(place, monkeypatch, name):
   monkeypatch.setattr(scenario, "_LEAST_TARGETS", 1)
   sizes = scenario.Sizes(private=16, public=8, targets=3, pairs=(2,))

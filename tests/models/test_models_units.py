@@ -319,6 +319,7 @@ def test_units_must_fit_the_block():
     model.estimate(iter([random_images(1, (12, 12, 1))]))
 
 
+@pytest.mark.slow
 def test_learns_which_units_are_where():
   images, order = sentences(256, words=6)
   labels = jnp.asarray((order[:, 0] + order[:, 1]) % 3)

@@ -262,6 +262,7 @@ print("djax" in sys.modules, "tensorflow" in sys.modules)
 @pytest.mark.parametrize(
   ("disguise", "least"), [({**RMT, "noise_level": 25.0}, 0.9), (PERMUTATION, 0.9)]
 )
+@pytest.mark.slow
 def test_code_that_knows_nothing_of_djax_learns_from_it(tmp_path, disguise, least):
   export.disguise(Request("digits", disguise), tmp_path / "set", MASTER)
   printed = succeeded(run_code(STRANGER, tmp_path / "set", cwd=tmp_path))
@@ -360,6 +361,7 @@ def test_shards_and_workers_change_no_record(tmp_path, reference, workers):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "uint8"])
+@pytest.mark.slow
 def test_shards_and_chunks_change_no_record_of_several_views(tmp_path, monkeypatch, dtype):
   how = {"views": 3, "crop": 1, "flip": True, "dataset_id": ID, "dtype": dtype}
   asked = request({**RMT, "noise_level": 25.0}, **how)

@@ -236,12 +236,17 @@ def test_parts_work_side_by_side_and_the_whole_waits_for_none(tmp_path):
     part(asked, out, "2/2")
 
 
-def test_the_ledger_has_it_once_it_is_whole(tmp_path):
-  asked, ledger = request(), Ledger(tmp_path / "ledger")
-  part(asked, tmp_path / "out", "1/1")
-  assert not list(ledger.entries())
-  finish(asked, tmp_path / "out", ledger=ledger)
-  assert [entry.id for entry in ledger.entries()] == [ID]
+def test_the_ledger_is_asked_and_has_it_once_it_is_whole(tmp_path):
+  ledger, said = Ledger(tmp_path / "ledger"), []
+  for name, id_ in (("out", ID), ("again", ID[::-1])):
+    asked = request(dataset_id=id_)
+    before = ledger.entries()
+    part(asked, tmp_path / name, "1/1")
+    assert ledger.entries() == before
+    finish(asked, tmp_path / name, ledger=ledger, say=said.append)
+  assert [entry.id for entry in ledger.entries()] == [ID, ID[::-1]]
+  (line,) = said
+  assert "each disguise of an image more" in line
 
 
 def test_what_an_unfinished_directory_holds_says_no_secret(tmp_path):

@@ -45,6 +45,7 @@ def tokens(**options):
 
 
 @pytest.mark.parametrize("public_k", [0, 2])
+@pytest.mark.slow
 def test_an_encoding_is_the_mix_of_what_was_drawn(public_k):
   scheme, key = mixed(public_k=public_k)
   public = DRAW.integers(0, 256, (7, *SHAPE)).astype(np.uint8)

@@ -14,6 +14,7 @@ from train.data.inputs import Arrays, widened
 from train.loop import data_mesh
 
 
+@pytest.mark.slow
 def test_a_run_is_whole_without_its_page_and_makes_it_again(tmp_path, capsys, monkeypatch):
   def fall(workdir, content):
     raise RuntimeError("out of\nink")

@@ -226,6 +226,7 @@ def test_no_file_of_a_run_can_be_replaced_before_it_is_resumed(place, tmp_path, 
   print(f"\n{kind.__name__}: {len(names)} files, none of them used")
 
 
+@pytest.mark.slow
 def test_a_refused_run_is_left_as_it_is_by_the_command_too(place, run, capsys):
   flipped(run / f"checkpoints/{NEWEST}/network.safetensors", None)
   before = content(run)

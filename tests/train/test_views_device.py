@@ -147,6 +147,7 @@ def test_no_options_change_nothing():
 
 
 @pytest.mark.parametrize("options", [{"crop": 2, "flip": True}, {"crop": 1, "flip": True, **WARP}])
+@pytest.mark.slow
 def test_jit_and_vmap_agree_with_single_calls(options):
   images = np.random.default_rng(4).integers(0, 256, (6, 7, 8, 3)).astype(np.uint8)
   rngs, numbers = jax.random.split(jax.random.key(5), 6), np.arange(6, dtype=np.int32)
