@@ -140,7 +140,7 @@ def disguise_part(
     progress: as of ``disguise``, of this part.
 
   Raises:
-    As ``disguise``.
+    DjaxError: as ``disguise`` raises.
   """
   pool.refuse_inside_import()
   folder = Path(out).expanduser()

@@ -96,9 +96,9 @@ def test_parts_are_written_by_xargs_and_by_the_script_for_slurm(photos, monkeypa
   keyfile.write("owner.djaxkey", keys.generate(), passphrase=PASSPHRASE)
   pathlib.Path("passphrase").touch(mode=0o600)
   pathlib.Path("passphrase").write_text(PASSPHRASE)
-  (xargs,) = documents.blocks(page("disguise_in_parts"), "xargs")
+  (xargs,) = documents.blocks(page("disguise_in_parts"), "sh")
   subprocess.run(["bash", "-euc", xargs], check=True, capture_output=True)
-  (slurm,) = documents.blocks(page("disguise_in_parts"), "slurm")
+  (slurm,) = documents.blocks(page("disguise_in_parts"), "shell")
   environment = {**os.environ, "SLURM_ARRAY_TASK_ID": "1"}
   one = slurm.replace("/100", "/1")
   subprocess.run(["bash", "-euc", one], check=True, capture_output=True, env=environment)
