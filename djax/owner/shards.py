@@ -148,7 +148,7 @@ class Worker:
     os.replace(temporary, job.out / name)
 
   def _leave(self, task: Task, suffix: str, outcome: dict[str, Any]) -> None:
-    data = json.dumps(outcome).encode()
+    data = json.dumps({"id": self._job.manifest.id, **outcome}).encode()
     manifest_lib.replace(_path(self._job, task, suffix), data, writer=f".{self._name}")
 
   def _chunks(
@@ -263,7 +263,11 @@ def written(job: Job, task: Task, *, check: bool = False) -> Shard | None:
 def _outcome(job: Job, task: Task, suffix: str) -> dict[str, Any] | None:
   """Reads what a worker left in ``.unfinished``."""
   path = _path(job, task, suffix)
-  return json.loads(path.read_bytes()) if path.exists() else None
+  if not path.exists():
+    return None
+  outcome = json.loads(path.read_bytes())
+  # Under another id the bytes are others: two parts could begin at once on a disk where neither sees the other's plan.
+  return outcome if outcome.pop("id", None) == job.manifest.id else None
 
 
 def _path(job: Job, task: Task, suffix: str) -> Path:

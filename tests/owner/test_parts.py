@@ -142,8 +142,33 @@ def test_a_part_that_began_in_the_same_moment_takes_the_others_id(tmp_path, monk
 
   monkeypatch.setattr(os, "link", second)
   part(asked, out, "1/2")
-  finish(asked, out)
-  directory.verify(out)
+  whole = finish(asked, out)
+  again = dataclasses.replace(asked, dataset_id=whole.id)
+  export.disguise(again, tmp_path / "whole", MASTER, workers=1)
+  assert content(out) == content(tmp_path / "whole")
+
+
+def test_where_plans_cannot_be_linked_no_shard_of_another_id_is_finished(tmp_path, monkeypatch):
+  asked, out = request(dataset_id=""), tmp_path / "out"
+
+  def second(source, target):
+    """A disk without links: the later plan takes the place of the one that another part works by."""
+    monkeypatch.setattr(os, "link", none)
+    part(asked, out, "2/2")
+    none(source, target)
+
+  def none(source, target):
+    raise PermissionError(1, "Operation not permitted")
+
+  monkeypatch.setattr(os, "link", second)
+  part(asked, out, "1/2")
+  with pytest.raises(DataError, match=r"lacks disguised-train.*00001-of-00005"):
+    finish(asked, out)
+  part(asked, out, "2/2")
+  whole = finish(asked, out)
+  again = dataclasses.replace(asked, dataset_id=whole.id)
+  export.disguise(again, tmp_path / "whole", MASTER, workers=1)
+  assert content(out) == content(tmp_path / "whole")
 
 
 def test_missing_shards_are_named_and_nothing_is_written(tmp_path):
