@@ -194,7 +194,7 @@ class Split(contextlib.AbstractContextManager["Split"]):
     return images, labels.astype(np.int32)
 
   def _opened(self, shard: int) -> None:
-    """Opens a shard, and keeps none open that must make room, as one who had them all would."""
+    """Opens a shard and drops the reader: a list of all readers would keep every shard open."""
     self._reader(shard)
 
   def _reader(self, shard: int) -> Any:

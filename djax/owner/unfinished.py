@@ -168,8 +168,7 @@ def hold(job: Job, look: str, *, shared: bool = False) -> Iterator[None]:
   busy = f"{folder} is being written by another process. Wait for it, or stop it."
   with locks.working_lock(place / "lock", busy=busy, shared=shared):
     if (folder / manifest_lib.FILE).exists():  # between our look and our lock
-      if not shared:
-        shutil.rmtree(place)
+      shutil.rmtree(place, ignore_errors=shared)  # late parts may do so side by side
       raise UnsafeError(
         f"{folder} was finished by another process meanwhile. Re-run the command to check it."
       )

@@ -195,14 +195,15 @@ with directory.open(sys.argv[1]) as data:
   images, _ = split.read(np.random.default_rng(0).permutation(len(split)))
   assert images.sum(dtype=np.float64) == float(sys.argv[2])
   split.check()
-directory.verify(sys.argv[1])
+print(directory.verify(sys.argv[1]).id)
 """
 
 
 def test_more_shards_than_files_that_may_be_open(tmp_path):
   folder = build(tmp_path / "set", shards=(1,) * 90)
   total = images_of("train", count=90)[0].sum(dtype=np.float64)
-  succeeded(run_code(LIMITED, str(folder), str(total)))
+  printed = succeeded(run_code(LIMITED, str(folder), str(total)))
+  assert printed.strip() == directory.open(folder).manifest.id
 
 
 def test_only_the_first_record_of_a_label_is_looked_at(whole, monkeypatch):

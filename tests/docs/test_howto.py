@@ -105,6 +105,7 @@ def test_parts_are_written_by_xargs_and_by_the_script_for_slurm(photos, monkeypa
   (finish,) = (line for line in documents.commands(page("disguise_in_parts")) if "--finish" in line)
   for out in ("with_xargs", "with_slurm"):
     documents.call(finish.replace("in_parts", out))
+    assert not pathlib.Path(out, ".unfinished").exists()
     documents.call(f"python -m djax verify {out} --key owner.djaxkey")
 
 

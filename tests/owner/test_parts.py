@@ -261,6 +261,22 @@ def test_parts_work_side_by_side_and_the_whole_waits_for_none(tmp_path):
     part(asked, out, "2/2")
 
 
+def test_a_part_that_comes_when_all_was_finished_meanwhile_leaves_it_whole(tmp_path, monkeypatch):
+  asked, out, real = request(), tmp_path / "out", unfinished.hold
+  part(asked, out, "1/1")
+
+  def late(*args, **options):
+    monkeypatch.setattr(unfinished, "hold", real)
+    finish(asked, out)
+    return real(*args, **options)
+
+  monkeypatch.setattr(unfinished, "hold", late)
+  with pytest.raises(UnsafeError, match="finished by another process meanwhile"):
+    part(asked, out, "1/1")
+  directory.verify(out)
+  assert part(asked, out, "1/1").written
+
+
 def test_the_ledger_is_asked_and_has_it_once_it_is_whole(tmp_path):
   ledger, said = Ledger(tmp_path / "ledger"), []
   for name, id_ in (("out", ID), ("again", ID[::-1])):
