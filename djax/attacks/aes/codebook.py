@@ -62,7 +62,11 @@ def codebook(
   with its neighbours is taken, or none if all are far from them. What is missing gets the mean of its neighbours, with
   a little of the silhouette that the most frequent unit draws.
 
-  Of ``known``, ``pairs`` are used, and ``public`` for the silhouette where given. Nothing is drawn.
+  Args:
+    known: what the attacker has; used: ``pairs``, and ``public`` for the silhouette where given.
+    seed: not used, nothing is drawn.
+    progress: called with the fraction done and the current step.
+    settings: the attack's constants.
 
   Returns:
     Estimates; as diagnostics ``pairs``; ``entries`` of the dictionary; ``found``, the share of the targets' units

@@ -67,8 +67,11 @@ def frequency(
 
   Without public images the most frequent unit is taken as black and the others as grey, and view 0 alone is used.
 
-  Of ``known``, ``disguised`` is used, and ``public`` and ``views`` where given. The seed is that of the attacker's key,
-  of the views of public images and of the networks.
+  Args:
+    known: what the attacker has; used: ``disguised``, and ``public`` and ``views`` where given.
+    seed: of the attacker's key, of the views of public images and of the networks.
+    progress: called with the fraction done and the current step.
+    settings: the attack's constants.
 
   Returns:
     Estimates; as diagnostics ``flat``, the share of the targets' units that are the most frequent one; ``repeated``,

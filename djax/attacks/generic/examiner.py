@@ -17,7 +17,10 @@ _PERCENTILES = (1, 99)
 def look(known: Known, *, seed: int, progress: Callable[[float, str], None]) -> Estimate:
   """Takes the disguised images for the originals, their values brought back to 0..255 by one linear map.
 
-  Of ``known``, ``targets`` alone are used.
+  Args:
+    known: what the attacker has; used: ``targets``.
+    seed: not used, nothing is drawn.
+    progress: called with the fraction done and the current step.
 
   Returns:
     Estimates; as diagnostics ``low`` and ``high``, the 1st and 99th percentile of all values, which become 0 and 255.

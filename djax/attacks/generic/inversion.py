@@ -66,7 +66,11 @@ def inversion(
 ) -> Estimate:
   """Learns to undo a disguise from known pairs by several methods; uses the one that is best on held-out pairs.
 
-  Of ``known``, ``pairs`` are used. The seed is that of the parts for validation and of the network.
+  Args:
+    known: what the attacker has; used: ``pairs``.
+    seed: of the parts for validation and of the network.
+    progress: called with the fraction done and the current step.
+    settings: the attack's constants.
 
   Returns:
     Estimates; as diagnostics ``pairs`` used; ``chosen``, the method; ``validation``, by method the mean PSNR on

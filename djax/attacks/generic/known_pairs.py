@@ -52,7 +52,11 @@ def regression(
   A small ridge and a pseudo-inverse keep what the pairs do not determine from blowing up. Nothing is known about the
   noise but, where blocks have to be placed, its mean.
 
-  Of ``known``, ``pairs`` are used. Nothing is drawn.
+  Args:
+    known: what the attacker has; used: ``pairs``.
+    seed: not used, nothing is drawn.
+    progress: called with the fraction done and the current step.
+    settings: the attack's constants.
 
   Returns:
     Estimates; as diagnostics ``pairs``; ``positions``, the original position found for each disguised one, or None
@@ -84,7 +88,11 @@ def procrustes(
   position must look, once turned back, like rows of an image. The noise beyond its mean is damped by a Wiener filter
   on the disguised rows of each position.
 
-  Of ``known``, ``pairs`` and ``disguised`` are used, and the moments of ``public`` where given. Nothing is drawn.
+  Args:
+    known: what the attacker has; used: ``pairs`` and ``disguised``, and the moments of ``public`` where given.
+    seed: not used, nothing is drawn.
+    progress: called with the fraction done and the current step.
+    settings: the attack's constants.
 
   Returns:
     The estimates. Diagnostics as for ``regression``; ``learnt`` counts the directions in which the pairs stand out

@@ -157,7 +157,11 @@ def attack(
   Two inverses are learnt, under one key and over many. On held-out public images under yet another key it is measured
   which is better, and that one is used.
 
-  Of ``known``, ``public`` and ``targets`` are used. The seed is that of keys, noise and networks.
+  Args:
+    known: what the attacker has; used: ``public`` and ``targets``.
+    seed: of keys, noise and networks.
+    progress: called with the fraction done and the current step.
+    settings: the attack's constants.
 
   Returns:
     Estimates; as diagnostics, each ``{"psnr", "ssim"}``, medians on held-out public images: ``own_key``, the

@@ -156,8 +156,12 @@ def attack(
 ) -> Estimate:
   """Recovers the private images, and gives for each target the one to which it belongs.
 
-  Of ``known``, ``disguised`` with the mixed ``labels``, ``targets`` among them, ``public`` and ``encodings`` are used.
-  The seed is that of the network, its training and the clusters.
+  Args:
+    known: what the attacker has; used: ``disguised`` with the mixed ``labels``, ``targets`` among them, ``public``
+      and ``encodings``.
+    seed: of the network, its training and the clusters.
+    progress: called with the fraction done and the current step.
+    settings: the attack's constants.
 
   Returns:
     Estimates; as diagnostics ``images``, how many were looked for, by the number of encodings of each that is

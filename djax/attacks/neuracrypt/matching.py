@@ -111,7 +111,10 @@ def attack(known: Known, *, seed: int, progress: Progress) -> Estimate:
   are paired at least cost, and a linear map of the tokens is fitted to these pairs, in turns: other images, but of the
   same kind, so that the map comes right by and by where the images have much in common.
 
-  Of ``known``, ``disguised`` and ``public`` are used. The seed is that of groups, encoders and samples.
+  Args:
+    known: what the attacker has; used: ``disguised`` and ``public``.
+    seed: of groups, encoders and samples.
+    progress: called with the fraction done and the current step.
 
   Returns:
     Estimates; as diagnostics ``positions``, that found for each group of tokens; ``recurring``, the share of tokens
@@ -172,8 +175,10 @@ def attack(known: Known, *, seed: int, progress: Progress) -> Estimate:
 def cloning(known: Known, *, seed: int, progress: Progress) -> Estimate:
   """Learns from known pairs to invert the encoder, by a linear map of each position.
 
-  Of ``known``, ``pairs`` are used, and ``disguised`` to find the groups of tokens in. The seed is that of the groups,
-  of the attacker's own encoders and of the parts for validation.
+  Args:
+    known: what the attacker has; used: ``pairs``, and ``disguised`` to find the groups of tokens in.
+    seed: of the groups, of the attacker's own encoders and of the parts for validation.
+    progress: called with the fraction done and the current step.
 
   Returns:
     Estimates; as diagnostics ``pairs`` used; ``chosen``, ``position``, or ``mean`` where no map did better on

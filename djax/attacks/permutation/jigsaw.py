@@ -93,7 +93,10 @@ def scores(
 def jigsaw(known: Known, *, seed: int, progress: Progress) -> Estimate:
   """Puts the blocks of all images where their borders fit best in sum.
 
-  Of ``known``, ``disguised`` is used. The seed is that of the random starts.
+  Args:
+    known: what the attacker has; used: ``disguised``.
+    seed: of the random starts.
+    progress: called with the fraction done and the current step.
 
   Returns:
     Estimates; as diagnostics ``images`` used; ``positions``, the original position found for each disguised one;

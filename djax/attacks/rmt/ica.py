@@ -40,7 +40,11 @@ def attack(
 ) -> Estimate:
   """Estimates the originals of the targets from disguised and public images.
 
-  Of ``known``, ``disguised`` and ``public`` are used. The seed is that of the network against noise.
+  Args:
+    known: what the attacker has; used: ``disguised`` and ``public``.
+    seed: of the network against noise.
+    progress: called with the fraction done and the current step.
+    settings: the attack's constants.
 
   Returns:
     The estimates, smoothed and denoised where there is noise, as for ``moments``.

@@ -71,7 +71,11 @@ def attack(
 ) -> Estimate:
   """Estimates the originals of the targets from disguised images, and public ones where there are any.
 
-  Of ``known``, ``disguised`` is used, and ``public`` where given. The seed is that of the network.
+  Args:
+    known: what the attacker has; used: ``disguised``, and ``public`` where given.
+    seed: of the network.
+    progress: called with the fraction done and the current step.
+    settings: the attack's constants.
 
   Returns:
     The estimates. With noise they are also smoothed by the linear filter that the same statistics give

@@ -70,7 +70,11 @@ def attack(
 ) -> Estimate:
   """Puts the blocks back, then estimates the originals of the targets.
 
-  Of ``known``, ``disguised`` is used, and ``public`` where given. The seed is that of the random starts.
+  Args:
+    known: what the attacker has; used: ``disguised``, and ``public`` where given.
+    seed: of the random starts.
+    progress: called with the fraction done and the current step.
+    settings: the attack's constants.
 
   Returns:
     Estimates; for ``permutation`` the blocks put back, for ``rmt`` those of ``moments`` or ``ica``; possibly all of
