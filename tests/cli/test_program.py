@@ -62,14 +62,6 @@ def test_a_config_is_read_by_djax_own_train(folder, program):
 
 
 @DJAX
-@pytest.mark.slow
-def test_a_run_is_read_by_djax_own_train(folder, program):
-  done = called(folder, *program, "audit", "--run", "no-such", "--out", "audit")
-  assert done.returncode == 2, done.stderr
-  assert done.stderr.startswith("djax: error: no-such must be a run directory")
-
-
-@DJAX
 def test_help_names_the_program_as_it_was_called(folder, program):
   for verb in ("show", "audit"):
     done = called(folder, *program, verb, "--help")

@@ -207,7 +207,7 @@ def forged(bases, live, name, content):
 
 
 NAMES = st.sampled_from(["data", "data", "request", "aes", "rmt-uint8-projection"])
-SLOW = hypothesis.settings(max_examples=1500)
+SLOW = hypothesis.settings(max_examples=800)
 QUICK = hypothesis.settings(max_examples=200)
 
 
@@ -515,7 +515,7 @@ def test_mutated_shards(bases, live, name, edits):
 
 
 @pytest.mark.slow
-@hypothesis.settings(max_examples=300)
+@hypothesis.settings(max_examples=150)
 @hypothesis.given(name=NAMES, edits=SHARD_EDITS, mend=st.booleans())
 def test_many_mutated_shards(bases, live, name, edits, mend):
   assert bearable(shards(bases, live, name, edits, mend))

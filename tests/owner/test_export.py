@@ -885,7 +885,7 @@ import pathlib, re, sys
 from djax import keys
 from djax.owner import export
 from djax.owner.plan import Request
-asked = Request(sys.argv[1], {"scheme": "rmt", "block_size": 7}, originals_per_shard=20000, dtype=sys.argv[3])
+asked = Request(sys.argv[1], {"scheme": "rmt", "block_size": 7}, originals_per_shard=8000, dtype=sys.argv[3])
 export.disguise(asked, sys.argv[2], keys.experiment(0), workers=1)
 # Not getrusage: its peak counts what the parent held when it forked.
 print(re.search(r"VmHWM:\\s*(\\d+)", pathlib.Path("/proc/self/status").read_text())[1])
@@ -895,8 +895,8 @@ print(re.search(r"VmHWM:\\s*(\\d+)", pathlib.Path("/proc/self/status").read_text
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_data_set(tmp_path):
   rng = np.random.default_rng(0)
-  base = rng.integers(0, 256, (60_000, 28, 28), dtype=np.uint8)
-  labels = np.arange(60_000) % 10
+  base = rng.integers(0, 256, (24_000, 28, 28), dtype=np.uint8)
+  labels = np.arange(24_000) % 10
   peaks = {}
   for copies in (1, 4):
     path = tmp_path / f"{copies}.npz"
@@ -904,8 +904,8 @@ def test_memory_does_not_grow_with_the_data_set(tmp_path):
       path,
       train_images=np.concatenate([base] * copies),
       train_labels=np.concatenate([labels] * copies),
-      test_images=base[:10_000],
-      test_labels=labels[:10_000],
+      test_images=base[:4_000],
+      test_labels=labels[:4_000],
     )
     out = tmp_path / str(copies)
     peaks[copies] = int(succeeded(run_code(MEMORY, path, out, "float16")))

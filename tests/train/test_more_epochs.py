@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 
 import pytest
 from helpers.training import assert_same_state, interrupt, params, tiny
@@ -17,8 +18,24 @@ pytestmark = pytest.mark.slow  # they train several networks
 CONSTANT = "optimizer.schedule=constant"
 
 
-def test_a_finished_run_goes_on_as_one_that_is_longer(tmp_path, capsys):
-  train.run(tiny(CONSTANT), tmp_path / "run")
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+  """A run of two epochs."""
+  workdir = tmp_path_factory.mktemp("finished")
+  train.run(tiny(), workdir)
+  return workdir
+
+
+@pytest.fixture(scope="module")
+def constant(tmp_path_factory):
+  """One at a constant rate."""
+  workdir = tmp_path_factory.mktemp("constant")
+  train.run(tiny(CONSTANT), workdir)
+  return workdir
+
+
+def test_a_finished_run_goes_on_as_one_that_is_longer(constant, tmp_path, capsys):
+  shutil.copytree(constant, tmp_path / "run")
   assert json.loads((tmp_path / "run" / "result.json").read_text())["steps"] == 8
   result = train.run(tiny(CONSTANT, "train.epochs=4"), tmp_path / "run")
   assert "going on from epoch 2 to 4\n" in capsys.readouterr().err
@@ -36,8 +53,8 @@ def test_a_finished_run_goes_on_as_one_that_is_longer(tmp_path, capsys):
   assert "going on" not in capsys.readouterr().err
 
 
-def test_it_says_where_the_result_is_not_that_of_one_run(tmp_path, capsys):
-  train.run(tiny(), tmp_path / "run")
+def test_it_says_where_the_result_is_not_that_of_one_run(finished, tmp_path, capsys):
+  shutil.copytree(finished, tmp_path / "run")
   assert train.run(tiny("train.epochs=3"), tmp_path / "run")["steps"] == 12
   said = capsys.readouterr().err
   assert "going on from epoch 2 to 3, at the learning rate that so long a run has there" in said
@@ -51,8 +68,8 @@ def test_it_says_where_the_result_is_not_that_of_one_run(tmp_path, capsys):
     (["train.epochs=4", "seed=1"], "seed was 0, now 1"),
   ],
 )
-def test_anything_else_is_another_run(tmp_path, overrides, message):
-  train.run(tiny(), tmp_path / "run")
+def test_anything_else_is_another_run(finished, tmp_path, overrides, message):
+  shutil.copytree(finished, tmp_path / "run")
   before = {path: path.read_bytes() for path in (tmp_path / "run").glob("*.*")}
   with pytest.raises(ConfigError) as caught:
     train.run(tiny(*overrides), tmp_path / "run")
@@ -63,22 +80,22 @@ def test_anything_else_is_another_run(tmp_path, overrides, message):
 def test_an_unfinished_run_is_finished_first(tmp_path):
   with pytest.MonkeyPatch.context() as patch:
     interrupt(patch, input_pipeline.Pipeline, "training")
-    config = tiny("train.epochs=9", "train.checkpoint_every_steps=1")
+    config = tiny("train.checkpoint_every_steps=1")
     with pytest.raises(loop.Stopped):
       train.run(config, tmp_path / "run")
-  longer = tiny("train.epochs=10", "train.checkpoint_every_steps=1")
+  longer = tiny("train.epochs=3", "train.checkpoint_every_steps=1")
   with pytest.raises(
-    ConfigError, match=r"is not finished\. Finish it with --config.train.epochs=9"
+    ConfigError, match=r"is not finished\. Finish it with --config.train.epochs=2"
   ):
     train.run(longer, tmp_path / "run")
   train.run(config, tmp_path / "run")
-  assert train.run(longer, tmp_path / "run")["steps"] == 40
+  assert train.run(longer, tmp_path / "run")["steps"] == 12
 
 
 @pytest.mark.parametrize("moment", ["before the record", "before the file"])
-def test_an_interrupted_exchange_is_settled(tmp_path, monkeypatch, moment):
+def test_an_interrupted_exchange_is_settled(constant, tmp_path, monkeypatch, moment):
   """Whenever the process ends while the config is exchanged, either run can be asked for again."""
-  train.run(tiny(CONSTANT), tmp_path / "run")
+  shutil.copytree(constant, tmp_path / "run")
   real = os.replace
 
   def ends(source, target):
