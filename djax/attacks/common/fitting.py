@@ -76,7 +76,7 @@ def fit(
     optax.clip_by_global_norm(1.0),
     optax.adamw(optax.cosine_decay_schedule(rate, steps), weight_decay=decay),
   )
-  variables = network.init(jax.random.key(seed), *(a[:1] for a in inputs))
+  variables = jax.jit(network.init)(jax.random.key(seed), *(a[:1] for a in inputs))
   state = optimizer.init(variables)
   draw = np.random.default_rng(seed)
   count = len(targets)

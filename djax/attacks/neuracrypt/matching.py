@@ -309,8 +309,7 @@ def _validate(x: np.ndarray, y: np.ndarray, folds: np.ndarray) -> tuple[dict[str
     out = folds == fold
     for seen, wanted in zip(x, y, strict=True):
       mean += np.square(wanted[~out].mean(0) - wanted[out]).sum()
-      predict = linear.Ridge(seen[~out], wanted[~out]).predict
-      errors += [np.square(predict(seen[out], ridge) - wanted[out]).sum() for ridge in _RIDGES]
+      errors += linear.Ridge(seen[~out], wanted[~out]).errors(seen[out], wanted[out], _RIDGES)
   best = int(errors.argmin())
   validation = {"mean": float(mean / y.size), "position": float(errors[best] / y.size)}
   return validation, float(_RIDGES[best])
