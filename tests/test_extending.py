@@ -296,6 +296,7 @@ def outcome(folder, *words):
   )
 
 
+@pytest.mark.slow
 def test_another_package_brings_a_scheme_and_an_attack(tmp_path):
   code = """
     from djax.attacks.base import Attack

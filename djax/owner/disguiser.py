@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from djax import schemes
@@ -26,6 +27,8 @@ class Disguiser:
     self.scheme = schemes.from_spec(spec)
     self._streams = streams
     self._key = self.scheme.make_key(streams.read)
+    restore = self.scheme.restore
+    self._restore = jax.jit(restore) if self.scheme.on_device else restore
 
   def images(
     self,
@@ -75,7 +78,7 @@ class Disguiser:
     Raises:
       NotInvertibleError: where there is no way back.
     """
-    return np.asarray(self.scheme.restore(self._key, images))
+    return np.asarray(self._restore(self._key, images))
 
 
 def stored(

@@ -76,6 +76,7 @@ def test_facts_of_no_unit_are_noticed(monkeypatch):
   assert loses(ATTACK, known, originals, SHORT).diagnostics["views"] == 1
 
 
+@pytest.mark.slow
 def test_blocks_are_placed(monkeypatch):
   # Off the centre, as a data set that is its own mirror image leaves open which way round it lies.
   images = np.roll(figures(1200, (24, 24, 1)), (4, 2), (1, 2))

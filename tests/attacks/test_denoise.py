@@ -41,6 +41,7 @@ def drawings():
   return figures(400), figures(40, seed=1)
 
 
+@pytest.mark.slow
 def test_it_takes_noise_off_new_images(drawings):
   noisy, images, how = denoised(*drawings)
   assert how["method"] == "network" and how["validation"]["network"] > how["validation"]["raw"] + 3

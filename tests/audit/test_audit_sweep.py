@@ -76,6 +76,7 @@ def test_a_sweep_has_a_cell_for_each_setting_and_a_plot(tmp_path, quick):
   assert "15 pairs" in told and "sweep.png" in told
 
 
+@pytest.mark.slow
 def test_a_stopped_sweep_goes_on_and_ends_the_same(tmp_path, quick):
   whole = sweep.run(PLAN, tmp_path / "whole", TABLE)
   calls = []

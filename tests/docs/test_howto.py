@@ -109,6 +109,7 @@ def test_parts_are_written_by_xargs_and_by_the_script_for_slurm(photos, monkeypa
     documents.call(f"python -m djax verify {out} --key owner.djaxkey")
 
 
+@pytest.mark.slow
 def test_the_python_of_own_jax_runs(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   keyfile.write("owner.djaxkey", keys.generate(), passphrase=PASSPHRASE)

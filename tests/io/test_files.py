@@ -940,6 +940,7 @@ NO_FCNTL = """
   """
 
 
+@pytest.mark.slow
 def test_without_fcntl_everything_is_imported():
   done = run_code(
     NO_FCNTL

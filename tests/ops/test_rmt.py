@@ -8,6 +8,9 @@ from hypothesis import strategies as st
 
 from djax.ops import rmt
 
+# As one program each: call by call, every operation is compiled for every shape.
+PROJECT = jax.jit(rmt.project, static_argnames="mix")
+UNPROJECT = jax.jit(rmt.unproject, static_argnames=("mix", "orthogonal"))
 KINDS = ("rows", "rows per channel", "block")
 
 
@@ -69,10 +72,10 @@ def test_projecting_agrees_with_a_loop_and_is_undone(
     positions, b, channels, mix=mix_of(kind), per_channel=kind == "rows per channel"
   )
   cut = pixels(seed, (*leading, positions, b, b, channels), dtype)
-  mixed = rmt.project(matrices, cut, mix=mix_of(kind))
+  mixed = PROJECT(matrices, cut, mix=mix_of(kind))
   assert mixed.dtype == jnp.float32
   np.testing.assert_allclose(mixed, slow_project(matrices, cut, mix_of(kind)), atol=2e-3, rtol=0)
-  restored = rmt.unproject(matrices, mixed, mix=mix_of(kind), orthogonal=orthogonal)
+  restored = UNPROJECT(matrices, mixed, mix=mix_of(kind), orthogonal=orthogonal)
   assert restored.dtype == jnp.float32
   np.testing.assert_allclose(restored, cut.astype(np.float32), atol=0.01, rtol=0)
 
