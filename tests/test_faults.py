@@ -41,7 +41,7 @@ def sample(folder, command, count):
   ("commands", "count"),
   [
     (("keygen", "disguise", "restore to .npz", "restore to a folder"), 4),
-    (("train: new run", "train: checkpoint"), 4),
+    (("train: new run", "train: checkpoint"), 3),
   ],
   ids=["owner", "train"],
 )
