@@ -110,6 +110,9 @@ _FIELDS = {
   "train.epochs": Field(15, "how often the training records are gone through"),
   "train.batch_size": Field(64, "records of a step"),
   "train.checkpoint_every_steps": Field(500, "and at the end of every epoch"),
+  "train.shard_parameters": Field(
+    False, "true: each device holds a share of the parameters; for networks larger than a device"
+  ),
 }
 
 

@@ -1,7 +1,9 @@
 """``python -m train``: flags to config to run. ``--help`` lists every field with its value and its meaning."""
 
 import argparse
+import contextlib
 import json
+import os
 import shlex
 import sys
 import textwrap
@@ -35,6 +37,13 @@ _FLAGS = {
     "FILE",
     "where the key's passphrase stands; else DJAX_PASSPHRASE, else a prompt",
   ),
+  "--coordinator": (
+    "HOST:PORT",
+    "where process 0 listens, of several that train one run; each is given the same command but for its number",
+  ),
+  "--num-processes": ("N", "how many there are"),
+  "--process-id": ("I", "which of them this one is, 0 to N - 1"),
+  "--distributed": ("auto", "the three of above as Slurm, Kubernetes, Open MPI or a TPU pod says"),
   "--json": ("", "print result.json instead of a summary"),
   "--quiet": ("", "print errors and the result alone: no progress, no warning"),
   "--debug": ("", "end in a traceback where an error is none that djax knows"),
@@ -68,7 +77,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     program.own_modules_first()
   given = sys.argv[1:] if argv is None else list(argv)
   escape.never_fail(sys.stdout)
-  return terminal.guarded(_main, given, place="the run directory")
+  code = terminal.guarded(_main, given, place="the run directory")
+  loaded = sys.modules.get("train.processes")
+  if code and loaded and loaded.left_alone():
+    # JAX would wait at exit for the others, who wait for this one.
+    for stream in (sys.stdout, sys.stderr):
+      stream.flush()
+    os._exit(code)
+  return code
 
 
 def _main(argv: list[str]) -> int:
@@ -103,8 +119,18 @@ def _main(argv: list[str]) -> int:
     master = keyfile.read(flags.key, passphrase=keyfile.find_passphrase(flags.passphrase_file))
   stem = Path(flags.config).stem
   workdir = Path(flags.workdir or f"runs/{time.strftime('%Y%m%d-%H%M%S')}_{stem}")
-  with talk.quiet(flags.quiet):
+  with contextlib.ExitStack() as stack:
+    speaks = True
+    if several := _asked_for_several(flags):
+      from train import processes  # JAX
+
+      stack.enter_context(processes.stdout_for_results())
+      processes.join(*several)
+      speaks = processes.first()
+    stack.enter_context(talk.quiet(flags.quiet or not speaks))
     result = train.run(config, workdir, master=master)
+  if not speaks:
+    return 0
   if flags.json:
     print(json.dumps(result, indent=2))
     return 0
@@ -119,6 +145,42 @@ def _main(argv: list[str]) -> int:
     twin = _command(flags.config, assignments, changed)
   print(_summary(result, workdir, twin))
   return 0
+
+
+def _asked_for_several(
+  flags: argparse.Namespace,
+) -> tuple[str | None, int | None, int | None] | None:
+  """Returns coordinator, number of processes and number of this one; None where one process trains alone."""
+  given = {
+    "--coordinator": flags.coordinator,
+    "--num-processes": flags.num_processes,
+    "--process-id": flags.process_id,
+  }
+  missing = [name for name, value in given.items() if value is None]
+  wanted = flags.distributed is not None or len(missing) < len(given)
+  if wanted and not flags.workdir:
+    raise ConfigError("several processes must share a run directory, got none. Give --workdir.")
+  if flags.distributed is not None:
+    if flags.distributed != "auto" or len(missing) < len(given):
+      raise ConfigError(
+        f"--distributed must be auto, and stand alone, got {flags.distributed!r} with "
+        f"{', '.join(given.keys() - missing) or 'no other'}. Leave out one or the other."
+      )
+    return None, None, None
+  if not wanted:
+    return None
+  if missing:
+    raise ConfigError(
+      f"several processes need {', '.join(given)}; {', '.join(missing)} is missing."
+    )
+  host, _, port = flags.coordinator.rpartition(":")
+  if not host or not port.isdigit():
+    raise ConfigError(f"--coordinator must be HOST:PORT, got {flags.coordinator!r}.")
+  if not 0 <= flags.process_id < flags.num_processes:
+    raise ConfigError(
+      f"--process-id must lie in 0..{flags.num_processes - 1}, as --num-processes says, got {flags.process_id}."
+    )
+  return flags.coordinator, flags.num_processes, flags.process_id
 
 
 def _program() -> str:
@@ -149,6 +211,10 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[str], list[str]]:
   parser.add_argument("--workdir", default="")
   parser.add_argument("--key", default="")
   parser.add_argument("--passphrase-file", default=None)
+  parser.add_argument("--coordinator", default=None)
+  parser.add_argument("--num-processes", type=int, default=None)
+  parser.add_argument("--process-id", type=int, default=None)
+  parser.add_argument("--distributed", default=None)
   parser.add_argument("--json", action="store_true")
   parser.add_argument("--quiet", action="store_true")
   parser.add_argument("-h", "--help", action="store_true")

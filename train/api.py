@@ -12,13 +12,15 @@ from djax.errors import ConfigError
 from djax.io import foreign
 from djax.models import checksums
 from train import config as config_lib
-from train import loop
+from train import loop, processes
 from train.data import outsourced, owned
 
 if TYPE_CHECKING:
   from djax.keys import Master
 
 __all__ = ["run"]
+
+_PATH = "data.disguised_dir"  # each host may have it elsewhere
 
 # JAX before 0.8 has it there.
 enable_x64: Any = jax.enable_x64 if hasattr(jax, "enable_x64") else vars(experimental)["enable_x64"]
@@ -31,13 +33,26 @@ def run(config: ConfigDict, workdir: str | Path | None, master: "Master | None")
     raise ConfigError(
       "run: master must be None with config.data.disguised_dir: what lies there is already disguised. Leave it out."
     )
+  if processes.several() and not workdir:
+    raise ConfigError("several processes must share a run directory, got none. Give --workdir.")
   workdir = Path(workdir or tempfile.mkdtemp(prefix="djax-run-")).expanduser()
   # In float32 whatever JAX_ENABLE_X64 says: a run gives the same numbers wherever it is resumed.
-  with enable_x64(False):
-    if config.data.disguised_dir:
-      given = outsourced.inputs(config)
-    else:
-      given = owned.inputs(config, master, dataset_id=_begun_id(workdir))
+  with enable_x64(False), processes.watched("Re-run the command in all of them."):
+    processes.agree(
+      {
+        "config": {name: value for name, value in config_lib.leaves(config) if name != _PATH},
+        "versions": processes.versions(),
+        "key": master and master.fingerprint,
+      }
+    )
+    dataset_id = _begun_id(workdir)
+    if master and processes.several():
+      dataset_id = processes.broadcast(dataset_id or owned.new_id())
+    with processes.together("read the images"):
+      if config.data.disguised_dir:
+        given = outsourced.inputs(config)
+      else:
+        given = owned.inputs(config, master, dataset_id=dataset_id)
     try:
       return {**loop.fit(config, workdir, given), "workdir": str(workdir)}
     finally:

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from train import processes
 from train.data.input_pipeline import Batch, Pipeline
 from train.data.inputs import Arrays
 from train.state import State
@@ -63,8 +64,8 @@ def chunks(
     The state after a chunk, and the losses of its steps, float32 ``[n]``.
   """
   records: Any = pipeline.feed.records
-  run = program(pipeline, step)
-  images, labels, argument, rng = jax.device_put(
+  run = program(pipeline, step, jax.tree.map(lambda leaf: leaf.sharding, state))
+  images, labels, argument, rng = processes.put(
     (records.images, records.labels.astype(np.int32), pipeline.feed.argument, rng),
     pipeline.replicated,
   )
@@ -74,9 +75,10 @@ def chunks(
     if epoch != done // per_epoch:
       epoch = done // per_epoch
       indices = pipeline.epoch(seed=seed, number=epoch)[: per_epoch * size]
-      order = jax.device_put(indices.astype(np.int32).reshape(per_epoch, size), pipeline.replicated)
+      order = processes.put(indices.astype(np.int32).reshape(per_epoch, size), pipeline.replicated)
     place = done % per_epoch
-    count = min(length, per_epoch - place, every - done % every, stop - done)
+    # Each process has a clock of its own, and all must run the same steps.
+    count = processes.greatest(min(length, per_epoch - place, every - done % every, stop - done))
     began = time.perf_counter()
     state, losses = run(state, images, labels, argument, order, place, count, rng)
     on_host = np.asarray(losses)[:count]
@@ -85,12 +87,15 @@ def chunks(
     yield state, on_host
 
 
-def program(pipeline: Pipeline, step: Callable[..., tuple[State, jax.Array]]) -> Any:
+def program(
+  pipeline: Pipeline, step: Callable[..., tuple[State, jax.Array]], shardings: Any = None
+) -> Any:
   """Makes the jitted program that ``chunks`` dispatches; one compilation serves any number of steps.
 
   Args:
     pipeline: of the split.
     step: ``(state, batch, rng) -> (state, loss)``, pure.
+    shardings: of the state; None: it lies on every device.
 
   Returns:
     ``(state, images, labels, argument, order, first, count, rng) -> (state, losses)``: ``count`` steps from batch
@@ -111,4 +116,5 @@ def program(pipeline: Pipeline, step: Callable[..., tuple[State, jax.Array]]) ->
 
     return jax.lax.fori_loop(0, count, one, (state, jnp.zeros(_LONGEST, jnp.float32)))
 
-  return jax.jit(run, donate_argnums=0, out_shardings=pipeline.replicated)
+  replicated = pipeline.replicated
+  return jax.jit(run, donate_argnums=0, out_shardings=(shardings or replicated, replicated))

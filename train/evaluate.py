@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from djax import models
+from train import processes
 from train.data.input_pipeline import Pipeline
 from train.data.inputs import STATISTICS_RECORDS
 
@@ -43,9 +44,9 @@ def score(log_probabilities: Callable, state: Any, pipeline: Pipeline, *, views:
   right = loss = 0.0
   pairs = []
   for batches in zip(*(pipeline.all_records(view=view) for view in range(views)), strict=True):
-    logs = np.stack([log_probabilities(state, batch.images) for batch in batches])
-    total = logs.sum(0, np.float64)
-    labels, mask = np.asarray(batches[0].labels), np.asarray(batches[0].mask)
+    logs = processes.on_host([log_probabilities(state, batch.images) for batch in batches])
+    total = np.stack(logs).sum(0, np.float64)
+    labels, mask = processes.on_host((batches[0].labels, batches[0].mask))
     answers = total.argmax(-1)
     right += float(mask @ (answers == labels))
     loss -= float(mask @ total[np.arange(len(labels)), labels]) / views

@@ -1,5 +1,6 @@
 """The training loop: mesh, checkpoints, evaluation. It is given its inputs and never sees how a key is made."""
 
+import contextlib
 import functools
 import io
 import math
@@ -22,7 +23,7 @@ from djax.io import files, picture
 from djax.models import checksums
 from djax.schemes import Trait
 from train import config as config_lib
-from train import device_loop, optimizers, page, run_dir, terminal
+from train import device_loop, optimizers, page, processes, run_dir, terminal
 from train import evaluate as evaluate_lib
 from train import state as state_lib
 from train import steps as steps_lib
@@ -32,6 +33,9 @@ from train.state import Best, State
 from train.streams import Stream, rng_of
 
 __all__ = ["Stopped", "TrainingError", "data_mesh", "fit"]
+
+
+_LOOK_STEPS = 10  # after which several processes ask each other for signals
 
 
 class Stopped(DjaxError):
@@ -73,7 +77,13 @@ def fit(config: ConfigDict, workdir: str | Path, inputs: Inputs) -> dict[str, An
   model = models.create(config.model, classes=inputs.classes, spec=inputs.spec)
   recipe = _recipe(config, model, inputs)
   _check_shapes(model, inputs.disguised_shape)
-  with run_dir.locked(workdir):
+  advice = f"The last checkpoint is kept in {workdir}; re-run the command in all of them to resume."
+  with contextlib.ExitStack() as stack:
+    stack.enter_context(processes.watched(advice))
+    processes.agree({"images, disguise and key": inputs.summary})
+    with processes.together(f"lock {workdir}"):
+      if processes.first():
+        stack.enter_context(run_dir.locked(workdir))
     return _fit(config, workdir, inputs, mesh, model, recipe)
 
 
@@ -88,24 +98,20 @@ def _fit(
   """Does what ``fit`` does, in a directory that is locked."""
   pipeline = functools.partial(Pipeline, mesh=mesh, batch_size=config.train.batch_size)
   train, test = pipeline(inputs.train), pipeline(inputs.test)
-  record = run_dir.open_run(
-    workdir,
-    config,
-    inputs.summary,
-    steps_per_epoch=train.steps_per_epoch,
-    copies=inputs.copies,
-  )
+  record = _opened(workdir, config, inputs, train.steps_per_epoch)
   judging = test if inputs.val is None else pipeline(inputs.val)
 
   steps = config.train.epochs * train.steps_per_epoch
   optimizer = optimizers.create(config.optimizer, train.steps_per_epoch, steps)
   log_probabilities = jax.jit(
-    lambda state, images: jax.nn.log_softmax(state_lib.forward(model, state, images))
+    lambda state, images: jax.nn.log_softmax(state_lib.forward(model, state, images)),
+    out_shardings=train.replicated,
   )
   evaluate = functools.partial(evaluate_lib.score, log_probabilities)
 
+  resident = not processes.greatest(int(not device_loop.fits(train)))
   chunks = functools.partial(
-    device_loop.chunks if device_loop.fits(train) else steps_lib.single_steps,
+    device_loop.chunks if resident else steps_lib.single_steps,
     train,
     functools.partial(steps_lib.update, model, optimizer, recipe),
     rng=rng_of(config.seed, Stream.STEPS),
@@ -123,13 +129,16 @@ def _fit(
     averaged=recipe.ema > 0,
     estimates={} if record else evaluate_lib.estimates(model, train),
   )
-  state = jax.device_put(state, train.replicated)
+  placed = state_lib.shardings(state, mesh, parameters=config.train.shard_parameters)
+  state = processes.put(state, placed)
   # Up to here nothing was written to a run that was there before.
   state, seconds, best = state_lib.restore(workdir, record, state)
-  state_lib.remove_unfinished(workdir)
-  if record:
-    _say_extended(run_dir.extend(workdir, config, record), config)
-  run_dir.note_environment(workdir)
+  with processes.together(f"begin in {workdir}"):
+    if processes.first():
+      state_lib.remove_unfinished(workdir)
+      if record:
+        _say_extended(run_dir.extend(workdir, config, record), config)
+      run_dir.note_environment(workdir)
   terminal.say(f"run directory: {workdir}")
   if config.data.disguised_dir:  # it has a default name, so that the wrong one may lie there
     sides = "x".join(map(str, inputs.disguised_shape))
@@ -151,12 +160,14 @@ def _fit(
     inputs=inputs,
   )
   if best:
-    state = state_lib.with_network(state, jax.device_put(best.network, train.replicated))
+    placed_network = jax.tree.map(lambda leaf: leaf.sharding, state_lib.network(state))
+    state = state_lib.with_network(state, processes.put(best.network, placed_network))
   tested = evaluate(state, test, views=inputs.test.views)
 
   def misused(feeds: tuple[Feed, Feed]) -> float:
     other_train, other_test = (pipeline(feed) for feed in feeds)
-    mean, scale = evaluate_lib.statistics(model, other_train, inputs.disguised_shape)
+    statistics = evaluate_lib.statistics(model, other_train, inputs.disguised_shape)
+    mean, scale = processes.put(statistics, train.replicated)
     return evaluate(state._replace(mean=mean, scale=scale), other_test, views=1).accuracy
 
   result = {
@@ -177,9 +188,38 @@ def _fit(
     "key_fingerprint": inputs.key_fingerprint,
     "scheme": inputs.spec,
   }
-  run_dir.write_json(workdir / "result.json", result)
-  _page(workdir, config, inputs, result, tested, pictures)
+  with processes.together(f"write to {workdir}"):
+    if processes.first():
+      run_dir.write_json(workdir / "result.json", result)
+      _page(workdir, config, inputs, result, tested, pictures)
   return result
+
+
+def _opened(
+  workdir: Path, config: ConfigDict, inputs: Inputs, steps_per_epoch: int
+) -> checksums.Record | None:
+  """Opens the run directory: the first process makes it, the others find it."""
+  open_run = functools.partial(
+    run_dir.open_run,
+    workdir,
+    config,
+    inputs.summary,
+    steps_per_epoch=steps_per_epoch,
+    copies=inputs.copies,
+  )
+  record = None
+  with processes.together(f"open {workdir}"):
+    if processes.first():
+      record = open_run()
+  with processes.together(f"open {workdir}"):
+    if not processes.first():
+      if not (workdir / checksums.CONFIG).exists():
+        raise ConfigError(
+          f"{workdir} must lie on a disk that all processes share, this one does not see what the first wrote. "
+          "Give another --workdir."
+        )
+      record = open_run()
+  return record
 
 
 def _say_extended(before: int, config: ConfigDict) -> None:
@@ -222,7 +262,9 @@ def _train(
   stop = config.train.epochs * per_epoch
   if start:
     terminal.say(f"resumed after step {start} of {stop}")
-  metrics = run_dir.Metrics(workdir, step=start, recorded=record.metrics if record else None)
+  metrics = None
+  if processes.first():
+    metrics = run_dir.Metrics(workdir, step=start, recorded=record.metrics if record else None)
   clock = time.perf_counter() - seconds
   losses: list[Any] = []
   key = inputs.key_fingerprint
@@ -237,27 +279,44 @@ def _train(
         step += chunk_losses.size
         advance(chunk_losses.size)
         epoch_ends = step % per_epoch == 0
-        if not (epoch_ends or received or step % config.train.checkpoint_every_steps == 0):
+        signal_number = _signal(received, step, chunk_losses.size)
+        if not (epoch_ends or signal_number or step % config.train.checkpoint_every_steps == 0):
           continue
         train_loss = _finite_mean(losses, step, workdir)
         if epoch_ends:
           losses.clear()
           right = accuracy(state)
           if inputs.val and (best is None or right > best.accuracy):
-            best = Best(right, step, jax.device_get(state_lib.network(state)))
+            best = Best(right, step, processes.on_host(state_lib.network(state)))
           epoch = step // per_epoch
-          metrics.write(
-            step, {"epoch": epoch, "train_loss": train_loss, f"{split}_accuracy": right}
-          )
+          if metrics:
+            metrics.write(
+              step, {"epoch": epoch, "train_loss": train_loss, f"{split}_accuracy": right}
+            )
           terminal.say(
             f"epoch {epoch}/{config.train.epochs}  loss {train_loss:.4f}  {kind} {split} accuracy {right:.2%}"
           )
         state_lib.save(workdir, step, state, time.perf_counter() - clock, best)
-        if received:
-          raise Stopped(received[0], step, workdir)
+        if signal_number:
+          processes.end_together()
+          raise Stopped(signal_number, step, workdir)
   finally:
-    metrics.close()
+    if metrics:
+      metrics.close()
   return state, time.perf_counter() - clock, best
+
+
+def _signal(received: list[int], step: int, done: int) -> int:
+  """Returns the signal that stops the run after a step, or 0: the same in all processes.
+
+  Args:
+    received: by this process.
+    step: up to now.
+    done: of these steps since the last call.
+  """
+  if processes.several() and step // _LOOK_STEPS == (step - done) // _LOOK_STEPS:
+    return 0
+  return processes.greatest(received[0] if received else 0)
 
 
 def _recipe(config: ConfigDict, model: nn.Module, inputs: Inputs) -> steps_lib.Recipe:
@@ -325,12 +384,14 @@ def _preview(workdir: Path, inputs: Inputs, test: Pipeline) -> dict[str, np.ndar
   first = next(test.all_records(limit=shown))
   spec, key = inputs.spec, inputs.key_fingerprint
   title = f"{spec['scheme']}  key {key}" if key else "plain: no disguise"
-  disguised = np.asarray(first.images)[:shown]
+  disguised = processes.on_host(first.images)[:shown]
   if Trait.TOKENS in schemes.traits(spec):
     disguised = disguised.swapaxes(2, 3)
   rows = {"disguised": disguised}
   if inputs.originals is not None:
     rows = {"originals": inputs.originals[1].images[:shown], **rows}
+  if not processes.first():
+    return rows
   sheet, content = picture.sheet(rows, title=title), io.BytesIO()
   sheet.save(content, "png")
   files.replace(workdir / "preview.png", content.getvalue(), mode=0o600)

@@ -30,8 +30,13 @@ from train import config as config_lib
 __all__ = ["Metrics", "extend", "locked", "note_environment", "open_run", "write_json"]
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "orbax-checkpoint", "grain")
-# Where the data lie and are held may change; disguise.json says which they are.
-_FREE = ("data.disguised_dir", "data.memory_gb", "disguise.acknowledge")
+# Where data and parameters lie and are held may change; disguise.json says which data they are.
+_FREE = (
+  "data.disguised_dir",
+  "data.memory_gb",
+  "disguise.acknowledge",
+  "train.shard_parameters",
+)
 _EPOCHS = "train.epochs"
 _COPY_BYTES = 8 << 20
 _GIT_SECONDS = 10

@@ -25,12 +25,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import orbax.checkpoint as ocp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from djax.cli import boundary
 from djax.errors import DataError, DjaxError
 from djax.io import files, foreign
 from djax.models import checksums, weights
 from djax.models.network import Network, logits
+from train import processes
 
 T = TypeVar("T")
 
@@ -43,6 +45,7 @@ __all__ = [
   "remove_unfinished",
   "restore",
   "save",
+  "shardings",
   "with_network",
 ]
 
@@ -120,6 +123,34 @@ def initial(
   )
 
 
+def shardings(state: State, mesh: Mesh, *, parameters: bool) -> State:
+  """Returns where each array of a state lies.
+
+  Args:
+    state: of arrays.
+    mesh: with one axis ``data``.
+    parameters: whether each device holds a share of parameters, their average and the optimizer's state, along their
+      longest axis that the devices divide; False: all of them on every device.
+
+  Returns:
+    The same tree, of ``NamedSharding``.
+  """
+  replicated = NamedSharding(mesh, PartitionSpec())
+
+  def share(leaf: jax.Array) -> NamedSharding:
+    axes = [axis for axis, size in enumerate(leaf.shape) if size and size % mesh.size == 0]
+    if not axes:
+      return replicated
+    longest = max(axes, key=lambda axis: leaf.shape[axis])
+    return NamedSharding(mesh, PartitionSpec(*[None] * longest, "data"))
+
+  placed = jax.tree.map(lambda leaf: replicated, state)
+  if not parameters:
+    return placed
+  shared = ("params", "average", "opt_state")
+  return placed._replace(**{name: jax.tree.map(share, getattr(state, name)) for name in shared})
+
+
 def forward(model: nn.Module, state: State, images: jax.Array) -> jax.Array:
   """Returns float32 logits ``[B, K]`` of disguised images, float32 ``[B, H, W, C]``, outside of training."""
   return logits(model, network(state), images)
@@ -160,6 +191,8 @@ def remove_unfinished(workdir: Path) -> None:
 def save(workdir: Path, step: int, state: State, seconds: float, best: Best | None = None) -> None:
   """Writes a checkpoint and records it; of the finished ones, the two newest are kept.
 
+  Each process writes what its devices hold, and the first the rest.
+
   Args:
     workdir: the run directory, absolute.
     step: of the state.
@@ -198,10 +231,12 @@ def save(workdir: Path, step: int, state: State, seconds: float, best: Best | No
     raise DjaxError(
       f"{folder} reads back as something else than was written. Check the disk, and re-run the command."
     )
-  answering = best.network if best else network(state)
-  (folder / checksums.NETWORK).write_bytes(weights.dump(answering))
-  checksums.write(workdir, step)
-  _remove_old(workdir)
+  answering = best.network if best else processes.on_host(network(state))
+  with processes.together("record a checkpoint"):
+    if processes.first():
+      (folder / checksums.NETWORK).write_bytes(weights.dump(answering))
+      checksums.write(workdir, step)
+      _remove_old(workdir)
 
 
 def restore(
@@ -271,7 +306,11 @@ def _written(folder: Path, args: Any, state: State) -> bool:
     orbax.save(folder, args=args)
     restored = orbax.restore(folder, args=ocp.args.Composite(state=_restored_as(state)))["state"]
   pairs = zip(jax.tree.leaves(restored), jax.tree.leaves(state._asdict()), strict=True)
-  return all(np.asarray(a).tobytes() == np.asarray(b).tobytes() for a, b in pairs)
+  return all(
+    np.asarray(mine.data).tobytes() == np.asarray(yours.data).tobytes()
+    for a, b in pairs
+    for mine, yours in zip(a.addressable_shards, b.addressable_shards, strict=True)
+  )
 
 
 def _restored_as(state: State) -> ocp.args.StandardRestore:

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from train import processes
 from train.data import mixing
 from train.data.input_pipeline import Batch, Pipeline
 from train.state import State
@@ -51,7 +52,9 @@ def single_steps(
   The pipeline may be of any split, and ``every`` is ignored. Yields the state and its loss, float32 ``[]``.
   """
   del every
-  step = jax.jit(step, donate_argnums=0)
+  shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
+  step = jax.jit(step, donate_argnums=0, out_shardings=(shardings, pipeline.replicated))
+  rng = processes.put(rng, pipeline.replicated)
   for batch in pipeline.training(seed=seed, start=int(state.step), stop=stop):
     state, loss = step(state, batch, rng)
     yield state, loss

@@ -2,7 +2,8 @@
 
 Records travel as stored (uint8, float16 ...); one jitted function disguises or widens them where the step finds them.
 Each of ``n`` records has the same number of views; view ``v`` of record ``i`` has the index ``v n + i``. View and noise
-depend on the index alone, the order of an epoch on (seed, epoch) alone, so any step can be resumed.
+depend on the index alone, the order of an epoch on (seed, epoch) alone, so any step can be resumed, by any number of
+processes: each reads the rows of a batch that its own devices hold.
 """
 
 import collections
@@ -14,6 +15,8 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from train import processes
 
 __all__ = ["Batch", "Feed", "Pipeline", "Records", "epoch_order"]
 
@@ -81,8 +84,11 @@ class Pipeline:
     self.feed, self.mesh, self.batch_size = feed, mesh, batch_size
     self.split = NamedSharding(mesh, PartitionSpec("data"))
     self.replicated = NamedSharding(mesh, PartitionSpec())
-    self._argument = jax.device_put(feed.argument, self.replicated)
-    self._transform = jax.jit(feed.transform)
+    self._argument = processes.put(feed.argument, self.replicated)
+    self._transform = jax.jit(feed.transform, out_shardings=self.split)
+    # Those of this process's devices; the mesh may have its devices in any order.
+    held = self.split.addressable_devices_indices_map((batch_size,)).values()
+    self._rows = np.unique(np.concatenate([np.arange(batch_size)[rows] for rows in held]))
 
   def __len__(self) -> int:
     """Records in the split."""
@@ -119,21 +125,23 @@ class Pipeline:
   def images(self, limit: int | None = None, *, view: int = 0) -> Iterator[np.ndarray]:
     """Yields the images of ``all_records`` in host memory, ``[b, H, W, C]``; only the last batch may be smaller."""
     for batch in self.all_records(limit, view=view):
-      yield np.asarray(batch.images)[np.asarray(batch.mask) > 0]
+      images, mask = processes.on_host((batch.images, batch.mask))
+      yield images[mask > 0]
 
   def _batches(self, count: int, indices: Callable[[int], np.ndarray]) -> Iterator[Batch]:
     source = _Source(count, lambda index: self._read(indices(index)))
     return self._ahead(_prefetched(source) if self.feed.streamed else iter(source))
 
   def _read(self, indices: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Returns images, labels, indices and mask of a batch, in host memory."""
+    """Returns images, labels, indices and mask of this process's rows of a batch, in host memory."""
     filled = np.concatenate([indices, np.zeros(self.batch_size - len(indices), indices.dtype)])
+    filled = filled[self._rows]
     images, labels = self.feed.records.read(filled)
-    mask = (np.arange(self.batch_size) < len(indices)).astype(np.float32)
+    mask = (self._rows < len(indices)).astype(np.float32)
     return images, labels.astype(np.int32), filled.astype(np.int32), mask
 
   def _on_devices(self, host: tuple[np.ndarray, ...]) -> Batch:
-    images, labels, indices, mask = jax.device_put(host, self.split)
+    images, labels, indices, mask = processes.put_rows(host, self.split, rows=self.batch_size)
     images, labels = self._transform(self._argument, images, labels, indices)
     return Batch(images, labels, mask)
 

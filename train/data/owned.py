@@ -25,7 +25,7 @@ from train.streams import Stream, rng_of
 if TYPE_CHECKING:
   from djax.keys import Master
 
-__all__ = ["Views", "disguised", "inputs", "key_of"]
+__all__ = ["Views", "disguised", "inputs", "key_of", "new_id"]
 
 _CHUNK = 1024
 
@@ -83,7 +83,7 @@ def inputs(config: ConfigDict, master: "Master | None", *, dataset_id: str | Non
     if master is None:
       master = _keys().experiment(config.disguise.experiment_seed)
     if master.experiment_seed is None:
-      own_id = config.disguise.dataset_id or dataset_id or _keys().new_id()
+      own_id = config.disguise.dataset_id or dataset_id or new_id()
     key, fingerprint = key_of(config, scheme, master, dataset_id=own_id), master.fingerprint
   options = {name: config.augment[name] for name in config_lib.VIEW_OPTIONS}
   try:
@@ -137,6 +137,11 @@ def inputs(config: ConfigDict, master: "Master | None", *, dataset_id: str | Non
     originals=(train, test),
     other_key=other_key if fingerprint else None,
   )
+
+
+def new_id() -> str:
+  """Draws the id of a data set, 32 hex digits."""
+  return _keys().new_id()
 
 
 def _keys() -> Any:
