@@ -43,7 +43,7 @@ _FLAGS = {
   ),
   "--num-processes": ("N", "how many there are"),
   "--process-id": ("I", "which of them this one is, 0 to N - 1"),
-  "--distributed": ("auto", "the three of above as Slurm, Kubernetes, Open MPI or a TPU pod says"),
+  "--distributed": ("auto", "the three of above as Slurm, Open MPI, Kubernetes or Cloud TPUs say"),
   "--json": ("", "print result.json instead of a summary"),
   "--quiet": ("", "print errors and the result alone: no progress, no warning"),
   "--debug": ("", "end in a traceback where an error is none that djax knows"),

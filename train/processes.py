@@ -47,6 +47,7 @@ __all__ = [
 _JOIN_SECONDS = 300
 _SILENT_SECONDS = 30  # after which a process counts as gone, and JAX ends the others
 _LEAVE_SECONDS = 15
+_BIND = "JAX_COORDINATOR_BIND_ADDRESS"
 _CONNECT_SECONDS, _AGAIN_SECONDS = 5, 0.5
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 _ended_together = False
@@ -65,7 +66,7 @@ def join(
   processes tell each other is neither secret nor signed: the network between them must be private.
 
   Args:
-    coordinator: ``host:port`` of process 0; None, as the rest: what Slurm, Kubernetes, Open MPI or a TPU pod says.
+    coordinator: ``host:port`` of process 0; None, as the rest: what Slurm, Open MPI, Kubernetes or Cloud TPUs say.
     count: of all processes.
     process: number of this one, from 0.
     seconds: to wait for all others.
@@ -86,7 +87,7 @@ def join(
       initialization_timeout=seconds,
       heartbeat_timeout_seconds=_SILENT_SECONDS,
       shutdown_timeout_seconds=_LEAVE_SECONDS,
-      coordinator_bind_address=coordinator if process == 0 else None,
+      coordinator_bind_address=os.environ.get(_BIND) or (coordinator if process == 0 else None),
     )
   except ValueError as error:
     raise ConfigError(
