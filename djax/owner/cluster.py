@@ -13,6 +13,7 @@ import logging
 import os
 import queue
 import secrets
+import ssl
 import threading
 import time
 import urllib.parse
@@ -90,12 +91,19 @@ def connected(
   distributed = _distributed()
   options = {}
   if cluster.tls_cert:
-    options["security"] = distributed.Security(
+    options["security"] = security = distributed.Security(
       tls_ca_file=cluster.tls_ca_file,
       tls_client_cert=cluster.tls_cert,
       tls_client_key=cluster.tls_key or None,
       require_encryption=True,
     )
+    try:
+      security.get_connection_args("client")
+    except ssl.SSLError as error:
+      raise ConfigError(
+        f"the files of --tls-ca-file, --tls-cert and --tls-key must fit together, and be PEM; they do not "
+        f"({_first_line(error)}). Correct the paths."
+      ) from None
   with _silent("distributed"):
     try:
       client = distributed.Client(
@@ -108,7 +116,7 @@ def connected(
       ) from None
     try:
       if not cluster.without_tls:  # it may listen to more than the address that was given
-        _refuse_open(client.scheduler_info(n_workers=0)["address"], "scheduler")
+        _refuse_open(client.scheduler_info()["address"], "scheduler")
       yield _Connection(client, cluster, say).run
     finally:
       client.close()
@@ -283,8 +291,6 @@ def _forget(run: str) -> None:
 
 def _facts(job: Job, cluster: Cluster, run: str) -> str:
   """Returns what all tasks of a run share."""
-  request = dataclasses.asdict(_absolute(job.request))
-  request["dataset_id"] = job.manifest.id
   return json.dumps(
     {
       "djax": djax.__version__,
@@ -293,7 +299,7 @@ def _facts(job: Job, cluster: Cluster, run: str) -> str:
       "key": _path(cluster.key),
       "passphrase_file": cluster.passphrase_file and _path(cluster.passphrase_file),
       "without_tls": cluster.without_tls,
-      "request": request,
+      "request": dataclasses.asdict(_absolute(job.request)),
       "snapshots": dict(job.snapshots),
     }
   )
