@@ -311,6 +311,11 @@ def test_a_worker_opens_the_key_once_for_a_run_and_forgets_it(planned, monkeypat
   assert len(cluster._held) == 1
   cluster._forget("another")
   assert cluster._held == {}
+  # Nor is it kept where the next run cannot open its own.
+  do(planned)
+  with pytest.raises(KeyFileError):
+    do(planned, run="third", key="/no/such/key")
+  assert cluster._held == {}
 
 
 @pytest.mark.parametrize(
@@ -384,6 +389,39 @@ def test_what_a_worker_does_not_know_comes_in_one_line(planned, monkeypatch):
   monkeypatch.setattr(shards.Worker, "run", fails)
   with pytest.raises(DjaxError, match=r"^worker tcp://127\.0\.0\.1:5: RuntimeError: first$"):
     do(planned)
+
+
+class Played:
+  """A client whose scheduler tells the second of two tasks' counts in an order that a death brings about."""
+
+  status = "running"
+
+  def subscribe_topic(self, topic, handler):
+    self._tell = lambda *message: handler((0.0, message))
+
+  def map(self, function, facts, texts, *, key, pure):
+    assert not pure and len(set(key)) == len(texts) == 2
+    return [self._future(name) for name in key]
+
+  def _future(self, name):
+    def at_once(call):
+      for count in (5, 9, 5, 12) if name.endswith("1") else ():
+        self._tell(1, count)
+      call(future)
+
+    future = types.SimpleNamespace(key=name, status="finished", add_done_callback=at_once)
+    return future
+
+  def run(self, *args, **options):
+    pass
+
+
+def test_progress_never_falls_where_a_shard_is_begun_again(planned, monkeypatch):
+  monkeypatch.setattr(cluster, "_wait_until_seen", lambda job, tasks: None)
+  steps = []
+  connection = cluster._Connection(Played(), Cluster(NOWHERE, "key"), steps.append)
+  connection.run(planned.job, shards.tasks(planned.job)[:2], steps.append)
+  assert steps == [12, 5, 4, 3]
 
 
 def test_what_workers_wrote_is_waited_for(planned, monkeypatch):
@@ -464,13 +502,15 @@ def test_two_workers_write_the_bytes_of_one_process(two, tmp_path, key, options)
   total = sum(split.records for split in manifest.splits.values())
   total *= 2 if options.get("dtype") == "uint8" else 1
   assert seen[-1] == (total, total) and seen == sorted(seen) and len(seen) >= 7
+  with distributed.Client(two.address, set_as_default=False) as client:
+    assert list(client.run(lambda: len(cluster._held)).values()) == [0, 0]
 
 
 @pytest.mark.slow
 def test_one_worker_does_and_goes_on_with_what_another_run_left(begin, tmp_path, key, capsys):
   alone(request(disguise=AES), tmp_path / "whole")
   one = begin()
-  one.work(DJAX_PASSPHRASE=PASSPHRASE)
+  one.work("--nthreads", "2", DJAX_PASSPHRASE=PASSPHRASE)
   locked = tmp_path / "locked"
   keyfile.write(locked, MASTER, passphrase=PASSPHRASE)
   asked, out = request(disguise=AES), tmp_path / "out"
@@ -651,16 +691,16 @@ def test_the_command_says_what_a_worker_said_and_then_does_it(two, tmp_path, key
 
 
 @pytest.mark.slow
-def test_a_scheduler_that_listens_to_all_is_refused_where_it_is_called_by_this_machine(
-  tmp_path, key
-):
+def test_a_scheduler_that_listens_to_all_is_refused_at_its_address_of_this_machine(tmp_path, key):
   some = clusters.Cluster(tmp_path / "open", host="0.0.0.0")
   try:
     port = some.address.rpartition(":")[2]
     where = Cluster(f"tcp://127.0.0.1:{port}", key)
-    with pytest.raises(UnsafeError, match="the scheduler must be reached by TLS"):
-      on(where, request(), tmp_path / "out")
-    assert not (tmp_path / "out").exists()
+    with (
+      pytest.raises(UnsafeError, match="the scheduler must be reached by TLS"),
+      cluster.connected(where),
+    ):
+      raise AssertionError
   finally:
     some.close()
 
