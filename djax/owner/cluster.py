@@ -71,7 +71,7 @@ def connected(
 
   Args:
     cluster: which.
-    say: called with a line while there are no workers.
+    say: called with a line on what the workers see, and with one while there are none.
 
   Yields:
     The ``engine`` for ``export.disguise``. A task goes to another worker if its own dies; the first error of a worker
@@ -84,6 +84,8 @@ def connected(
     DjaxError: if the scheduler does not answer, or is lost; or as a worker says.
 
   Security:
+    Without TLS whoever has an account on this machine reaches a scheduler on 127.0.0.1 as well, and can read the key.
+
     A worker holds the secret of the data set in memory until the work ends, or if it does not hear of that until
     another work begins or the worker ends.
   """
@@ -117,6 +119,7 @@ def connected(
     try:
       if not cluster.without_tls:  # it may listen to more than the address that was given
         _refuse_open(client.scheduler_info()["address"], "scheduler")
+      say(f"the workers of {cluster.scheduler} see originals and key: the cluster must be yours")
       yield _Connection(client, cluster, say).run
     finally:
       client.close()
@@ -195,8 +198,8 @@ class _Connection:
         "whole shards are kept."
       )
     raise DjaxError(
-      f"a task failed on the cluster ({type(error).__name__}: {_first_line(error)}). djax {djax.__version__} with its "
-      "extra cluster must be installed on scheduler and workers."
+      f"a task failed on the cluster ({type(error).__name__}: {_first_line(error)}). Look at the logs of scheduler and "
+      f"workers, which all need djax {djax.__version__} with its extra cluster, then re-run the command."
     )
 
   def _lost(self) -> DjaxError:
@@ -410,13 +413,16 @@ def _refuse_open(address: str, what: str) -> None:
 @contextlib.contextmanager
 def _silent(name: str) -> Iterator[None]:
   """Keeps a library's log off the terminal: what matters of it comes as an error."""
-  logger = logging.getLogger(name)
-  before = logger.level
-  logger.setLevel(logging.CRITICAL + 1)
+  # Those below it have levels and handlers of their own.
+  named = [one for one in logging.root.manager.loggerDict if f"{one}.".startswith(f"{name}.")]
+  loggers = [logger for logger in map(logging.getLogger, named) if not logger.disabled]
+  for logger in loggers:
+    logger.disabled = True
   try:
     yield
   finally:
-    logger.setLevel(before)
+    for logger in loggers:
+      logger.disabled = False
 
 
 def _first_line(error: BaseException) -> str:

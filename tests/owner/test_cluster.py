@@ -597,7 +597,9 @@ def test_a_shard_that_ends_every_worker_is_named(begin, tmp_path, key):
 
 
 @pytest.mark.slow
-def test_a_scheduler_that_is_killed_ends_the_work_which_another_goes_on_with(begin, tmp_path, key):
+def test_a_scheduler_that_is_killed_ends_the_work_which_another_goes_on_with(
+  begin, tmp_path, key, caplog
+):
   asked, out = request(), tmp_path / "out"
   some, stop = begin(), Stop(tmp_path, WRITTEN)
   victim = some.work(*stop.flags)
@@ -608,6 +610,7 @@ def test_a_scheduler_that_is_killed_ends_the_work_which_another_goes_on_with(beg
   with pytest.raises(DjaxError, match=rf"connection to the scheduler {some.address} was lost\. Re"):
     result()
   assert time.monotonic() - start < 20
+  assert not [record for record in caplog.records if record.name.startswith("distributed")]
   assert (out / ".unfinished" / "plan.json").exists()
   other = begin("other")
   other.work()
@@ -625,11 +628,14 @@ def test_a_cluster_without_workers_is_waited_for_and_said_once(begin, tmp_path, 
       export.disguise(request(), tmp_path / "out", MASTER, engine=engine)
 
   result = beside(run)
-  until(lambda: said)
+  until(lambda: len(said) > 1)
   time.sleep(0.5)
   some.work()
   result()
-  assert said == [f"the scheduler {some.address} has no workers; waiting for one"]
+  assert said == [
+    f"the workers of {some.address} see originals and key: the cluster must be yours",
+    f"the scheduler {some.address} has no workers; waiting for one",
+  ]
   directory.verify(tmp_path / "out")
 
 
