@@ -34,7 +34,8 @@ class Cluster:
     listens = ("--protocol", scheme, "--host", host, "--port", "0")
     options = (*listens, "--no-dashboard", "--scheduler-file", where)
     self.scheduler = self._start("scheduler", *options, **environment)
-    until(where.exists, self.scheduler)
+    # It is seen before it is whole.
+    until(lambda: where.exists() and where.read_text().rstrip().endswith("}"), self.scheduler)
     self.address = json.loads(where.read_text())["address"]
 
   def work(self, *flags, address="", **environment):
