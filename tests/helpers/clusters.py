@@ -32,11 +32,16 @@ class Cluster:
     self.processes, self._flags, self._scheme = [], flags, scheme
     where = self.folder / "scheduler.json"
     listens = ("--protocol", scheme, "--host", host, "--port", "0")
-    options = (*listens, "--no-dashboard", "--scheduler-file", where)
+    # Where the test itself is killed, nobody else ends them.
+    options = (*listens, "--no-dashboard", "--scheduler-file", where, "--idle-timeout", "600 s")
     self.scheduler = self._start("scheduler", *options, **environment)
-    # It is seen before it is whole.
-    until(lambda: where.exists() and where.read_text().rstrip().endswith("}"), self.scheduler)
-    self.address = json.loads(where.read_text())["address"]
+    try:
+      # It is seen before it is whole.
+      until(lambda: where.exists() and where.read_text().rstrip().endswith("}"), self.scheduler)
+      self.address = json.loads(where.read_text())["address"]
+    except BaseException:
+      self.close()
+      raise
 
   def work(self, *flags, address="", **environment):
     """Starts a worker of one thread, and returns its process.
@@ -48,6 +53,7 @@ class Cluster:
     """
     options = ("--nthreads", "1", "--no-dashboard", "--local-directory", self.folder / "scratch")
     listens = ("--protocol", self._scheme, "--host", "127.0.0.1", "--no-nanny")
+    listens += ("--death-timeout", "60 s")
     where = address or self.address
     return self._start("worker", where, *listens, *options, *flags, **environment)
 
