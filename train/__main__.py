@@ -89,27 +89,27 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _main(argv: list[str]) -> int:
   # It loads JAX for seconds; a run that is interrupted meanwhile still ends in one line.
-  from train import config as config_lib
+  from train import config, processes
 
   flags, assignments, strays = _parse(argv)
-  config = config_lib.load(flags.config)
+  asked = config.load(flags.config)
   if strays:
     name = strays[0].partition("=")[0]
-    hint = _near(name, config_lib.nearest_field(name.lstrip("-"), dict(config_lib.leaves(config))))
+    hint = _near(name, config.nearest_field(name.lstrip("-"), dict(config.leaves(asked))))
     raise ConfigError(f"unknown argument {strays[0]!r}.{hint} See --help.")
-  config_lib.override(config, assignments)
+  config.override(asked, assignments)
   if flags.help:
-    print(_help(flags.config, dict(config_lib.leaves(config)), config_lib))
+    print(_help(flags.config, dict(config.leaves(asked)), config))
     return 0
-  config_lib.check(config)
+  config.check(asked)
   master = None
   if flags.key:
-    if config.data.disguised_dir:
+    if asked.data.disguised_dir:
       raise ConfigError(
         "--key must be left out with config.data.disguised_dir: what lies there is already disguised, and the key "
         "stays with its owner."
       )
-    if config.disguise.scheme == "plain":
+    if asked.disguise.scheme == "plain":
       raise ConfigError(
         "--key needs a disguise, got config.disguise.scheme=plain, which would use no key. "
         "Leave --key out, or choose another scheme."
@@ -122,24 +122,22 @@ def _main(argv: list[str]) -> int:
   with contextlib.ExitStack() as stack:
     speaks = True
     if several := _asked_for_several(flags):
-      from train import processes  # JAX
-
       stack.enter_context(processes.stdout_for_results())
       processes.join(*several)
       speaks = processes.first()
     stack.enter_context(talk.quiet(flags.quiet or not speaks))
-    result = train.run(config, workdir, master=master)
+    result = train.run(asked, workdir, master=master)
   if not speaks:
     return 0
   if flags.json:
     print(json.dumps(result, indent=2))
     return 0
   twin = None
-  if result["plain_accuracy"] is not None and config.model.name != config_lib.AUTO:
-    plain = dict(config_lib.leaves(config_lib.twin(config)))
+  if result["plain_accuracy"] is not None and asked.model.name != config.AUTO:
+    plain = dict(config.leaves(config.twin(asked)))
     changed = {
       name: plain[name]
-      for name, value in config_lib.leaves(config)
+      for name, value in config.leaves(asked)
       if name.startswith(_TWIN) and plain[name] != value
     }
     twin = _command(flags.config, assignments, changed)

@@ -8,6 +8,7 @@ from djax.keys import keyfile
 
 __all__ = [
   "add_background",
+  "add_cluster",
   "add_expect",
   "add_json",
   "add_key",
@@ -140,6 +141,41 @@ def add_key(group: Any, *, required: bool = True, words: str = "the key file") -
     "--passphrase-file",
     metavar="F",
     help=f"file with its passphrase; else {keyfile.ENVIRONMENT}, else asked on the terminal",
+  )
+
+
+def add_cluster(parser: argparse.ArgumentParser) -> None:
+  """Adds the flags of a cluster that does the work."""
+  group = parser.add_argument_group(
+    "cluster, whose workers see originals and key: it must be yours"
+  )
+  group.add_argument(
+    "--engine",
+    choices=("local", "dask"),
+    default="local",
+    help="who writes the shards: processes of this machine (default), or the workers of a Dask cluster that see "
+    "source, key file and directory under the same paths",
+  )
+  group.add_argument(
+    "--scheduler",
+    metavar="ADDRESS",
+    default="",
+    help="of the cluster: tls://HOST:PORT, or on this machine tcp://127.0.0.1:PORT",
+  )
+  group.add_argument(
+    "--tls-ca-file",
+    metavar="PEM",
+    default="",
+    help="certificate of the authority that signed all others of the cluster",
+  )
+  group.add_argument("--tls-cert", metavar="PEM", default="", help="certificate of this command")
+  group.add_argument(
+    "--tls-key", metavar="PEM", default="", help="its key, if not in the same file"
+  )
+  group.add_argument(
+    "--without-tls",
+    action="store_true",
+    help="take a cluster that other machines reach without TLS: whoever reaches it can read the key",
   )
 
 

@@ -92,6 +92,11 @@ VERBS = {
         "one of four processes or machines; then --finish",
         "disguise --source mnist --scheme aes --block-size 4 --key owner.djaxkey --out disguised --part 1/4",
       ),
+      (
+        "by the workers of your own Dask cluster",
+        "disguise --source mnist --scheme aes --block-size 4 --key owner.djaxkey --out disguised --engine dask "
+        "--scheduler tcp://127.0.0.1:8786",
+      ),
     ),
     (3, 4, 5),
   ),

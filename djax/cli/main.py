@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from djax import keys
-from djax.cli import boundary, common, guide, parsers, program
+from djax.cli import boundary, common, doctor, guide, parsers, program
 from djax.cli.common import say
 from djax.errors import ConfigError, DataError, nearest
 from djax.io import escape, talk
@@ -239,8 +239,6 @@ def _prepare(args: argparse.Namespace) -> None:
 
 
 def _doctor(args: argparse.Namespace) -> int:
-  from djax.cli import doctor  # show need not wait for subprocess and tempfile
-
   return doctor.run(args)
 
 

@@ -1,9 +1,10 @@
 """What the verbs do that write a disguised data set or its originals. Data goes to stdout, talk to stderr."""
 
 import argparse
+import contextlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from djax.disguised import directory
 from djax.disguised import manifest as manifest_lib
 from djax.errors import ConfigError
 from djax.io import progress
+from djax.owner import cluster as cluster_lib
 from djax.owner import export, plan, restore
 from djax.owner import ledger as ledger_lib
 from djax.owner.ledger import Ledger
@@ -49,6 +51,12 @@ def _disguise(args: argparse.Namespace) -> None:
     raise ConfigError(
       "disguise: --part and --finish cannot be given together. Finish when all parts are written."
     )
+  with _engine(_cluster_of(args)) as engine:  # before a passphrase is asked
+    _write(args, request, engine)
+
+
+def _write(args: argparse.Namespace, request: plan.Request, engine: export.Engine | None) -> None:
+  """Does what ``disguise`` is for, once it is known what is asked."""
   master = read_master(args)
   ledger = None if args.no_ledger else Ledger(ledger_lib.beside(args.key))
   out = Path(args.out).expanduser()
@@ -75,7 +83,7 @@ def _disguise(args: argparse.Namespace) -> None:
         part = export.disguise_part(request, out, master, share, **shared)
       else:
         manifest = export.disguise(
-          request, out, master, ledger=ledger, parts_alone=args.finish, **shared
+          request, out, master, ledger=ledger, engine=engine, parts_alone=args.finish, **shared
         )
   except KeyboardInterrupt:
     raise KeyboardInterrupt(
@@ -104,6 +112,50 @@ def _disguise(args: argparse.Namespace) -> None:
       f"manifest     {manifest.sha256}",
     ]
   )
+
+
+def _cluster_of(args: argparse.Namespace) -> cluster_lib.Cluster | None:
+  """Returns the cluster that the flags name, None for this machine's own processes."""
+  needing = {
+    "--scheduler": args.scheduler,
+    "--tls-ca-file": args.tls_ca_file,
+    "--tls-cert": args.tls_cert,
+    "--tls-key": args.tls_key,
+    "--without-tls": args.without_tls,
+  }
+  if args.engine == "local":
+    if given := [flag for flag, value in needing.items() if value]:
+      raise ConfigError(f"disguise: {given[0]} needs --engine dask. Give both, or neither.")
+    return None
+  if not args.scheduler:
+    raise ConfigError(
+      "disguise: --engine dask needs --scheduler, the address of the cluster. Give it, or leave --engine out."
+    )
+  alien = {"--part": args.part, "--finish": args.finish, "--workers": args.workers}
+  if given := [flag for flag, value in alien.items() if value]:
+    raise ConfigError(
+      f"disguise: {given[0]} is for processes of your own, and --engine dask leaves the work to the cluster. "
+      "Leave one of them out."
+    )
+  return cluster_lib.Cluster(
+    args.scheduler,
+    key=args.key,
+    passphrase_file=args.passphrase_file or "",
+    tls_ca_file=args.tls_ca_file,
+    tls_cert=args.tls_cert,
+    tls_key=args.tls_key,
+    without_tls=args.without_tls,
+  )
+
+
+@contextlib.contextmanager
+def _engine(cluster: cluster_lib.Cluster | None) -> Iterator[export.Engine | None]:
+  """Yields what does the work on a cluster; None without one."""
+  if cluster is None:
+    yield None
+    return
+  with cluster_lib.connected(cluster, say=say) as engine:
+    yield engine
 
 
 def _show_part(args: argparse.Namespace, share: Share, part: export.Part) -> None:

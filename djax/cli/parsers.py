@@ -163,6 +163,7 @@ def _add_disguise(verbs: Any, *, schemes: bool) -> None:
     action="store_true",
     help="enter it in no ledger beside the key file, as where that folder is read-only",
   )
+  flags.add_cluster(parser)
   flags.add_quiet(parser)
   flags.add_json(parser)
 

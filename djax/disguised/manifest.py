@@ -152,6 +152,19 @@ def mac_label(manifest: Manifest) -> str:
   return "manifest" if manifest.version == 1 else f"manifest|{manifest.role}"
 
 
+def planned(content: Mapping[str, Any]) -> Manifest:
+  """Makes a Manifest of facts that were kept before the work; its splits have no shards yet.
+
+  Args:
+    content: as ``Manifest.to_dict`` gives it.
+
+  Raises:
+    ValueError: with what is out of form or range.
+  """
+  form.check(content, forms.FORMS[content["version"]], "plan")
+  return _parse(content, content["version"], planned=True)
+
+
 def check(manifest: Manifest) -> None:
   """Refuses facts that ``read`` would refuse, before the work is done that they describe.
 

@@ -23,7 +23,9 @@ _from_environment: str | None = None
 _Path = str | os.PathLike[str]
 
 
-def find_passphrase(passphrase_file: _Path | None, *, new: bool = False) -> Callable[[], str]:
+def find_passphrase(
+  passphrase_file: _Path | None, *, new: bool = False, ask: bool = True
+) -> Callable[[], str]:
   """Says where a passphrase comes from: a file, else ``DJAX_PASSPHRASE``, else a prompt.
 
   The variable is taken out of the environment, whatever the passphrase comes from, and remembered for the next call.
@@ -31,6 +33,7 @@ def find_passphrase(passphrase_file: _Path | None, *, new: bool = False) -> Call
   Args:
     passphrase_file: file that holds it, one trailing newline aside; or None.
     new: whether it is being set, so that a prompt asks twice.
+    ask: whether there may be a prompt; a worker's terminal has nobody before it.
 
   Returns:
     A function that gets it when called, and raises ``KeyFileError`` if there is none, it is empty,
@@ -44,7 +47,7 @@ def find_passphrase(passphrase_file: _Path | None, *, new: bool = False) -> Call
       passphrase = _line(read_private(passphrase_file, name).decode("utf-8", "surrogateescape"))
     elif (held := _take_from_environment()) is not None:
       name, passphrase = f"environment variable {ENVIRONMENT}", held
-    elif sys.stdin is not None and sys.stdin.isatty():
+    elif ask and sys.stdin is not None and sys.stdin.isatty():
       name, passphrase = "passphrase", _prompt(new)
     else:
       raise KeyFileError(

@@ -27,7 +27,11 @@ from djax.owner.plan import Job, Request
 from djax.owner.shards import Share, Task
 from djax.sources.inventory import Inventory
 
-__all__ = ["Part", "disguise", "disguise_part", "finish"]
+__all__ = ["Engine", "Part", "disguise", "disguise_part", "finish"]
+
+# Does the tasks of a job in place of worker processes of this machine, and calls the last with the number of records
+# that were done since. It is given no secret: ``cluster.connected``.
+Engine = Callable[[Job, Sequence[Task], Callable[[int], None]], None]
 
 _BYTES_OF_A_WORKER = 64 << 20
 _SHARD_OVERHEAD = 128 << 10  # what ArrayRecord takes for a file at least
@@ -55,6 +59,7 @@ def disguise(
   *,
   ledger: Ledger | None = None,
   workers: int = 0,
+  engine: Engine | None = None,
   parts_alone: bool = False,
   say: Callable[[str], None] = lambda line: None,
   look: Callable[[Inventory, int], None] = lambda found, size: None,
@@ -68,6 +73,7 @@ def disguise(
     master: the owner's key.
     ledger: the owner's list of data sets, in which this one is entered; None for none.
     workers: processes; 0: as many as the size of the work and the machine call for.
+    engine: what does the work instead of these processes, such as ``cluster.connected`` yields it; None for them.
     parts_alone: whether to refuse if ``disguise_part`` has not written every shard, rather than write what is missing.
     say: called, before the work, with each line that the ledger has on the same source, and with one if images are
       padded.
@@ -107,7 +113,7 @@ def disguise(
   look(planned.inventory, _size(manifest, _records(manifest)))
   if whole is None:
     with files.named(folder), unfinished.hold(job, planned.look):
-      whole = _work(job, master, workers, progress, parts_alone)
+      whole = _work(job, master, workers, progress, parts_alone, engine)
   if ledger is not None and entry is not None:
     ledger.enter(entry, whole)
   return whole
@@ -188,6 +194,7 @@ class _Bench:
     workers: processes; 0: by the size of the work.
     total: records that will be done.
     progress: called with how many are.
+    engine: as of ``disguise``.
   """
 
   def __init__(
@@ -197,8 +204,10 @@ class _Bench:
     workers: int,
     total: int,
     progress: Callable[[int, int], None],
+    engine: Engine | None = None,
   ):
     self._job, self._total, self._progress, self._done = job, total, progress, 0
+    self._engine = engine
     self._secret = master.data_set(job.manifest.id, job.manifest.spec)
     self._workers = workers or _workers(job.manifest)
 
@@ -221,7 +230,10 @@ class _Bench:
   def _run(self, tasks: Sequence[Task], done: Collection[Task]) -> None:
     for task in done:
       self._advance(_records_of(self._job, [task]))
-    if waiting := [task for task in tasks if task not in done]:
+    waiting = [task for task in tasks if task not in done]
+    if waiting and self._engine is not None:
+      self._engine(self._job, waiting, self._advance)
+    elif waiting:
       pool.run(self._job, self._secret, waiting, workers=self._workers, advance=self._advance)
 
   def _advance(self, count: int) -> None:
@@ -235,10 +247,12 @@ def _work(
   workers: int,
   progress: Callable[[int, int], None],
   parts_alone: bool,
+  engine: Engine | None,
 ) -> Manifest:
   """Has every shard scanned, if need be, and written; then finishes the directory."""
   manifest, scans = job.manifest, _scans(job.manifest)
-  bench = _Bench(job, master, workers, _records(manifest) * (2 if scans else 1), progress)
+  total = _records(manifest) * (2 if scans else 1)
+  bench = _Bench(job, master, workers, total, progress, engine)
   quantiser = None
   if scans:
     if not parts_alone:
@@ -251,10 +265,11 @@ def _work(
   bench.write(tasks, whole)
   by_split: dict[str, list[Shard]] = {name: [] for name in job.starts_of}
   for task in tasks:
-    shard = whole.get(task) or shards.written(job, task)
+    # What other machines wrote is read once more, as --finish does.
+    shard = whole.get(task) or shards.written(job, task, check=engine is not None)
     if shard is None:
       raise DjaxError(
-        f"{job.out} lost {job.shard_file(task.split, task.index)} while it was written."
+        f"{job.out} lost {job.shard_file(task.split, task.index)} while it was written. Re-run the command to resume."
       )
     by_split[task.split].append(shard)
   manifest = dataclasses.replace(

@@ -1,24 +1,26 @@
 """A directory that is being written: its place, its lock, and the plan that calls and parts must share."""
 
 import contextlib
+import dataclasses
 import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from djax.disguised import directory
+import djax
+from djax.disguised import directory, quantise
 from djax.disguised import manifest as manifest_lib
 from djax.disguised.manifest import UNFINISHED, Manifest
 from djax.errors import DataError, KeyMismatchError, UnsafeError
 from djax.io import files, foreign, form, locks
 from djax.keys import Master
 from djax.owner import restore
-from djax.owner.plan import Hashed, Job
+from djax.owner.plan import Hashed, Job, Request
 
-__all__ = ["already_whole", "begun_id", "check_place", "claim", "hashed", "hold"]
+__all__ = ["already_whole", "begun_id", "check_place", "claim", "hashed", "hold", "job_of"]
 
 _PLAN = "plan.json"
 
@@ -63,6 +65,42 @@ def hashed(folder: Path) -> Hashed | None:
     case {"look": str(look), "asked": {"source": {"hmac": str(found)}}}:
       return Hashed(look, found)
   return None
+
+
+def job_of(folder: Path, request: Request, snapshots: Mapping[str, str]) -> Job:
+  """Returns the job that the plan of a directory describes, for a worker that sees the directory and not who planned.
+
+  Args:
+    folder: the directory; its work has begun.
+    request: what was asked, its paths as this machine has them.
+    snapshots: as of ``Job``.
+
+  Raises:
+    DataError: if there is no plan, or that of another data set.
+  """
+  content = _plan_of(folder)
+  if content is None or content["asked"].get("id") != request.dataset_id:
+    there = "none" if content is None else f"that of {content['asked'].get('id')}"
+    raise DataError(
+      f"{folder} must hold the plan of the data set {request.dataset_id}, got {there}. "
+      "It must be one directory, under one path, on all machines."
+    )
+  asked, starts = content["asked"], content["starts"]
+  try:
+    splits = {
+      name: {"records": count, "views": request.views if name == "train" else 1, "shards": []}
+      for name, count in asked["splits"].items()
+    }
+    bounds = quantise.bounds(asked["spec"], asked["dtype"], None)
+    later = {"error": dataclasses.asdict(bounds), "quantiser": None, "files": {}}
+    facts = {**asked, **later, "djax": djax.__version__, "splits": splits}
+    manifest = manifest_lib.planned(facts)
+    starts_of = {name: tuple(starts[name]) for name in splits}
+  except (KeyError, TypeError, ValueError) as error:
+    raise DataError(
+      f"{folder / UNFINISHED / _PLAN} must be a plan of this djax, is not ({error}). Give another --out."
+    ) from None
+  return Job(request, manifest, folder, starts_of, snapshots)
 
 
 def check_place(folder: Path, roots: set[Path]) -> None:

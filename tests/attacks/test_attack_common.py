@@ -52,7 +52,7 @@ def test_ridge_regression_written_out(count):
     expected = (new[group] - x[group].mean(0)) @ weights + y[group].mean(0)
     np.testing.assert_allclose(maps.weights(0.1)[group], weights, atol=1e-9)
     np.testing.assert_allclose(maps.predict(new, 0.1)[group], expected, atol=1e-9)
-  ridges, wanted = (0.01, 0.1, 10.0), rng.normal(size=(2, 5, 3))
+  ridges, wanted = np.array([0.01, 0.1, 10.0]), rng.normal(size=(2, 5, 3))
   slow = [np.square(maps.predict(new, ridge) - wanted).sum() for ridge in ridges]
   np.testing.assert_allclose(maps.errors(new, wanted, ridges), slow, rtol=1e-5)
 

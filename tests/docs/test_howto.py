@@ -1,8 +1,11 @@
 """The how-to pages work as they stand: one folder of images, all commands in order, then the Python."""
 
+import contextlib
 import json
 import os
 import pathlib
+import signal
+import socket
 import subprocess
 import sys
 
@@ -107,6 +110,41 @@ def test_parts_are_written_by_xargs_and_by_the_script_for_slurm(photos, monkeypa
     documents.call(finish.replace("in_parts", out))
     assert not pathlib.Path(out, ".unfinished").exists()
     documents.call(f"python -m djax verify {out} --key owner.djaxkey")
+
+
+@pytest.mark.slow
+def test_a_cluster_writes_what_the_page_says(photos, monkeypatch):
+  monkeypatch.chdir(photos)
+  monkeypatch.setenv("DJAX_PASSPHRASE", PASSPHRASE)
+  monkeypatch.setenv("PYTHONPATH", str(ROOT))
+  monkeypatch.setenv("HOME", str(photos))
+  folder = photos / "bin"
+  folder.mkdir()
+  (folder / "srun").write_text('#!/bin/bash\nexec "$@"\n')
+  (folder / "srun").chmod(0o755)
+  python = pathlib.Path(sys.executable).parent
+  monkeypatch.setenv("PATH", f"{folder}:{python}:{os.environ['PATH']}")
+  keyfile.write("owner.djaxkey", keys.generate(), passphrase=PASSPHRASE)
+  pathlib.Path("passphrase").touch(mode=0o600)
+  pathlib.Path("passphrase").write_text(PASSPHRASE)
+  here, certificate = documents.blocks(page("disguise_on_a_cluster"), "sh")
+  install, slurm = documents.blocks(page("disguise_on_a_cluster"), "shell")
+  assert install == "pip install 'djax[cluster]'\n"
+  for script in (here, certificate, slurm):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+      port = str(free.getsockname()[1])
+    script = script.replace("8786", port)
+    # A job of Slurm ends with all that it started; so does this one.
+    done = subprocess.Popen(["bash", "-euc", script], start_new_session=True)
+    try:
+      assert done.wait(120) == 0, script
+    finally:
+      with contextlib.suppress(ProcessLookupError):
+        os.killpg(done.pid, signal.SIGKILL)
+  for out in ("on_cluster", "with_dask"):
+    assert not pathlib.Path(out, ".unfinished").exists()
+    documents.call(f"python -m djax verify {out} --key owner.djaxkey")
+  assert pathlib.Path("cluster.key").stat().st_mode & 0o077 == 0
 
 
 @pytest.mark.slow

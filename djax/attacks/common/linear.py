@@ -1,7 +1,5 @@
 """Linear algebra that several attacks share, in float64 and batched over leading axes."""
 
-from collections.abc import Sequence
-
 import numpy as np
 
 __all__ = ["Ridge", "polar"]
@@ -56,7 +54,7 @@ class Ridge:
     """
     return ((x - self._x_mean) @ self._inward) @ self._scaled(ridge) + self._y_mean
 
-  def errors(self, x: np.ndarray, y: np.ndarray, ridges: Sequence[float]) -> np.ndarray:
+  def errors(self, x: np.ndarray, y: np.ndarray, ridges: np.ndarray) -> np.ndarray:
     """Returns the sum of squared errors for each ridge, float64 ``[r]``.
 
     In float32, which is enough to choose by, and half of the work.
@@ -64,7 +62,7 @@ class Ridge:
     Args:
       x: ``[..., m, d]``.
       y: ``[..., m, k]``.
-      ridges: in units of a feature's mean energy.
+      ridges: float ``[r]``, in units of a feature's mean energy.
     """
     inner = ((x - self._x_mean) @ self._inward).astype(np.float32)
     outward, wanted = self._outward.astype(np.float32), (y - self._y_mean).astype(np.float32)
