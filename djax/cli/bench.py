@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from djax.bench import disguises, guard, page
+from djax.bench import disguises, guard, page, scaling
 from djax.bench.machine import machine
 from djax.cli import training
 from djax.cli.common import say
@@ -15,6 +15,7 @@ __all__ = ["run"]
 
 _ROUNDS = 11
 _FAST_ROUNDS = 5
+_PHOTOGRAPH, _LEAST_SIDE = (224, 224, 3), 8
 
 
 def run(args: argparse.Namespace) -> None:
@@ -26,6 +27,13 @@ def run(args: argparse.Namespace) -> None:
   Raises:
     DjaxError: for flags or files that cannot be used, or a speed that fell.
   """
+  if args.image_shape and not args.scale:
+    raise ConfigError("bench: --image-shape is for --scale. Give --scale, or leave it out.")
+  if args.scale:
+    if args.fast or args.against or args.page:
+      raise ConfigError("bench: --scale goes with --image-shape and --json alone.")
+    _scale(args)
+    return
   if args.page:
     if args.fast or args.json or args.against:
       raise ConfigError("bench: --page takes files of speeds and no other flag.")
@@ -36,6 +44,28 @@ def run(args: argparse.Namespace) -> None:
   print(json.dumps(results, indent=1) if args.json else page.summary(results))
   if stored is not None:
     say(f"{guard.compare(results, stored)} ratios hold against {args.against}")
+
+
+def _scale(args: argparse.Namespace) -> None:
+  """Measures rates, and says what many images take."""
+  image_shape = args.image_shape or _PHOTOGRAPH
+  if min(image_shape[:2]) < _LEAST_SIDE:
+    raise ConfigError(
+      f"bench: --image-shape must have sides of {_LEAST_SIDE} pixels at least, which are cut into blocks of 8, got "
+      f"{'x'.join(map(str, image_shape))}."
+    )
+  rows = []
+  for case in scaling.CASES:
+    say(f"{case.disguise['scheme']}, {case.dtype}: disguising for a while")
+    rate = scaling.measure(case, image_shape)
+    rows.append(
+      (case, rate, scaling.estimate(case, rate, count=args.scale, image_shape=image_shape))
+    )
+  if args.json:
+    found = [{**case._asdict(), **rate._asdict(), **row} for case, rate, row in rows]
+    print(json.dumps({"machine": machine(), "images": args.scale, "rows": found}, indent=1))
+  else:
+    print(scaling.text(rows, count=args.scale, image_shape=image_shape))
 
 
 def _measure(*, fast: bool) -> dict[str, Any]:

@@ -19,6 +19,7 @@ __all__ = [
   "add_splits",
   "part",
   "positive",
+  "shape",
   "whole",
 ]
 
@@ -229,3 +230,10 @@ def part(text: str) -> tuple[int, int]:
   if not 1 <= number <= parts:
     raise argparse.ArgumentTypeError(f"must be I/N with I from 1 to N, such as 2/4, got {text!r}")
   return number, parts
+
+
+def shape(text: str) -> tuple[int, ...]:
+  """Reads ``32x32x3``."""
+  if not re.fullmatch(r"[1-9][0-9]{0,6}x[1-9][0-9]{0,6}x[1-9][0-9]{0,6}", text, re.ASCII):
+    raise argparse.ArgumentTypeError(f"must be HxWxC such as 32x32x3, got {text!r}")
+  return tuple(int(side) for side in text.split("x"))

@@ -150,6 +150,7 @@ VERBS = {
     (
       ("a minute", "bench --fast"),
       ("has it become slower?", "bench --json --against earlier.json"),
+      ("what would a million photographs take?", "bench --scale 1000000 --image-shape 224x224x3"),
     ),
     (4,),
   ),

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from djax import keys
-from djax.cli import boundary, common, doctor, guide, parsers, program
+from djax.cli import boundary, common, doctor, flags, guide, parsers, program
 from djax.cli.common import say
 from djax.errors import ConfigError, DataError, nearest
 from djax.io import escape, talk
@@ -134,7 +134,10 @@ def _parser(asked: str) -> argparse.ArgumentParser:
   show = verbs.add_parser("show", help="show a key's public facts; asks for no passphrase")
   show.add_argument("key", metavar="KEY", help="the key file")
   show.add_argument(
-    "--image-shape", metavar="HxWxC", type=_shape, help="with --block-size: bits of the permutation"
+    "--image-shape",
+    metavar="HxWxC",
+    type=flags.shape,
+    help="with --block-size: bits of the permutation",
   )
   show.add_argument("--block-size", metavar="B", type=int, help="side of a block in pixels")
   show.add_argument("--json", action="store_true", help="for programs")
@@ -240,10 +243,3 @@ def _prepare(args: argparse.Namespace) -> None:
 
 def _doctor(args: argparse.Namespace) -> int:
   return doctor.run(args)
-
-
-def _shape(text: str) -> tuple[int, ...]:
-  """Reads ``32x32x3``."""
-  if not re.fullmatch(r"[1-9][0-9]{0,6}x[1-9][0-9]{0,6}x[1-9][0-9]{0,6}", text, re.ASCII):
-    raise argparse.ArgumentTypeError(f"must be HxWxC such as 32x32x3, got {text!r}")
-  return tuple(int(side) for side in text.split("x"))

@@ -288,6 +288,18 @@ def _add_bench(verbs: Any) -> None:
   parser.add_argument(
     "--page", metavar="FILE", nargs="+", help="print the page of earlier --json; measure nothing"
   )
+  parser.add_argument(
+    "--scale",
+    metavar="COUNT",
+    type=flags.positive,
+    help="what disguising so many images takes: bytes, shards, hours, from rates measured here",
+  )
+  parser.add_argument(
+    "--image-shape",
+    metavar="HxWxC",
+    type=flags.shape,
+    help="with --scale: of an image (default 224x224x3)",
+  )
   flags.add_json(parser)
 
 

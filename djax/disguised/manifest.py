@@ -41,7 +41,9 @@ __all__ = [
   "SplitFacts",
   "authenticate",
   "check",
+  "encoded",
   "mac_label",
+  "planned",
   "read",
   "replace",
   "write",
@@ -174,7 +176,7 @@ def check(manifest: Manifest) -> None:
   Raises:
     ValueError: with what is out of form or range, or too large.
   """
-  data = _encoded(manifest)
+  data = encoded(manifest)
   content = json.loads(data)
   planned = any(not split["shards"] for split in content["splits"].values())
   form.check(content, forms.FORMS[manifest.version], "manifest")
@@ -195,7 +197,7 @@ def write(folder: Path, manifest: Manifest, *, mac_key: bytes) -> None:
   Raises:
     ManifestError: if it is larger than ``read`` takes.
   """
-  data = _encoded(manifest)
+  data = encoded(manifest)
   try:
     _check_size(len(data))
   except ValueError as error:
@@ -261,8 +263,12 @@ def authenticate(manifest: Manifest, *, mac_key: bytes, where: Path) -> None:
     )
 
 
-def _encoded(manifest: Manifest) -> bytes:
-  """Returns the bytes of MANIFEST.json."""
+def encoded(manifest: Manifest) -> bytes:
+  """Returns the bytes of MANIFEST.json.
+
+  Args:
+    manifest: its facts.
+  """
   return (json.dumps(manifest.to_dict(), indent=1) + "\n").encode()
 
 

@@ -26,9 +26,9 @@ from djax.schemes.base import check_key_memory
 from djax.sources import inventory
 from djax.sources.inventory import Inventory
 
-__all__ = ["Hashed", "Job", "Plan", "Request", "make", "source_hmac"]
+__all__ = ["SHARD_BYTES", "Hashed", "Job", "Plan", "Request", "make", "source_hmac"]
 
-_SHARD_BYTES = 64 << 20
+SHARD_BYTES = 64 << 20  # of a shard, if nothing else is asked
 # How a source is read, of which the first version of the format knew nothing.
 _LATER = ("scale", "group_by", "split_seed", "background")
 
@@ -217,7 +217,7 @@ def make(request: Request, out: Path, master: Master, *, hashed: Hashed | None =
   except ValueError as error:
     raise ConfigError(f"disguise: what is asked cannot be written down: {error}.") from None
   record_bytes = math.prod(disguised_shape) * stored.itemsize
-  step = request.originals_per_shard or max(1, _SHARD_BYTES // (record_bytes * request.views))
+  step = request.originals_per_shard or max(1, SHARD_BYTES // (record_bytes * request.views))
   starts_of = {
     name: (*range(0, split.records, step * split.views), split.records)
     for name, split in manifest.splits.items()
