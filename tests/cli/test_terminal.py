@@ -279,11 +279,12 @@ def test_a_bar_takes_one_line_however_narrow(monkeypatch, columns):
       time.sleep(0.15)
     with progress.counted("disguising a folder of a long name", "images", talk.line) as tell:
       tell(12345, 60000)
+      time.sleep(0.15)
     lines = [line.rstrip() for line in drawn(ours)]
   os.close(ours)
   shown = [line for line in lines if "%" in line]
   assert any("training" in line and "40%" in line for line in shown)
-  assert any("disguising" in line and "21%" in line and "images/s" in line for line in shown)
+  assert any("disguising" in line and "21%" in line and "images/s" in line for line in shown), lines
   assert max(map(len, lines)) <= columns
 
 
