@@ -227,7 +227,7 @@ def put(tree: Any, sharding: Any) -> Any:
 
   Args:
     tree: of arrays on the host or on a device of this process, JAX keys among them.
-    sharding: of all of them, or a tree of the same structure.
+    sharding: ``jax.sharding.Sharding`` of all of them, or a tree of the same structure.
   """
   if not several():
     return jax.device_put(tree, sharding)
@@ -245,12 +245,12 @@ def put(tree: Any, sharding: Any) -> Any:
   return jax.tree.map(one, tree, sharding)
 
 
-def put_rows(tree: Any, sharding: Sharding, *, rows: int) -> Any:
+def put_rows(tree: Any, sharding: Any, *, rows: int) -> Any:
   """Puts the rows that each process holds onto its devices.
 
   Args:
     tree: of arrays on the host, ``[m, ...]``: the rows of this process's devices, in order.
-    sharding: over the first axis.
+    sharding: ``jax.sharding.Sharding`` over the first axis.
     rows: of all processes.
 
   Returns:
