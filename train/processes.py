@@ -50,7 +50,7 @@ _LEAVE_SECONDS = 15
 _BIND = "JAX_COORDINATOR_BIND_ADDRESS"
 _CONNECT_SECONDS, _AGAIN_SECONDS = 5, 0.5
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
-_ended_together = False
+_joined = _ended_together = False
 
 
 def join(
@@ -74,6 +74,7 @@ def join(
   Raises:
     ConfigError: if process 0 does not listen, or JAX finds no cluster. If another does not come, JAX ends this process.
   """
+  global _joined
   if coordinator:
     terminal.say(f"process {process} of {count}: meets the others at {coordinator}")
     if process:
@@ -94,6 +95,7 @@ def join(
       f"--distributed=auto must find the processes of a cluster that JAX knows, got: {error} Give --coordinator, "
       "--num-processes and --process-id."
     ) from error
+  _joined = True
 
 
 @contextlib.contextmanager
@@ -125,7 +127,7 @@ def left_alone() -> bool:
 
   Then it must not wait for them, as JAX does at the end of a process: they wait for it.
   """
-  return several() and not _ended_together
+  return _joined and not _ended_together
 
 
 def end_together() -> None:
@@ -174,9 +176,8 @@ def together(what: str) -> Iterator[None]:
     yield
   except Exception:
     if several():
-      with contextlib.suppress(
-        jax.errors.JaxRuntimeError
-      ):  # another is gone: the first error counts
+      # If another is gone by now, the first error counts.
+      with contextlib.suppress(jax.errors.JaxRuntimeError):
         multihost_utils.process_allgather(np.array(1))
         end_together()
     raise
@@ -204,7 +205,7 @@ def broadcast(text: str) -> str:
 
 @contextlib.contextmanager
 def watched(advice: str) -> Iterator[None]:
-  """Turns the loss of another process into one line, where JAX raises it.
+  """Turns an error of what all compute together into one line: JAX raises one where another process is lost.
 
   Args:
     advice: what is kept and what to do.
@@ -215,10 +216,10 @@ def watched(advice: str) -> Iterator[None]:
   try:
     yield
   except jax.errors.JaxRuntimeError as error:
-    if not several():
+    if not several() or "RESOURCE_EXHAUSTED" in str(error):
       raise
     raise DjaxError(
-      f"all processes must stay until the run is done, got: {_first_line(error)}. {advice}"
+      f"what all {jax.process_count()} processes compute together must not fail, got: {_first_line(error)}. {advice}"
     ) from error
 
 

@@ -128,7 +128,9 @@ def test_a_signal_to_one_stops_all_and_another_number_of_them_goes_on(alone, tmp
       continue
     assert code not in (0, 143), err
     # JAX itself ends those that wait elsewhere, in words of its own.
-    assert "all processes must stay until the run is done" in err or "another task died" in err
+    assert (
+      "what all 4 processes compute together must not fail" in err or "another task died" in err
+    )
 
   # One process finishes it.
   step = max(int(file.stem) for file in (tmp_path / "checksums").glob("*.json"))

@@ -103,7 +103,7 @@ def _full() -> Iterator[Row]:
     "rmt_permuted_aligned": (*blocks, *permuted, *_ALIGNED),
   }
   for name, overrides in settings.items():
-    yield Row(f"cifar10_airbench_{name}", "cifar10_airbench", overrides, (0,), FULL)
+    yield Row(f"cifar10_airbench_{name}", "cifar10_airbench", overrides, (0,), FULL, headline=True)
 
 
 ROWS: tuple[Row, ...] = (
@@ -113,11 +113,11 @@ ROWS: tuple[Row, ...] = (
   ),
   *_study(),
   *(
-    Row(name, name, group=GPU, headline=True)
+    Row(name, name, group=GPU)
     for name in ("cifar10_rmt", "cifar10_rmt_4x4", "cifar10_rmt_permuted", "cifar10_aes")
   ),
-  Row("cifar10_rmt_4x4_aligned", "cifar10_rmt_4x4", _ALIGNED, group=GPU, headline=True),
-  Row("cifar10_rmt_permuted_aligned", "cifar10_rmt_permuted", _ALIGNED, group=GPU, headline=True),
+  Row("cifar10_rmt_4x4_aligned", "cifar10_rmt_4x4", _ALIGNED, group=GPU),
+  Row("cifar10_rmt_permuted_aligned", "cifar10_rmt_permuted", _ALIGNED, group=GPU),
   Row("cifar10_rmt_aligned", "cifar10_rmt", _ALIGNED, group=GPU),
   *_full(),
 )
