@@ -89,6 +89,7 @@ def _steps(config: Any, scheme: schemes.Scheme, batch: int) -> Work:
   optimizer = optimizers.create(config.optimizer, _BATCHES, _BATCHES)
   mean, scale = jnp.full(scheme.spec.disguised_shape, 128.0), jnp.float32(64)
   state = state_lib.initial(model, optimizer, jax.random.key(_SEED), mean, scale)
+  state = jax.device_put(state, pipeline.replicated)
   steps: Any = device_loop.chunks if device_loop.fits(pipeline) else steps_lib.single_steps
   chunks = steps(
     pipeline,

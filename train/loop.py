@@ -297,6 +297,8 @@ def _train(
             f"epoch {epoch}/{config.train.epochs}  loss {train_loss:.4f}  {kind} {split} accuracy {right:.2%}"
           )
         state_lib.save(workdir, step, state, time.perf_counter() - clock, best)
+        # It may have come meanwhile.
+        signal_number = signal_number or _signal(received, step, chunk_losses.size)
         if signal_number:
           processes.end_together()
           raise Stopped(signal_number, step, workdir)
