@@ -1,4 +1,4 @@
-"""CIFAR-10 on two CPU cores: airbench, 8 epochs, RMT 2x2, not permuted, N = 25. Not run yet.
+"""CIFAR-10 on two CPU cores: airbench, 8 epochs, RMT 2x2, not permuted, N = 25: about an hour.
 
 python -m djax prepare cifar10 && python -m train --config=cifar10_airbench
 """
