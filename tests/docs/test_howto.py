@@ -49,6 +49,19 @@ def photos(tmp_path):
   return tmp_path
 
 
+@pytest.fixture
+def home(photos, monkeypatch):
+  """That folder as home and place of the commands, with a key, and its passphrase in a file and the environment."""
+  monkeypatch.chdir(photos)
+  monkeypatch.setenv("DJAX_PASSPHRASE", PASSPHRASE)
+  monkeypatch.setenv("PYTHONPATH", str(ROOT))
+  monkeypatch.setenv("HOME", str(photos))
+  keyfile.write("owner.djaxkey", keys.generate(), passphrase=PASSPHRASE)
+  pathlib.Path("passphrase").touch(mode=0o600)
+  pathlib.Path("passphrase").write_text(PASSPHRASE)
+  return photos
+
+
 def quick(command):
   """Shortens training alone: the network of an outsourced run is made for MNIST."""
   if "--config=outsourced" in command:
@@ -90,15 +103,8 @@ def test_the_commands_run_in_order_and_do_what_the_pages_say(photos, monkeypatch
 
 
 @pytest.mark.slow
-def test_parts_are_written_by_xargs_and_by_the_script_for_slurm(photos, monkeypatch):
-  monkeypatch.chdir(photos)
-  monkeypatch.setenv("DJAX_PASSPHRASE", PASSPHRASE)
-  monkeypatch.setenv("PYTHONPATH", str(ROOT))
-  monkeypatch.setenv("HOME", str(photos))
+def test_parts_are_written_by_xargs_and_by_the_script_for_slurm(home, monkeypatch):
   monkeypatch.setenv("PATH", f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}")
-  keyfile.write("owner.djaxkey", keys.generate(), passphrase=PASSPHRASE)
-  pathlib.Path("passphrase").touch(mode=0o600)
-  pathlib.Path("passphrase").write_text(PASSPHRASE)
   (xargs,) = documents.blocks(page("disguise_in_parts"), "sh")
   subprocess.run(["bash", "-euc", xargs], check=True, capture_output=True)
   (slurm,) = documents.blocks(page("disguise_in_parts"), "shell")
@@ -113,20 +119,13 @@ def test_parts_are_written_by_xargs_and_by_the_script_for_slurm(photos, monkeypa
 
 
 @pytest.mark.slow
-def test_a_cluster_writes_what_the_page_says(photos, monkeypatch):
-  monkeypatch.chdir(photos)
-  monkeypatch.setenv("DJAX_PASSPHRASE", PASSPHRASE)
-  monkeypatch.setenv("PYTHONPATH", str(ROOT))
-  monkeypatch.setenv("HOME", str(photos))
-  folder = photos / "bin"
+def test_a_cluster_writes_what_the_page_says(home, monkeypatch):
+  folder = home / "bin"
   folder.mkdir()
   (folder / "srun").write_text('#!/bin/bash\nexec "$@"\n')
   (folder / "srun").chmod(0o755)
   python = pathlib.Path(sys.executable).parent
   monkeypatch.setenv("PATH", f"{folder}:{python}:{os.environ['PATH']}")
-  keyfile.write("owner.djaxkey", keys.generate(), passphrase=PASSPHRASE)
-  pathlib.Path("passphrase").touch(mode=0o600)
-  pathlib.Path("passphrase").write_text(PASSPHRASE)
   here, certificate = documents.blocks(page("disguise_on_a_cluster"), "sh")
   install, slurm = documents.blocks(page("disguise_on_a_cluster"), "shell")
   assert install == "pip install 'djax[cluster]'\n"

@@ -72,3 +72,15 @@ def kinds():
   import tensorflow_datasets as tfds
 
   return tfds.features
+
+
+def arrays_in(folder):
+  """Writes 24 training and 6 test images of random pixels to ``originals.npz``, and returns its path."""
+  rng = np.random.default_rng(0)
+  path = folder / "originals.npz"
+  images = {
+    name: rng.integers(0, 256, (count, 8, 8, 1)).astype(np.uint8)
+    for name, count in (("train_images", 24), ("test_images", 6))
+  }
+  np.savez(path, **images, train_labels=np.arange(24) % 2, test_labels=np.arange(6) % 2)
+  return path

@@ -22,7 +22,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from helpers import clusters, verbs
+from helpers import clusters, source_files, verbs
 from helpers.clusters import until
 from helpers.fresh import run_code, succeeded
 from helpers.leaks import leaks, secrets_of
@@ -88,15 +88,7 @@ def key(tmp_path):
 @pytest.fixture
 def photos(tmp_path):
   """Arrays that a test may change."""
-  rng = np.random.default_rng(0)
-  path = tmp_path / "originals.npz"
-  arrays = {
-    name: rng.integers(0, 256, (count, 8, 8, 1)).astype(np.uint8)
-    for name, count in (("train_images", 24), ("test_images", 6))
-  }
-  labels = {"train_labels": np.arange(24) % 2, "test_labels": np.arange(6) % 2}
-  np.savez(path, **arrays, **labels)
-  return path
+  return source_files.arrays_in(tmp_path)
 
 
 def of_arrays(path):

@@ -10,6 +10,7 @@ import time
 
 import numpy as np
 import pytest
+from helpers import source_files
 from helpers.fresh import ROOT
 from helpers.leaks import leaks, secrets_of
 
@@ -53,15 +54,7 @@ def content(folder):
 @pytest.fixture
 def photos(tmp_path):
   """Arrays that a test may change."""
-  rng = np.random.default_rng(0)
-  path = tmp_path / "originals.npz"
-  arrays = {
-    name: rng.integers(0, 256, (count, 8, 8, 1)).astype(np.uint8)
-    for name, count in (("train_images", 24), ("test_images", 6))
-  }
-  labels = {"train_labels": np.arange(24) % 2, "test_labels": np.arange(6) % 2}
-  np.savez(path, **arrays, **labels)
-  return path
+  return source_files.arrays_in(tmp_path)
 
 
 def of_arrays(path):
