@@ -172,8 +172,10 @@ def _asked_for_several(
       f"several processes need {', '.join(given)}; {', '.join(missing)} is missing."
     )
   host, _, port = flags.coordinator.rpartition(":")
-  if not host or not port.isdigit():
-    raise ConfigError(f"--coordinator must be HOST:PORT, got {flags.coordinator!r}.")
+  if not host or not port.isdigit() or not 0 < int(port) < 1 << 16:
+    raise ConfigError(
+      f"--coordinator must be HOST:PORT, with a port of 1 to 65535, got {flags.coordinator!r}."
+    )
   if not 0 <= flags.process_id < flags.num_processes:
     raise ConfigError(
       f"--process-id must lie in 0..{flags.num_processes - 1}, as --num-processes says, got {flags.process_id}."

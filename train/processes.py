@@ -72,14 +72,17 @@ def join(
     seconds: to wait for all others.
 
   Raises:
-    ConfigError: if process 0 does not listen, or JAX finds no cluster. If another does not come, JAX ends this process.
+    ConfigError: if process 0 cannot or does not listen, or JAX finds no cluster. If another process does not come, JAX
+      ends this one.
   """
   global _joined
   if coordinator:
     terminal.say(f"process {process} of {count}: meets the others at {coordinator}")
+    # JAX would end the process with a stack trace where one of these refuses.
     if process:
-      # JAX would abort the process, with a stack trace.
       _wait_for(coordinator, seconds)
+    else:
+      _try_to_listen(os.environ.get(_BIND) or coordinator)
   try:
     jax.distributed.initialize(
       coordinator,
@@ -285,13 +288,29 @@ def versions() -> dict[str, str]:
   }
 
 
+def _try_to_listen(address: str) -> None:
+  """Refuses an address at which this machine cannot listen."""
+  try:
+    host, port = _host_and_port(address)
+    family, *_, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    socket.create_server(place, family=family).close()
+  except (OSError, OverflowError, ValueError) as error:
+    raise ConfigError(
+      f"process 0 must be able to listen at {address}, got: {error}. Give an address of this machine, and a free port."
+    ) from error
+
+
+def _host_and_port(address: str) -> tuple[str, int]:
+  host, _, port = address.rpartition(":")
+  return host.strip("[]"), int(port)
+
+
 def _wait_for(address: str, seconds: float) -> None:
   """Waits until somebody listens at an address."""
-  host, _, port = address.rpartition(":")
   end = time.monotonic() + seconds
   while True:
     try:
-      socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_SECONDS).close()
+      socket.create_connection(_host_and_port(address), timeout=_CONNECT_SECONDS).close()
       return
     except (OSError, OverflowError) as error:
       if time.monotonic() > end:

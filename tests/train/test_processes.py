@@ -217,7 +217,7 @@ def test_shares_of_parameters_resume_as_whole_ones(tmp_path):
     (("--coordinator=a:1", "--workdir=w"), "--num-processes, --process-id is missing"),
     (
       ("--coordinator=a", "--num-processes=2", "--process-id=0", "--workdir=w"),
-      "must be HOST:PORT, got 'a'",
+      "with a port of 1 to 65535, got 'a'",
     ),
     (
       ("--coordinator=a:1", "--num-processes=2", "--process-id=2", "--workdir=w"),
@@ -254,6 +254,21 @@ def test_processes_that_do_not_meet_end(tmp_path):
     [sys.executable, "-c", code], capture_output=True, text=True, timeout=ENDS_SECONDS
   )
   assert "ConfigError process 0 must listen at 127.0.0.1:9 within 1 s" in done.stdout, done
+
+
+def test_where_process_0_cannot_listen_is_refused(tmp_path, capsys):
+  """JAX would end in a segmentation fault. The address is one of documentation, which no machine has."""
+  flags = ["--coordinator=192.0.2.1:5000", "--num-processes=2", "--process-id=0"]
+  assert cli.main([*flags, f"--workdir={tmp_path}"]) == 2
+  assert "process 0 must be able to listen at 192.0.2.1:5000, got: " in capsys.readouterr().err
+
+
+def test_a_port_that_is_taken_is_refused(tmp_path, capsys):
+  with socket.create_server(("127.0.0.1", 0)) as taken:
+    where = f"127.0.0.1:{taken.getsockname()[1]}"
+    flags = [f"--coordinator={where}", "--num-processes=2", "--process-id=0"]
+    assert cli.main([*flags, f"--workdir={tmp_path}"]) == 2
+  assert f"process 0 must be able to listen at {where}, got: " in capsys.readouterr().err
 
 
 def test_one_process_asks_nobody():
