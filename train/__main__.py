@@ -176,6 +176,8 @@ def _asked_for_several(
     raise ConfigError(
       f"--coordinator must be HOST:PORT, with a port of 1 to 65535, got {flags.coordinator!r}."
     )
+  if flags.num_processes < 1:
+    raise ConfigError(f"--num-processes must be at least 1, got {flags.num_processes}.")
   if not 0 <= flags.process_id < flags.num_processes:
     raise ConfigError(
       f"--process-id must lie in 0..{flags.num_processes - 1}, as --num-processes says, got {flags.process_id}."

@@ -192,14 +192,22 @@ def together(what: str) -> Iterator[None]:
 
 
 def greatest(number: int) -> int:
-  """Returns the greatest of the numbers that the processes hold."""
+  """Returns the greatest of the numbers that the processes hold.
+
+  Args:
+    number: that of this process.
+  """
   if not several():
     return number
   return int(np.max(multihost_utils.process_allgather(np.array(number))))
 
 
 def broadcast(text: str) -> str:
-  """Returns the text of process 0; all must have one of the same length, in ASCII."""
+  """Returns the text of process 0.
+
+  Args:
+    text: that of this process, in ASCII; as long as those of the others.
+  """
   if not several():
     return text
   own = np.frombuffer(text.encode("ascii"), np.uint8)
@@ -268,7 +276,11 @@ def put_rows(tree: Any, sharding: Any, *, rows: int) -> Any:
 
 
 def on_host(tree: Any) -> Any:
-  """Returns arrays of all devices, whole, in the memory of every host; it is asked of all processes."""
+  """Returns arrays of all devices, whole, in the memory of every host; it is asked of all processes.
+
+  Args:
+    tree: of arrays, on devices or on the host.
+  """
 
   def one(leaf: Any) -> np.ndarray:
     spread = isinstance(leaf, jax.Array) and not (

@@ -233,7 +233,14 @@ def part(text: str) -> tuple[int, int]:
 
 
 def shape(text: str) -> tuple[int, ...]:
-  """Reads ``32x32x3``."""
+  """Reads the shape of an image.
+
+  Args:
+    text: such as ``32x32x3``.
+
+  Raises:
+    argparse.ArgumentTypeError: for any other text.
+  """
   if not re.fullmatch(r"[1-9][0-9]{0,6}x[1-9][0-9]{0,6}x[1-9][0-9]{0,6}", text, re.ASCII):
     raise argparse.ArgumentTypeError(f"must be HxWxC such as 32x32x3, got {text!r}")
   return tuple(int(side) for side in text.split("x"))

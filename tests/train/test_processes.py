@@ -223,6 +223,10 @@ def test_shares_of_parameters_resume_as_whole_ones(tmp_path):
       ("--coordinator=a:1", "--num-processes=2", "--process-id=2", "--workdir=w"),
       "must lie in 0..1",
     ),
+    (
+      ("--coordinator=a:1", "--num-processes=0", "--process-id=0", "--workdir=w"),
+      "at least 1, got 0",
+    ),
     (("--coordinator=a:1", "--num-processes=two", "--process-id=0"), "invalid int value: 'two'"),
     (("--distributed=slurm", "--workdir=w"), "must be auto"),
     (
